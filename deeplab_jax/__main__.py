@@ -1,0 +1,48 @@
+"""The command line: `python -m deeplab_jax COMMAND`; `--help` on any of them."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from deeplab_jax.cpu import restart_with_huge_pages
+from deeplab_jax.errors import UserError
+
+USAGE = """\
+usage: python -m deeplab_jax COMMAND [--help]
+
+  train     train a network, evaluate it and draw its predictions (the same as train.py)
+  evaluate  mIoU, per-class IoU and pictures of a split, from saved weights
+  predict   segment pictures: class indices, overlays, a contact sheet
+  convert   official TensorFlow checkpoints or .npz files into a folder of weights
+"""
+
+
+def commands() -> dict[str, Callable[[list[str]], None]]:
+    """Imported late: `--help` of the whole needs no JAX."""
+    from deeplab_jax import commands as c
+
+    return {"train": c.train, "evaluate": c.evaluate, "predict": c.predict, "convert": c.convert}
+
+
+def main(command: str | None = None) -> None:
+    """Run a command; a user's mistake is a message and exit code 2, not a traceback."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    arguments = sys.argv[1:]
+    if command is None:
+        command, arguments = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if command in ("-h", "--help"):
+        print(USAGE, end="")
+        return
+    try:
+        known = commands()
+        if command not in known:
+            raise UserError(f"there is no command {command!r}; choose one of {', '.join(known)}")
+        known[command](arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    restart_with_huge_pages()
+    main()

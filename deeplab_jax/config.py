@@ -1,0 +1,337 @@
+"""The whole configuration as frozen dataclasses: every default, every check, the command line, JSON.
+
+`configs/NAME.py` exports `get_config() -> Config`; `--section.field=value` on the command line changes one
+field of it. A contradiction is refused here, before anything is built, by a `UserError`.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+from deeplab_jax.errors import UserError
+
+Backbone = Literal["xception_41", "xception_65", "xception_71", "mobilenet_v2"]
+Head = Literal["deeplabv3plus", "deeplabv3"]
+OUTPUT_STRIDES = (8, 16, 32)
+
+
+def require(ok: bool, name: str, value: object, allowed: str) -> None:
+    """Raise the one form of error that a wrong field gets."""
+    if not ok:
+        raise UserError(f"{name} = {value!r} is not possible: {allowed}")
+
+
+def one_of(name: str, value: object, choices: Sequence[object]) -> None:
+    near = difflib.get_close_matches(str(value), [str(c) for c in choices], 1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    require(value in choices, name, value, f"choose one of {', '.join(map(str, choices))}{hint}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network. The same variables serve every `output_stride`."""
+
+    backbone: Backbone = "xception_65"
+    head: Head = "deeplabv3plus"
+    num_classes: int = 21
+    output_stride: int = 16
+    """Input pixels per pixel of the encoder's output: 8, 16 or 32."""
+    atrous_rates: tuple[int, ...] | None = None
+    """Rates of the ASPP's 3x3 branches; None: (6, 12, 18) * 16 / output_stride; (): no such branch."""
+    multi_grid: tuple[int, int, int] = (1, 1, 1)
+    """Factors on the rates of the last block's three units; MobileNetV2 has none."""
+    width: float = 1.0
+    """Multiplier on the backbone's channels."""
+    aspp_channels: int = 256
+    aspp_separable: bool = True
+    image_pooling: bool = True
+    decoder_strides: tuple[int, ...] = (4,)
+    decoder_low_level_channels: int = 48
+    decoder_channels: int = 256
+    decoder_convs: int = 2
+    decoder_kernel: int = 3
+    decoder_separable: bool = True
+    batch_norm_decay: float | None = None
+    """Decay of BatchNorm's averages; None: the official one of each part (0.9997, MobileNetV2 0.997),
+    which needs tens of thousands of steps. Runs of some hundred steps want 0.9 to 0.99."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the network's arithmetic; parameters, statistics, logits and loss stay float32."""
+
+    def __post_init__(self) -> None:
+        one_of("model.backbone", self.backbone, get_args(Backbone))
+        one_of("model.head", self.head, get_args(Head))
+        one_of("model.output_stride", self.output_stride, OUTPUT_STRIDES)
+        one_of("model.dtype", self.dtype, ("float32", "bfloat16"))
+        require(2 <= self.num_classes <= 255, "model.num_classes", self.num_classes, "2 to 255")
+        require(self.width > 0, "model.width", self.width, "a number above 0")
+        rates_ok = self.atrous_rates is None or all(r >= 1 for r in self.atrous_rates)
+        require(rates_ok, "model.atrous_rates", self.atrous_rates, "whole numbers from 1, or None")
+        mg = self.multi_grid
+        require(len(mg) == 3 and min(mg) >= 1, "model.multi_grid", mg, "three numbers from 1")
+        if self.backbone == "mobilenet_v2":
+            require(mg == (1, 1, 1), "model.multi_grid", mg, "mobilenet_v2 has none: leave (1, 1, 1)")
+        for name in ("aspp_channels", "decoder_low_level_channels", "decoder_channels"):
+            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "1 or more")
+        decay = self.batch_norm_decay
+        decay_ok = decay is None or 0 < decay < 1
+        require(decay_ok, "model.batch_norm_decay", decay, "between 0 and 1, or None")
+        require(self.decoder_convs >= 0, "model.decoder_convs", self.decoder_convs, "0 or more")
+        k = self.decoder_kernel
+        require(k >= 1 and k % 2 == 1, "model.decoder_kernel", k, "an odd number")
+        if self.head == "deeplabv3plus":
+            s = self.decoder_strides
+            ordered = len(s) > 0 and all(a > b for a, b in zip(s, s[1:], strict=False))
+            fits = all(x in (4, 8) and x < self.output_stride for x in s)
+            allowed = "4, 8 or both, largest first, each below output_stride"
+            require(ordered and fits, "model.decoder_strides", s, allowed)
+
+    @property
+    def rates(self) -> tuple[int, ...]:
+        """The ASPP's rates with the default filled in: they follow the output stride."""
+        if self.atrous_rates is not None:
+            return self.atrous_rates
+        return tuple(r * 16 // self.output_stride for r in (6, 12, 18))
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the pictures come from and how they are cut."""
+
+    source: Literal["scenes", "folder", "voc2012", "cityscapes"] = "scenes"
+    root: str = ""
+    """folder: holds images/ and masks/; voc2012: the VOCdevkit; cityscapes: TFDS's manual downloads."""
+    prepared_dir: str = "~/.cache/deeplab_jax/tfds"
+    """Where TFDS builders keep their ArrayRecord files."""
+    train_split: str = "train"
+    eval_split: str = "validation"
+    image_dir: str = "images"
+    mask_dir: str = "masks"
+    holdout: float = 0.0
+    """folder without SPLIT sub-folders: the share of pictures kept for evaluation."""
+    classes: str = ""
+    """File with one class name a line, each with an optional #rrggbb; default root/classes.txt."""
+    palette_masks: bool = False
+    """folder: accept palette PNGs, whose indices are then the labels."""
+    ignore_label: int = 255
+    crop_size: tuple[int, int] = (257, 321)
+    """Height and width of a training crop: k * output_stride, or one more."""
+    eval_size: tuple[int, int] | None = None
+    """Height and width at evaluation; None: the largest picture's, rounded up to k * stride + 1."""
+    resize: Literal["keep", "fit"] = "keep"
+    """fit: scale every picture to fit into eval_size first (of training pictures too)."""
+    min_scale: float = 0.5
+    max_scale: float = 2.0
+    scale_step: float = 0.25
+    flip: bool = True
+    photometric: float = 0.0
+    """Strength of random brightness, contrast and saturation; 0: none, 0.3: usual."""
+    workers: int = 0
+    """Processes that decode; 0: threads of this one. The batches are the same for any number."""
+
+    def __post_init__(self) -> None:
+        one_of("data.source", self.source, ("scenes", "folder", "voc2012", "cityscapes"))
+        one_of("data.resize", self.resize, ("keep", "fit"))
+        if self.source != "scenes":
+            what = f"name the {self.source} data set's folder: --data.root=PATH"
+            require(bool(self.root), "data.root", self.root, what)
+        for name in ("crop_size", "eval_size"):
+            size = getattr(self, name)
+            good = size is None or (len(size) == 2 and min(size) >= 17)
+            require(good, f"data.{name}", size, "height and width, each at least 17")
+        if self.resize == "fit":
+            why = "data.resize = fit needs the size to fit into"
+            require(self.eval_size is not None, "data.eval_size", self.eval_size, why)
+        scales = (self.min_scale, self.max_scale)
+        require(0 < scales[0] <= scales[1], "data.min_scale, max_scale", scales, "0 < min <= max")
+        require(self.scale_step >= 0, "data.scale_step", self.scale_step, "0 (continuous) or more")
+        require(0 <= self.ignore_label <= 255, "data.ignore_label", self.ignore_label, "0 to 255")
+        require(0 <= self.holdout < 1, "data.holdout", self.holdout, "from 0 up to below 1")
+        require(0 <= self.photometric <= 1, "data.photometric", self.photometric, "0 to 1")
+        require(self.workers >= 0, "data.workers", self.workers, "0 or more")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """SGD with momentum in the official (TF1) form, poly schedule, L2 on convolution kernels."""
+
+    learning_rate: float = 0.007
+    momentum: float = 0.9
+    power: float = 0.9
+    end_learning_rate: float = 0.0
+    slow_start_steps: int = 0
+    slow_start_learning_rate: float = 1e-4
+    weight_decay: float = 4e-5
+    new_layers_multiplier: float = 1.0
+    """On the gradients of everything but the backbone (official last_layer_gradient_multiplier)."""
+
+    def __post_init__(self) -> None:
+        require(self.learning_rate > 0, "optim.learning_rate", self.learning_rate, "above 0")
+        require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "from 0 up to below 1")
+        for name in ("power", "end_learning_rate", "slow_start_steps", "weight_decay"):
+            require(getattr(self, name) >= 0, f"optim.{name}", getattr(self, name), "0 or more")
+        m = self.new_layers_multiplier
+        require(m > 0, "optim.new_layers_multiplier", m, "above 0")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, on what batches, and what is kept."""
+
+    steps: int = 30_000
+    batch_size: int = 16
+    """Pictures a step over all devices."""
+    class_weights: tuple[float, ...] = ()
+    """One weight a class in the loss; (): 1 each."""
+    hard_pixels: float = 1.0
+    """Share of the hardest pixels that the loss is taken over (official top_k_percent_pixels)."""
+    hard_pixels_ramp: int = 0
+    """Steps over which that share falls from 1 to hard_pixels."""
+    freeze_batch_norm: bool = False
+    freeze_backbone: bool = False
+    seed: int = 0
+    log_every: int = 10
+    eval_every: int = 1000
+    checkpoint_every: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every", "eval_every", "checkpoint_every"):
+            require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "1 or more")
+        require(0 < self.hard_pixels <= 1, "train.hard_pixels", self.hard_pixels, "above 0 up to 1")
+        ramp = self.hard_pixels_ramp
+        require(ramp >= 0, "train.hard_pixels_ramp", ramp, "0 or more")
+        weights = self.class_weights
+        require(all(w >= 0 for w in weights), "train.class_weights", weights, "0 or more each")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation."""
+
+    batch_size: int = 8
+    pictures: int = 6
+    """Pictures in the side-by-side comparison."""
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, "eval.batch_size", self.batch_size, "1 or more")
+        require(self.pictures >= 1, "eval.pictures", self.pictures, "1 or more")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment."""
+
+    workdir: str = "runs/experiment"
+    """The run's folder. Run again with the same one to resume."""
+    pretrained: str = ""
+    """A converted folder or a run's folder to start from; layers of another shape are refused."""
+    pretrained_logits: bool = True
+    """False: start the last layer afresh, as another number of classes needs."""
+    reestimate_batch_norm: bool = False
+    """Re-estimate the backbone's BatchNorm on real images: for weights whose BatchNorm was folded."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+    def __post_init__(self) -> None:
+        stride = self.model.output_stride
+        for name in ("crop_size", "eval_size"):
+            size = getattr(self.data, name)
+            fits = size is None or all(n % stride in (0, 1) for n in size)
+            near = size and tuple(max(1, round((n - 1) / stride)) * stride + 1 for n in size)
+            allowed = f"output stride {stride} takes k * {stride} or k * {stride} + 1, such as {near}"
+            require(fits, f"data.{name}", size, allowed)
+        weights, classes = self.train.class_weights, self.model.num_classes
+        allowed = f"one weight for each of the {classes} classes (model.num_classes)"
+        require(len(weights) in (0, classes), "train.class_weights", weights, allowed)
+        start = self.optim.slow_start_steps
+        allowed = f"fewer than train.steps = {self.train.steps}"
+        require(start < self.train.steps, "optim.slow_start_steps", start, allowed)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as JSON-ready nested dictionaries."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type[Any], values: Mapping[str, Any], where: str = "") -> Any:
+    """The inverse of `to_dict`; an unknown field or a wrong type is a `UserError` that names it."""
+    hints = get_type_hints(cls)
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where or 'config'}: expected an object with fields, got {values!r}")
+    for key in values:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"fields are {', '.join(hints)}"
+            raise UserError(f"{where}{key}: there is no such field; {hint}")
+    converted = {k: from_value(hints[k], v, f"{where}{k}") for k, v in values.items()}
+    return cls(**converted)
+
+
+def from_value(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return from_dict(hint, value, f"{where}.")
+    value = tuple(value) if isinstance(value, list) else value
+    if hint is float and type(value) is int:
+        value = float(value)
+    expected = {int: int, float: float, bool: bool, str: str}.get(hint)
+    if expected is not None and type(value) is not expected:
+        raise UserError(f"{where} = {value!r}: expected {expected.__name__}")
+    return value
+
+
+def load_json(path: Path) -> Config:
+    """Read a `config.json` that `save_json` wrote."""
+    try:
+        return from_dict(Config, json.loads(path.read_text()))
+    except (OSError, json.JSONDecodeError, TypeError) as e:
+        raise UserError(f"{path}: not a readable config.json ({e})") from e
+
+
+def save_json(config: Config, path: Path) -> None:
+    """Write a configuration as JSON."""
+    path.write_text(json.dumps(to_dict(config), indent=2) + "\n")
+
+
+def load_config_file(path: str) -> Config:
+    """`get_config()` of a Python file such as configs/scenes.py, or a run's config.json."""
+    file = Path(path)
+    if not file.is_file():
+        nearby = sorted(str(p) for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
+        hint = f"files there: {', '.join(nearby)}" if nearby else "such as configs/scenes.py"
+        raise UserError(f"--config={path}: no such file; {hint}")
+    if file.suffix == ".json":
+        return load_json(file)
+    spec = importlib.util.spec_from_file_location("deeplab_jax_experiment", file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--config={path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"--config={path}: has no function get_config() -> Config")
+    config: Config = module.get_config()
+    return config
+
+
+def parse(arguments: Sequence[str], default: str) -> Config:
+    """A `Config` from `--config=FILE` (or `default`; "": plain defaults) and `--section.field=value`."""
+    import tyro
+
+    path, rest = default, []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument == "--config":
+            path = next(remaining, "")
+        elif argument.startswith("--config="):
+            path = argument.removeprefix("--config=")
+        else:
+            rest.append(argument)
+    base = load_config_file(path) if path else Config()
+    settings = (tyro.conf.FlagConversionOff,)  # --flag=True, as every other field
+    return tyro.cli(Config, default=base, args=rest, use_underscores=True, config=settings)

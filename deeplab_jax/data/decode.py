@@ -1,0 +1,130 @@
+"""The one decoder of pictures and masks, used in training, evaluation and prediction alike."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from deeplab_jax.errors import UserError
+
+# 64 megapixels decode to 192 MB of RGB; a header may claim far more than the file holds.
+MAX_PIXELS = 64 * 2**20
+# PIL knows more, some of which start other programs (EPS): not for pictures from anywhere.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+
+
+def decode_image(data: bytes | np.ndarray, name: str, *, exif: bool = False) -> np.ndarray:
+    """Decode a picture to RGB u8[h w 3]; a u8[h w 3] array is handed through.
+
+    Grayscale is repeated, an alpha channel dropped, 16 bits are scaled to 8. `exif` turns the
+    picture as its EXIF tag says: right for users' photos, wrong for data sets, whose masks are
+    drawn on the stored pixels.
+    Raises UserError, naming `name`, for what is unreadable or above 64 megapixels.
+    """
+    if isinstance(data, np.ndarray):
+        if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] != 3:
+            raise UserError(f"{name}: expected a uint8 array [h, w, 3], got {_describe(data)}")
+        return data
+    with _opened(data, name) as image:
+        if exif:
+            image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):  # 16 bits; PIL's own convert() would clip instead of scale
+            gray = np.asarray(image).astype(np.int64)
+            deep = image.mode.startswith("I;16") or gray.max() > 255
+            gray8 = (gray // 257 if deep else gray).clip(0, 255).astype(np.uint8)
+            return np.repeat(gray8[..., None], 3, axis=-1)
+        if image.mode == "F":
+            raise UserError(
+                f"{name}: a floating-point picture has no known range; save it as 8-bit PNG"
+            )
+        if "transparency" in image.info:  # PIL warns unless such a picture goes through RGBA
+            image = image.convert("RGBA")
+        return np.asarray(image.convert("RGB"))
+
+
+def decode_label(data: bytes | np.ndarray, name: str, *, palette: bool = False) -> np.ndarray:
+    """Decode a mask to class ids u8[h w].
+
+    `palette` takes the indices of a palette picture as the ids, as PASCAL VOC does. Raises
+    UserError, naming `name` and what to do, for a colour mask, a JPEG, ids above 255, a palette
+    picture without `palette`, and the unreadable.
+    """
+    if isinstance(data, np.ndarray):
+        return _as_ids(data, name)
+    with _opened(data, name) as image:
+        if image.format in ("JPEG", "MPO"):
+            raise UserError(
+                f"{name}: a mask must not be JPEG, which changes the class ids; save it as PNG"
+            )
+        if image.mode == "P" and not palette:
+            raise UserError(
+                f"{name}: the mask is a palette picture: each pixel is an index, often the class "
+                "id itself, that stands for a colour. If the indices are your class ids, set "
+                "--data.palette_masks=True, or save them as plain ids:\n"
+                '  Image.fromarray(numpy.asarray(Image.open("mask.png"))).save("mask.png")\n'
+                "(not image.convert('L'), which turns colours to gray levels)"
+            )
+        if image.mode not in ("L", "P", "1") and not image.mode.startswith("I"):
+            raise UserError(
+                f"{name}: the mask is a colour picture (PIL mode {image.mode}); a mask has one "
+                "channel whose values are class ids. Map each colour to its class id, as in\n"
+                "  ids[(rgb == (128, 0, 0)).all(-1)] = 1\n"
+                "and save the uint8 array: Image.fromarray(ids).save('mask.png')"
+            )
+        return _as_ids(np.asarray(image), name)
+
+
+def image_size(data: bytes | Path, name: str) -> tuple[int, int]:
+    """Read (h, w), in stored pixels, from the header alone; `data` is the content or the path.
+
+    Raises UserError, naming `name`, for what is unreadable or above 64 megapixels.
+    """
+    with _opened(data, name) as image:
+        return image.height, image.width
+
+
+def _as_ids(ids: np.ndarray, name: str) -> np.ndarray:
+    if ids.ndim == 3 and ids.shape[2] == 1:
+        ids = ids[..., 0]
+    if ids.ndim != 2 or ids.dtype.kind not in "bui":
+        raise UserError(
+            f"{name}: expected an integer array [h, w] of class ids, got {_describe(ids)}"
+        )
+    if ids.size and (ids.min() < 0 or ids.max() > 255):
+        raise UserError(
+            f"{name}: class ids go from {ids.min()} to {ids.max()}; allowed are 0 to 255"
+        )
+    return ids.astype(np.uint8, copy=False)
+
+
+def _describe(array: np.ndarray) -> str:
+    return f"{array.dtype} {list(array.shape)}"
+
+
+@contextmanager
+def _opened(data: bytes | Path, name: str) -> Iterator[Image.Image]:
+    try:
+        with Image.open(
+            io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS
+        ) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UserError(_too_large(name, f"{image.width} x {image.height}"))
+            yield image
+    except UserError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UserError(_too_large(name, "far too large")) from error
+    except (
+        Exception
+    ) as error:  # on broken files PIL raises OSError, SyntaxError, ValueError, struct.error ...
+        raise UserError(
+            f"{name}: not a readable picture ({error}); formats: {', '.join(FORMATS)}"
+        ) from error
+
+
+def _too_large(name: str, size: str) -> str:
+    limit = f"at most {MAX_PIXELS // 2**20} megapixels are read"
+    return f"{name}: the picture is {size}; {limit}: scale it down or cut it first"

@@ -1,0 +1,175 @@
+"""From a source to batches: deterministic, elastic, sharded by host, without TensorFlow.
+
+What an example looks like depends on (seed, position) alone, so the batches are the same for any number
+of workers and hosts, and a run resumes by starting at `step`: there is no other state.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+
+from deeplab_jax.config import DataConfig
+from deeplab_jax.data.decode import decode_image
+from deeplab_jax.data.sources import Source, open_source
+from deeplab_jax.data.transforms import (
+    MEAN_PIXEL,
+    Size,
+    cut,
+    fit_size,
+    pad,
+    random_crop,
+    random_scale,
+    whole,
+)
+from deeplab_jax.errors import UserError
+from deeplab_jax.models.layers import scale_dimension
+
+Batch = dict[str, np.ndarray]
+
+
+def open_split(data: DataConfig, split: str, num_classes: int) -> Source:
+    """The source of one split, checked to have the model's number of classes.
+
+    Raises:
+      UserError: what is missing or does not fit, named.
+    """
+    source = open_source(
+        data.source,
+        split,
+        root=data.root or None,
+        data_dir=data.prepared_dir,
+        classes=data.classes or None,
+        num_classes=num_classes,
+        ignore_label=data.ignore_label,
+        image_dir=data.image_dir,
+        mask_dir=data.mask_dir,
+        holdout=data.holdout or None,
+        palette=data.palette_masks,
+    )
+    names = source.class_names
+    if len(names) != num_classes:
+        raise UserError(
+            f"model.num_classes = {num_classes}, but the data set has {len(names)} classes"
+            f" ({', '.join(names[:4])}, ...): set --model.num_classes={len(names)}"
+        )
+    return source
+
+
+def train_example(
+    example: dict[str, Any], rng: np.random.Generator, data: DataConfig, ignore_label: int
+) -> Batch:
+    """Decode, scale, crop and pad one example: image u8 [*crop_size, 3], label u8 [*crop_size]."""
+    image, label = decode_image(example["image"], example["id"]), example["label"]
+    scale = random_scale(rng, data.min_scale, data.max_scale, data.scale_step)
+    size = image.shape[:2]
+    if data.resize == "fit" and data.eval_size is not None:
+        size = fit_size(size, data.eval_size)
+    crop = random_crop(rng, size, scale, data.crop_size)
+    return {
+        "image": cut(image, crop, data.crop_size, MEAN_PIXEL, smooth=True),
+        "label": cut(label, crop, data.crop_size, ignore_label, smooth=False),
+    }
+
+
+def train_batches(
+    source: Source,
+    data: DataConfig,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    host: int = 0,
+    hosts: int = 1,
+) -> Iterator[Batch]:
+    """Endless shuffled batches from `start_step` on: this host's share of each global batch."""
+    make = partial(train_example, data=data, ignore_label=source.ignore_label)
+    examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(make)
+    mine = examples[start_step * batch_size + host :: hosts]
+    return read(mine.batch(batch_size // hosts), data.workers)
+
+
+def read(batches: "grain.MapDataset[Any]", workers: int) -> Iterator[Batch]:
+    """Iterate with a few batches decoded ahead, by threads or by worker processes."""
+    if workers == 0:
+        options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
+        return iter(batches.to_iter_dataset(options))
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which we do not use
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+    processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+    return iter(batches.to_iter_dataset(options).mp_prefetch(processes))
+
+
+def network_size(data: DataConfig, source: Source, output_stride: int) -> Size:
+    """The size that every picture is brought to at evaluation: one compiled shape serves all.
+
+    Raises:
+      UserError: a picture is larger than `data.eval_size` and `data.resize` is "keep".
+    """
+    largest = largest_size(source)
+    if data.eval_size is None:
+        stride = output_stride
+        return tuple(scale_dimension(n - 1 + stride, stride) * stride - stride + 1 for n in largest)
+    if data.resize == "keep" and any(n > e for n, e in zip(largest, data.eval_size, strict=True)):
+        raise UserError(
+            f"data.eval_size = {data.eval_size}, but the largest picture is {largest} (height,"
+            " width): enlarge it, leave it out (None: sized by the data) or set --data.resize=fit"
+        )
+    return data.eval_size
+
+
+def largest_size(source: Source) -> Size:
+    """Largest height and largest width of a source's pictures."""
+    sizes = source.sizes()
+    return (max(h for h, _ in sizes), max(w for _, w in sizes))
+
+
+def eval_example(
+    index: int, source: Source, data: DataConfig, input_size: Size, label_size: Size
+) -> Batch:
+    """One whole picture for evaluation; an index past the end gives an example of ignored pixels.
+
+    image u8 [*input_size, 3], scaled to `scaled` (h, w) and padded; label u8 [*label_size], at the
+    picture's own `size` (h, w) and padded with the ignored label.
+    """
+    if index >= len(source):
+        one = np.ones(2, np.int32)
+        blank = np.full((*input_size, 3), MEAN_PIXEL, np.uint8)
+        label = np.full(label_size, source.ignore_label, np.uint8)
+        return {"image": blank, "label": label, "scaled": one, "size": one}
+    example = source[index]
+    image, label = decode_image(example["image"], example["id"]), example["label"]
+    size = image.shape[:2]
+    scaled = fit_size(size, input_size) if data.resize == "fit" else size
+    return {
+        "image": whole(image, scaled, input_size, MEAN_PIXEL, smooth=True),
+        "label": pad(label, label_size, source.ignore_label),
+        "scaled": np.array(scaled, np.int32),
+        "size": np.array(size, np.int32),
+    }
+
+
+def eval_batches(
+    source: Source,
+    data: DataConfig,
+    *,
+    batch_size: int,
+    input_size: Size,
+    host: int = 0,
+    hosts: int = 1,
+) -> Iterator[Batch]:
+    """Every picture once, in order; the last batch is filled up with ignored pixels."""
+    make = partial(
+        eval_example,
+        source=source,
+        data=data,
+        input_size=input_size,
+        label_size=largest_size(source),
+    )
+    total = -(-len(source) // batch_size) * batch_size
+    examples = grain.MapDataset.range(total).map(make)
+    return read(examples[host::hosts].batch(batch_size // hosts), data.workers)

@@ -1,0 +1,515 @@
+"""Random access to examples: folders of picture and mask pairs, and data sets prepared by TFDS."""
+
+import contextlib
+import fcntl
+import io
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypedDict
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from deeplab_jax.data import cityscapes, scenes, voc
+from deeplab_jax.data.colors import Color, voc_colormap
+from deeplab_jax.data.decode import decode_image, decode_label, image_size
+from deeplab_jax.errors import UserError
+
+DATA_DIR = "~/.cache/deeplab_jax/tfds"
+SUFFIXES = frozenset(
+    (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+)
+
+Kind = Literal["scenes", "folder", "voc2012", "cityscapes"]
+Size = tuple[int, int]
+
+
+class Example(TypedDict):
+    """One picture, encoded or u8[h w 3], and its mask of class ids u8[h w]."""
+
+    id: str
+    image: bytes | np.ndarray
+    label: np.ndarray
+
+
+class Source(Protocol):
+    """Examples in a fixed order; it can be pickled, so that Grain's workers can read it."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+    @property
+    def colors(self) -> tuple[Color, ...]: ...
+    @property
+    def ignore_label(self) -> int: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Example: ...
+    def sizes(self) -> list[Size]:
+        """Return (h, w) of every picture, from the headers alone."""
+        ...
+
+
+def open_source(
+    kind: Kind,
+    split: str,
+    *,
+    root: str | None = None,
+    data_dir: str = DATA_DIR,
+    classes: str | None = None,
+    num_classes: int | None = None,
+    ignore_label: int = 255,
+    image_dir: str = "images",
+    mask_dir: str = "masks",
+    holdout: float | None = None,
+    palette: bool = False,
+) -> Source:
+    """Open a split of a data set, prepared below `data_dir` as ArrayRecord if it comes from TFDS.
+
+    `root` is the folder of the data: of the pairs ("folder"), the VOCdevkit ("voc2012") or the zips
+    as downloaded ("cityscapes", whose builder needs TensorFlow for preparing, once). The arguments
+    after `data_dir` belong to "folder"; see `open_folder`. Raises UserError for what is missing or
+    does not fit together.
+    """
+    if kind == "scenes":
+        made = prepare(scenes.Scenes(data_dir=_expand(data_dir)))
+        return open_tfds(made, split, scenes.CLASS_NAMES, scenes.COLORS)
+    if root is None:
+        raise UserError(f"data kind {kind!r} needs root, the folder that holds the data")
+    if kind == "folder":
+        return open_folder(
+            root,
+            split,
+            classes=classes,
+            num_classes=num_classes,
+            ignore_label=ignore_label,
+            image_dir=image_dir,
+            mask_dir=mask_dir,
+            holdout=holdout,
+            palette=palette,
+        )
+    if kind == "voc2012":
+        made = prepare(voc.Voc2012Segmentation(devkit=root, data_dir=_expand(data_dir)))
+        return open_tfds(made, split, voc.CLASS_NAMES, voc.COLORS)
+    if kind == "cityscapes":
+        return _open_cityscapes(root, split, data_dir)
+    raise UserError(f"data kind {kind!r} is unknown; there are scenes, folder, voc2012, cityscapes")
+
+
+# ---- what every source promises of an example
+
+
+def check_pair(id: str, size: Size, label: np.ndarray, num_classes: int, ignore_label: int) -> None:
+    """Raise UserError unless the mask u8[h w] has its picture's size (h, w) and only valid ids."""
+    if label.shape != size:
+        (h, w), (label_h, label_w) = size, label.shape
+        raise UserError(
+            f"{id}: the picture is {w} x {h} but its mask {label_w} x {label_h} (width x height); "
+            "they must be equal"
+        )
+    wrong = label[(label >= num_classes) & (label != ignore_label)]
+    if wrong.size:
+        values = np.unique(wrong).tolist()
+        raise UserError(
+            f"{id}: the mask holds {_some(values)}; allowed are the classes 0 to {num_classes - 1} "
+            f"and {ignore_label} (ignore_label). {_guess(values, num_classes)}"
+        )
+
+
+def check_source(source: Source, samples: int = 16) -> None:
+    """Decode `samples` examples, evenly spread; raises UserError that names the first bad one."""
+    picks = np.unique(
+        np.linspace(0, len(source) - 1, min(samples, len(source))).astype(int)
+    ).tolist()
+    values: set[int] = set()
+    for index in picks:
+        example = source[index]
+        decode_image(example["image"], example["id"])
+        values.update(np.unique(example["label"]).tolist())
+    # With two classes and 255 ignored, a mask drawn in 0/255 looks valid: all of class 1 ignored.
+    if len(source.class_names) == 2 and values == {0, 255} and not _holds(source, 1):
+        raise UserError(
+            f"no mask holds class 1 ({source.class_names[1]!r}), only 0 and 255, which is ignored: "
+            "they look like binary masks saved as 0/255. Save them as 0/1: mask // 255"
+        )
+
+
+def _holds(source: Source, class_id: int) -> bool:
+    return any((source[index]["label"] == class_id).any() for index in range(len(source)))
+
+
+def _guess(values: list[int], num_classes: int) -> str:
+    if values == [255]:
+        if num_classes == 2:
+            return "It looks like a binary mask saved as 0/255: save it as 0/1 (mask // 255)."
+        return "255 usually marks pixels to ignore: set --data.ignore_label=255."
+    if values == [num_classes]:
+        return (
+            f"Perhaps the ids start at 1, perhaps the list lacks a class, or {num_classes} marks "
+            f"pixels to ignore: then set --data.ignore_label={num_classes}."
+        )
+    if len(values) >= 8 or min(values) > 2 * num_classes:
+        return "They look like gray levels or colours, not like class ids."
+    return "Is the list of classes complete?"
+
+
+def _some(values: Iterable[object], at_most: int = 8) -> str:
+    shown = [str(value) for value in values]
+    more = f" and {len(shown) - at_most} more" if len(shown) > at_most else ""
+    return ", ".join(shown[:at_most]) + more
+
+
+# ---- folders
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Pairs of files (id, image, mask) from `open_folder`; reading a bad pair raises UserError."""
+
+    pairs: tuple[tuple[str, str, str], ...]
+    class_names: tuple[str, ...]
+    colors: tuple[Color, ...]
+    ignore_label: int
+    palette: bool
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Example:
+        _, image_file, mask_file = self.pairs[index]
+        image = Path(image_file).read_bytes()
+        label = decode_label(Path(mask_file).read_bytes(), mask_file, palette=self.palette)
+        check_pair(
+            mask_file,
+            image_size(image, image_file),
+            label,
+            len(self.class_names),
+            self.ignore_label,
+        )
+        return {"id": self.pairs[index][0], "image": image, "label": label}
+
+    def sizes(self) -> list[Size]:
+        """Return (h, w) of every picture, from the headers alone."""
+        return [image_size(Path(image_file), image_file) for _, image_file, _ in self.pairs]
+
+
+def open_folder(
+    root: str,
+    split: str,
+    *,
+    classes: str | None = None,
+    num_classes: int | None = None,
+    ignore_label: int = 255,
+    image_dir: str = "images",
+    mask_dir: str = "masks",
+    holdout: float | None = None,
+    palette: bool = False,
+) -> FolderSource:
+    """Pair `root/image_dir/split/**` with `root/mask_dir/split/**` by path and name without suffix.
+
+    With `holdout` in (0, 1) both folders are flat, and about that fraction, decided by each name
+    alone, is the split "val", the rest "train". Classes come from the file `classes` (default:
+    root/classes.txt) or, where there is none, are `num_classes` without names. `palette` takes the indices of palette
+    masks as ids. Raises UserError for what is missing or unpaired; what is in the files is checked
+    by reading them (`check_source`).
+    """
+    folder = Path(root).expanduser()
+    names, colors = _classes(folder, classes, num_classes)
+    if not 0 <= ignore_label <= 255:
+        raise UserError(
+            f"ignore_label is {ignore_label}; allowed are 0 to 255, the values of an 8-bit mask"
+        )
+    for path in (folder, folder / image_dir, folder / mask_dir):
+        if not path.is_dir():
+            raise UserError(
+                f"{path} is missing: expected are {folder}/{image_dir}/{split} and "
+                f"{folder}/{mask_dir}/{split}"
+            )
+    subdir = _split_folder(folder / image_dir, split, holdout)
+    pairs = _pairs(folder / image_dir / subdir, folder / mask_dir / subdir)
+    if holdout is not None:
+        pairs = tuple(pair for pair in pairs if _held_out(pair[0], holdout) == (split == "val"))
+        if not pairs:
+            raise UserError(
+                f"holdout={holdout} leaves no picture of {folder / image_dir} for {split!r}; "
+                "change it"
+            )
+    return FolderSource(pairs, names, colors, ignore_label, palette)
+
+
+def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[Color, ...]]:
+    """Read names and colours (default: VOC's) from a file of lines `name` or `name #rrggbb`.
+
+    Raises UserError for a missing file and for lines that are empty, doubled or malformed.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is missing: write one class name a line, or give num_classes")
+    lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    parsed = [re.fullmatch(r"\s*([^#]*[^#\s])(?:\s+#([0-9a-fA-F]{6}))?\s*", line) for line in lines]
+    names, colors = [], []
+    for number, (line, match) in enumerate(zip(lines, parsed, strict=True), start=1):
+        if match is None or match[1] in names:
+            raise UserError(
+                f"{path}:{number}: {line!r} is not a new 'name' or 'name #rrggbb' "
+                "(line 1 is class 0, and so on)"
+            )
+        names.append(match[1])
+        colors.append(_rgb(match[2]) if match[2] else None)
+    _check_num_classes(len(names), str(path))
+    return tuple(names), tuple(
+        color or default for color, default in zip(colors, voc_colormap(len(names)), strict=True)
+    )
+
+
+def _rgb(hexadecimal: str) -> Color:
+    red, green, blue = bytes.fromhex(hexadecimal)
+    return red, green, blue
+
+
+def _classes(
+    folder: Path, classes: str | None, num_classes: int | None
+) -> tuple[tuple[str, ...], tuple[Color, ...]]:
+    path = Path(classes).expanduser() if classes else folder / "classes.txt"
+    if classes is None and num_classes is not None and not path.is_file():
+        _check_num_classes(num_classes, "num_classes")
+        return tuple(f"class {i}" for i in range(num_classes)), voc_colormap(num_classes)
+    names, colors = read_classes(path)
+    if num_classes not in (None, len(names)):
+        raise UserError(
+            f"model.num_classes is {num_classes}, but {path} lists {len(names)} classes: "
+            f"set --model.num_classes={len(names)}"
+        )
+    return names, colors
+
+
+def _check_num_classes(num_classes: int, name: str) -> None:
+    if not 2 <= num_classes <= 256:
+        raise UserError(f"{name}: {num_classes} classes; allowed are 2 to 256, background counted")
+
+
+def _split_folder(images: Path, split: str, holdout: float | None) -> str:
+    splits = sorted(path.name for path in images.iterdir() if path.is_dir())
+    if holdout is None:
+        if split in splits:
+            return split
+        if splits:
+            raise UserError(f"{images} has no split {split!r}; there are {_some(splits)}")
+        raise UserError(
+            f"{images} has no folders for splits, such as {split}/; "
+            "set --data.holdout=0.1 to hold out a tenth of a flat folder as 'val'"
+        )
+    if splits:
+        raise UserError(
+            f"holdout is for pictures in one flat folder, but {images} has folders: {_some(splits)}"
+        )
+    if not 0 < holdout < 1 or split not in ("train", "val"):
+        raise UserError(
+            f"holdout={holdout} with split {split!r}: holdout must be between 0 and 1, "
+            "the split 'train' or 'val'"
+        )
+    return ""
+
+
+def _held_out(id: str, holdout: float) -> bool:
+    # By the name alone, so that adding pictures moves none from one side to the other.
+    return zlib.crc32(id.encode()) < holdout * 2**32
+
+
+def _pairs(images: Path, masks: Path) -> tuple[tuple[str, str, str], ...]:
+    image_files, mask_files = _files_by_id(images), _files_by_id(masks)
+    for found, missing, what in (
+        (image_files, mask_files, "mask"),
+        (mask_files, image_files, "picture"),
+    ):
+        alone = sorted(found.keys() - missing.keys())
+        if alone:
+            other = masks if what == "mask" else images
+            raise UserError(
+                f"{len(alone)} of {len(found)} files have no {what} of the same name in {other}: "
+                f"{_some((found[id] for id in alone), 4)}"
+            )
+    return tuple((id, image_files[id], mask_files[id]) for id in sorted(image_files))
+
+
+def _files_by_id(folder: Path) -> dict[str, str]:
+    if not folder.is_dir():
+        raise UserError(f"{folder} is missing")
+    files: dict[str, str] = {}
+    for path in sorted(_walk(folder)):
+        id = path.relative_to(folder).with_suffix("").as_posix()
+        if id in files:
+            raise UserError(
+                f"{files[id]} and {path} have the same name but for the suffix; one must go"
+            )
+        files[id] = str(path)
+    if not files:
+        raise UserError(f"{folder} has no pictures (files ending in {_some(sorted(SUFFIXES), 20)})")
+    return files
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    # Data sets are often linked into place, and Path.rglob does not follow links.
+    for directory, _, names in os.walk(folder, followlinks=True):
+        # Hidden files: macOS leaves ._NAME.png beside NAME.png.
+        yield from (
+            Path(directory, n) for n in names if n[0] != "." and Path(n).suffix.lower() in SUFFIXES
+        )
+
+
+# ---- TFDS
+
+
+@dataclass(frozen=True)
+class TfdsSource:
+    """A split of a prepared TFDS data set, read without TensorFlow; made by `open_tfds`.
+
+    `label_map` has 256 entries, the class id for each value in the masks. Reading a bad example
+    raises UserError.
+    """
+
+    builder_dir: str
+    split: str
+    class_names: tuple[str, ...]
+    colors: tuple[Color, ...]
+    ignore_label: int = 255
+    id_key: str = "id"
+    image_key: str = "image"
+    label_key: str = "label"
+    label_map: tuple[int, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self._records())
+
+    def __getitem__(self, index: int) -> Example:
+        record = self._records()[index]
+        id, image = record[self.id_key].decode(), record[self.image_key]
+        label = decode_label(record[self.label_key], f"mask of {id}")
+        if self.label_map is not None:
+            label = np.asarray(self.label_map, np.uint8)[label]
+        check_pair(id, image_size(image, id), label, len(self.class_names), self.ignore_label)
+        return {"id": id, "image": image, "label": label}
+
+    def sizes(self) -> list[Size]:
+        """Return (h, w) of every picture; reads the records but decodes only the headers."""
+        records = self._records()
+        return [
+            image_size(records[i][self.image_key], f"{self.split}[{i}]")
+            for i in range(len(records))
+        ]
+
+    def _records(self) -> Any:
+        # Not held by the object: open files cannot be pickled; each worker process opens its own.
+        return _open_records(self.builder_dir, self.split, self.image_key, self.label_key)
+
+
+def open_tfds(
+    builder_dir: str,
+    split: str,
+    class_names: tuple[str, ...],
+    colors: tuple[Color, ...],
+    *,
+    ignore_label: int = 255,
+    id_key: str = "id",
+    image_key: str = "image",
+    label_key: str = "label",
+    label_map: tuple[int, ...] | None = None,
+) -> TfdsSource:
+    """Open a split (or a part, as "train[:100]") of any prepared TFDS data set with masks.
+
+    Raises UserError for a split or feature that it does not have, and if it is not ArrayRecord.
+    """
+    info = tfds.builder_from_directory(builder_dir).info
+    if split.split("[")[0] not in info.splits:
+        raise UserError(
+            f"{info.name} has no split {split!r}; there are {_some(sorted(info.splits))}"
+        )
+    for key in (id_key, image_key, label_key):
+        if key not in info.features:
+            raise UserError(
+                f"{info.name} has no feature {key!r}; there are {_some(sorted(info.features))}"
+            )
+    source = TfdsSource(
+        builder_dir,
+        split,
+        class_names,
+        colors,
+        ignore_label,
+        id_key,
+        image_key,
+        label_key,
+        label_map,
+    )
+    try:
+        if len(source) == 0:
+            raise UserError(f"split {split!r} of {info.name} is empty")
+    except (NotImplementedError, ValueError) as error:
+        raise UserError(
+            f"split {split!r} of {info.name} in {builder_dir} cannot be read: {error}"
+        ) from error
+    return source
+
+
+def prepare(builder: tfds.core.DatasetBuilder, manual_dir: str | None = None) -> str:
+    """Return the data set's folder, prepared as ArrayRecord; `manual_dir` holds its downloads."""
+    made = Path(builder.data_dir)
+    with _locked(made.parent):
+        if not made.is_dir():
+            # What a killed run left behind; while the lock is held it is nobody's work in progress.
+            for left in made.parent.glob(f"incomplete.*_{made.name}"):
+                shutil.rmtree(left)
+            print(f"preparing {builder.name} in {made}, once ...", flush=True)
+            config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
+            tfds.disable_progress_bar()
+            # TFDS writes beside the folder and renames at the end: a killed run leaves nothing
+            # half-made. It prints "Downloading ...", which alarms where nothing is.
+            with contextlib.redirect_stdout(io.StringIO()):
+                builder.download_and_prepare(download_config=config, file_format="array_record")
+    return str(made)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    # Two processes started together; the system frees the lock of a process that dies.
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@lru_cache(maxsize=8)
+def _open_records(builder_dir: str, split: str, image_key: str, label_key: str) -> Any:
+    # Undecoded: TFDS's own decoding differs with what is installed (OpenCV or PIL).
+    decoders = {image_key: tfds.decode.SkipDecoding(), label_key: tfds.decode.SkipDecoding()}
+    return tfds.builder_from_directory(builder_dir).as_data_source(split, decoders=decoders)
+
+
+def _open_cityscapes(root: str, split: str, data_dir: str) -> Source:
+    builder = tfds.builder("cityscapes/semantic_segmentation", data_dir=_expand(data_dir))
+    try:
+        made = prepare(builder, manual_dir=_expand(root))
+    except AssertionError as error:  # TFDS's way to say which zips are missing
+        raise UserError(f"{error} (root is {root})") from error
+    except ImportError as error:
+        raise UserError(
+            f"preparing Cityscapes, once, needs more packages ({error}): "
+            "pip install tensorflow-cpu importlib_resources"
+        ) from error
+    return open_tfds(
+        made,
+        split,
+        cityscapes.CLASS_NAMES,
+        cityscapes.COLORS,
+        ignore_label=cityscapes.IGNORE_LABEL,
+        id_key="image_id",
+        image_key="image_left",
+        label_key="segmentation_label",
+        label_map=cityscapes.ID_TO_TRAIN_ID,
+    )
+
+
+def _expand(path: str) -> str:
+    return str(Path(path).expanduser())

@@ -1,0 +1,74 @@
+"""From a decoded picture to the fixed size that the network sees; on the host, in uint8.
+
+Training: random scale, random crop and padding are *one* resample from the source to the crop, so that
+nothing is computed that the crop then throws away (official order: `input_preprocess.py`; PIL's pixel
+centres instead of aligned corners, which shifts by less than half a pixel).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+Size = tuple[int, int]  # (height, width)
+MEAN_PIXEL = 127  # becomes 0 (to 1/255) in the network's [-1, 1]; official 127.5, but pixels are uint8
+
+
+class Crop(NamedTuple):
+    """A picture scaled to `scaled`, of which the window at `offset` is taken (both in pixels)."""
+
+    scaled: Size
+    offset: Size
+
+
+def fit_size(size: Size, box: Size) -> Size:
+    """The size of a picture scaled, aspect kept, to fit into `box`; floored as in the official demo."""
+    ratio = min(box[0] / size[0], box[1] / size[1])
+    return (max(1, int(size[0] * ratio)), max(1, int(size[1] * ratio)))
+
+
+def random_scale(rng: np.random.Generator, low: float, high: float, step: float) -> float:
+    """Uniform among low, low + step, ..., high; continuous where step is 0 (official `get_random_scale`)."""
+    if step == 0:
+        return float(rng.uniform(low, high))
+    count = round((high - low) / step) + 1
+    return low + step * int(rng.integers(count))
+
+
+def random_crop(rng: np.random.Generator, size: Size, scale: float, crop_size: Size) -> Crop:
+    """A window of at most crop_size in the picture scaled by `scale` (sizes truncated, as official)."""
+    scaled = (max(1, int(size[0] * scale)), max(1, int(size[1] * scale)))
+    room = [max(0, n - c) for n, c in zip(scaled, crop_size, strict=True)]
+    return Crop(scaled, (int(rng.integers(room[0] + 1)), int(rng.integers(room[1] + 1))))
+
+
+def cut(pixels: np.ndarray, crop: Crop, out_size: Size, fill: int, *, smooth: bool) -> np.ndarray:
+    """Resample u8 [h, w(, 3)] to the crop's window and pad it bottom and right to `out_size`.
+
+    `smooth`: bilinear for pictures; else nearest, for labels.
+    """
+    (sh, sw), (oy, ox) = crop
+    h, w = min(out_size[0], sh - oy), min(out_size[1], sw - ox)
+    if (sh, sw) == pixels.shape[:2]:
+        window = pixels[oy : oy + h, ox : ox + w]
+    else:
+        fy, fx = pixels.shape[0] / sh, pixels.shape[1] / sw
+        method = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
+        box = (ox * fx, oy * fy, (ox + w) * fx, (oy + h) * fy)
+        window = np.asarray(Image.fromarray(pixels).resize((w, h), method, box=box))
+    return pad(window, out_size, fill)
+
+
+def pad(pixels: np.ndarray, out_size: Size, fill: int) -> np.ndarray:
+    """Pad u8 [h, w(, 3)] bottom and right to `out_size` (official: offset 0, 0)."""
+    h, w = pixels.shape[:2]
+    if (h, w) == out_size:
+        return pixels
+    out = np.full((*out_size, *pixels.shape[2:]), fill, np.uint8)
+    out[:h, :w] = pixels
+    return out
+
+
+def whole(pixels: np.ndarray, scaled: Size, out_size: Size, fill: int, *, smooth: bool) -> np.ndarray:
+    """The whole picture scaled to `scaled` and padded to `out_size`."""
+    return cut(pixels, Crop(scaled, (0, 0)), out_size, fill, smooth=smooth)

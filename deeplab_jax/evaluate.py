@@ -1,0 +1,112 @@
+"""Evaluation of a whole split, and what is written of it."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from deeplab_jax import pictures
+from deeplab_jax.config import Config
+from deeplab_jax.data.decode import decode_image
+from deeplab_jax.data.pipeline import eval_batches, network_size
+from deeplab_jax.data.sources import Source
+from deeplab_jax.metrics import Scores, scores
+from deeplab_jax.progress import Ticker
+from deeplab_jax.sharding import check_batch_size, place_batch
+from deeplab_jax.step import Batch, compile_eval_step
+
+EvalStep = Callable[[Any, Batch], tuple[Array, Array]]
+
+
+class Evaluation(NamedTuple):
+    """confusion int64 [c c]; the first few predictions u8 [h w] at the pictures' own sizes."""
+
+    confusion: np.ndarray
+    predictions: list[np.ndarray]
+    seconds: float
+
+    @property
+    def scores(self) -> Scores:
+        return scores(self.confusion)
+
+
+class Evaluator:
+    """A split, ready to be evaluated again and again with one compiled program."""
+
+    def __init__(self, config: Config, source: Source, mesh: Mesh) -> None:
+        check_batch_size("eval.batch_size", config.eval.batch_size, mesh)
+        self.config, self.source, self.mesh = config, source, mesh
+        self.input_size = network_size(config.data, source, config.model.output_stride)
+        self.step: EvalStep = compile_eval_step(config, mesh, source.ignore_label)
+
+    def __call__(self, variables: Any) -> Evaluation:
+        """Evaluate variables (replicated over the mesh) at the pictures' original resolution."""
+        c, n = self.config, len(self.source)
+        start = time.monotonic()
+        batches = eval_batches(
+            self.source,
+            c.data,
+            batch_size=c.eval.batch_size,
+            input_size=self.input_size,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
+        )
+        total = np.zeros((c.model.num_classes,) * 2, np.int64)
+        predictions: list[np.ndarray] = []
+        with Ticker("evaluate", n, unit="picture") as ticker:
+            for i, batch in enumerate(batches, start=1):
+                counts, labels = self.step(variables, place_batch(batch, self.mesh))
+                total += np.asarray(counts)
+                if len(predictions) < c.eval.pictures and jax.process_count() == 1:
+                    sizes = batch["size"][: min(c.eval.batch_size, n - len(predictions))]
+                    cut = zip(np.asarray(labels), sizes, strict=False)
+                    predictions += [p[:h, :w] for p, (h, w) in cut]
+                ticker.tick(min(i * c.eval.batch_size, n))
+        return Evaluation(total, predictions[: c.eval.pictures], time.monotonic() - start)
+
+
+def summary(result: Evaluation) -> dict[str, float]:
+    """The numbers of an evaluation as they stand in metrics.jsonl."""
+    return {
+        "eval/miou": result.scores.miou,
+        "eval/pixel_accuracy": result.scores.pixel_accuracy,
+    }
+
+
+def write_evaluation(result: Evaluation, source: Source, directory: Path) -> str:
+    """Write evaluation.json, per_class.txt, per_class.png and predictions.png; returns the table."""
+    directory.mkdir(parents=True, exist_ok=True)
+    table = pictures.class_table(result.confusion, source.class_names)
+    (directory / "per_class.txt").write_text(table + "\n")
+    numbers = {
+        **summary(result),
+        "iou": {
+            name: None if np.isnan(x) else float(x)
+            for name, x in zip(source.class_names, result.scores.iou, strict=True)
+        },
+        "pictures": len(source),
+        "seconds": result.seconds,
+        "confusion": result.confusion.tolist(),
+    }
+    (directory / "evaluation.json").write_text(json.dumps(numbers) + "\n")
+    pictures.class_bars(
+        result.confusion, source.class_names, source.colors, directory / "per_class.png"
+    )
+    shown = [source[i] for i in range(len(result.predictions))]
+    sheet = pictures.comparison(
+        [decode_image(e["image"], e["id"]) for e in shown],
+        [e["label"] for e in shown],
+        result.predictions,
+        [e["id"] for e in shown],
+        source.colors,
+        source.class_names,
+        source.ignore_label,
+    )
+    sheet.save(directory / "predictions.png")
+    return table

@@ -1,0 +1,257 @@
+"""`fit`: the one place of training that has side effects."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from deeplab_jax import pictures
+from deeplab_jax.checkpoint import Checkpoints
+from deeplab_jax.config import Config, load_json, save_json, to_dict
+from deeplab_jax.data.pipeline import open_split, train_batches
+from deeplab_jax.data.sources import Source, check_source
+from deeplab_jax.errors import UserError
+from deeplab_jax.evaluate import Evaluation, Evaluator, summary, write_evaluation
+from deeplab_jax.models import build_model
+from deeplab_jax.progress import Ticker
+from deeplab_jax.sharding import check_batch_size, data_mesh, place_batch, replicated
+from deeplab_jax.state import TrainState, init_state
+from deeplab_jax.step import compile_train_step, make_optimizer
+from deeplab_jax.weights.batch_norm import reestimate_batch_norm
+from deeplab_jax.weights.files import Weights, load_weights, save_weights
+
+BATCH_NORM_BATCHES = 8  # of training pictures, to re-estimate folded BatchNorm
+
+
+def fit(config: Config) -> TrainState:
+    """Train, evaluate and keep what matters in `config.workdir`; run again to resume.
+
+    Raises:
+      UserError: for anything wrong with the configuration or the data, before the first step.
+    """
+    workdir, mesh = Path(config.workdir), data_mesh()
+    check_batch_size("train.batch_size", config.train.batch_size, mesh)
+    train_source, eval_source = open_sources(config)
+    evaluator = Evaluator(config, eval_source, mesh)
+    claim(workdir, config)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    state = start(config, train_source, checkpoints, mesh)
+    first, steps = int(state.step), config.train.steps
+    train_step = compile_train_step(config, state.params, mesh, train_source.ignore_label)
+    batches = train_batches(
+        train_source,
+        config.data,
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        start_step=first,
+        host=jax.process_index(),
+        hosts=jax.process_count(),
+    )
+    with Log(workdir / "metrics.jsonl", first, config) as log, Ticker("train", steps, first) as bar:
+        for step in range(first + 1, steps + 1):
+            state, metrics = train_step(state, place_batch(next(batches), mesh))
+            bar.tick(step, log.train(step, metrics))
+            if step % config.train.eval_every == 0 or step == steps:
+                log.flush()
+                result = evaluator(state.variables)
+                log.evaluation(step, result)
+                keep_best(workdir, config, state, result, eval_source)
+            if step % config.train.checkpoint_every == 0 or step == steps:
+                log.flush()
+                checkpoints.save(step, state)
+    checkpoints.close()
+    finish(workdir, evaluator, mesh)
+    return state
+
+
+def open_sources(config: Config) -> tuple[Source, Source]:
+    """Both splits, with a sample of each decoded and checked."""
+    data, classes = config.data, config.model.num_classes
+    sources = [open_split(data, split, classes) for split in (data.train_split, data.eval_split)]
+    for source in sources:
+        check_source(source)
+    return sources[0], sources[1]
+
+
+def claim(workdir: Path, config: Config) -> None:
+    """Write the run's config.json; a folder of another experiment is refused."""
+    file = workdir / "config.json"
+    if file.exists():
+        old, new = flatten(to_dict(load_json(file))), flatten(to_dict(config))
+        free = ("workdir", "data.workers", "data.root", "data.prepared_dir", "eval.pictures")
+        changed = [k for k in new if old.get(k) != new[k] and k not in free]
+        if changed:
+            lines = [f"  {k}: there {old.get(k)!r}, now {new[k]!r}" for k in changed]
+            raise UserError(
+                "\n".join([f"{workdir} holds a run with another configuration:", *lines])
+                + "\nResume it with the same configuration, or choose another --workdir"
+            )
+    workdir.mkdir(parents=True, exist_ok=True)
+    save_json(config, file)
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        nested = isinstance(value, dict)
+        out |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in out.items()}
+
+
+def start(config: Config, source: Source, checkpoints: Checkpoints, mesh: Mesh) -> TrainState:
+    """The newest checkpoint's state, or a fresh one, replicated over the mesh."""
+    newest = checkpoints.newest_step()
+    variables = initial_variables(config, source, fresh=newest is None)
+    optimizer, _ = make_optimizer(config, variables["params"])
+    state = jax.device_put(init_state(variables, optimizer), replicated(mesh))
+    if newest is None:
+        return state
+    print(f"resuming {config.workdir} from step {newest}", file=sys.stderr)
+    return checkpoints.restore(newest, state, replicated(mesh))
+
+
+def initial_variables(config: Config, source: Source, *, fresh: bool) -> Any:
+    """Random variables, overlaid with the pretrained ones where asked for."""
+    model = build_model(config.model)
+    image = jnp.zeros((1, *config.data.crop_size, 3))
+    init = jax.jit(lambda key: model.init(key, image, train=False))
+    variables = init(jax.random.key(config.train.seed))
+    if not config.pretrained or not fresh:
+        return variables
+    variables = overlay(variables, load_weights(config.pretrained, complete=False), config)
+    if config.reestimate_batch_norm:
+        batches = train_batches(
+            source, config.data, batch_size=config.train.batch_size, seed=config.train.seed
+        )
+        images = (next(batches)["image"] for _ in range(BATCH_NORM_BATCHES))
+        variables = reestimate_batch_norm(variables, model, images)
+    return variables
+
+
+def overlay(variables: Any, pretrained: Weights, config: Config) -> Any:
+    """`variables` with every pretrained module put in place.
+
+    A module that the pretrained network lacks (a decoder, say) keeps its random start; one of another
+    shape is refused.
+    """
+    out: dict[str, Any] = {}
+    taken = [m for m in variables["params"] if m in pretrained.variables["params"]]
+    taken = [m for m in taken if m != "logits" or config.pretrained_logits]
+    for collection, modules in variables.items():
+        out[collection] = dict(modules)
+        for name in taken:
+            if name in modules:
+                theirs = pretrained.variables[collection][name]
+                check_shapes(f"{collection}/{name}", modules[name], theirs, config.pretrained)
+                out[collection][name] = theirs
+    print(f"from {config.pretrained}: {', '.join(taken)}", file=sys.stderr)
+    return out
+
+
+def check_shapes(name: str, ours: Any, theirs: Any, origin: str) -> None:
+    mine, others = jax.tree.map(jnp.shape, ours), jax.tree.map(jnp.shape, theirs)
+    if mine == others:
+        return
+    hint = (
+        "another number of classes? add --pretrained_logits=False to start the last layer afresh"
+        if name.endswith("logits")
+        else "the network's settings (backbone, width, aspp) must be those of the weights"
+    )
+    raise UserError(f"pretrained = {origin!r}: {name} has other shapes than this model; {hint}")
+
+
+class Log:
+    """metrics.jsonl: one JSON object a line. Lines after `first_step` are of a lost stretch: removed.
+
+    A step is logged after the next one was dispatched, so that the device never waits for the host.
+    """
+
+    def __init__(self, file: Path, first_step: int, config: Config) -> None:
+        rows = read_metrics(file) if file.exists() else []
+        kept = [json.dumps(r) + "\n" for r in rows if r["step"] <= first_step]
+        file.write_text("".join(kept))
+        self._file: TextIO = file.open("a")
+        self._config = config
+        self._pending: tuple[int, dict[str, Any]] | None = None
+        self._last = (first_step, time.monotonic())
+        self._note = ""
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def train(self, step: int, metrics: dict[str, Any]) -> str:
+        """Remember this step, write the one before; returns a note for the progress line."""
+        note = self.flush()
+        if step % self._config.train.log_every == 0:
+            self._pending = (step, metrics)
+        return note
+
+    def flush(self) -> str:
+        """Write the remembered step."""
+        if self._pending is None:
+            return self._note
+        step, metrics = self._pending
+        self._pending = None
+        values = {k: float(v) for k, v in metrics.items()}
+        now = time.monotonic()
+        rate = (step - self._last[0]) * self._config.train.batch_size / (now - self._last[1])
+        self._last = (step, now)
+        self._write({"step": step, **values, "images_per_second": round(rate, 3)})
+        self._note = f"loss {values['loss']:.3f}, {rate:.1f} images/s"
+        return self._note
+
+    def evaluation(self, step: int, result: Evaluation) -> None:
+        """Write and print an evaluation."""
+        self._write({"step": step, **summary(result)})
+        s = result.scores
+        print(
+            f"step {step}: mIoU {s.miou:.4f}, pixel accuracy {s.pixel_accuracy:.4f}"
+            f" ({result.seconds:.0f} s)",
+            file=sys.stderr,
+        )
+        self._last = (step, time.monotonic())  # the rate leaves evaluation out
+
+    def _write(self, row: dict[str, Any]) -> None:
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+
+def read_metrics(file: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl; a last line cut short by a crash is left out."""
+    rows = []
+    for line in file.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def keep_best(
+    workdir: Path, config: Config, state: TrainState, result: Evaluation, source: Source
+) -> None:
+    """Write the weights to `best` when no earlier evaluation was better."""
+    best = workdir / "best"
+    rows = read_metrics(workdir / "metrics.jsonl")
+    highest = max(row["eval/miou"] for row in rows if "eval/miou" in row)
+    if result.scores.miou >= highest or not best.exists():
+        variables = jax.device_get(state.variables)
+        save_weights(best, Weights(config, variables, source.class_names, source.colors))
+
+
+def finish(workdir: Path, evaluator: Evaluator, mesh: Mesh) -> None:
+    """Evaluate the best weights once more and leave their pictures and tables in the run's folder."""
+    best = load_weights(workdir / "best")
+    result = evaluator(jax.device_put(best.variables, replicated(mesh)))
+    table = write_evaluation(result, evaluator.source, workdir / "evaluation")
+    pictures.curves(read_metrics(workdir / "metrics.jsonl"), workdir / "curves.png")
+    print(table)
+    print(f"\nbest weights: {workdir / 'best'}; pictures: {workdir / 'evaluation'}")

@@ -1,0 +1,241 @@
+"""Convolutions, BatchNorm and resizing, each in the one form that the whole package uses.
+
+Two forms differ from what one would write first, because XLA makes more of them (measured in benchmarks/):
+
+* a 1x1 convolution is a matrix product: on a CPU, 1.5x faster forward and 2-15x backward than `lax.conv`;
+* a depthwise convolution is a sum of shifted multiply-adds with a custom VJP: on a CPU, 3-40x faster
+  than `feature_group_count`; a dilated one is also reported slow on GPUs (jax#26266, jax#13800).
+
+Shapes: image-like arrays are [b, h, w, c]; kernels are [kh, kw, in, out], depthwise ones [kh, kw, 1, c].
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.initializers import Initializer
+from jax import Array, lax
+
+Pads = tuple[tuple[int, int], tuple[int, int]]
+
+
+def scale_dimension(size: int, stride: int) -> int:
+    """Length of `size` pixels at 1/stride: `int((size - 1) / stride + 1)` (official `scale_dimension`)."""
+    return (size - 1) // stride + 1
+
+
+def spatial_pads(
+    size: tuple[int, int], kernel: int, stride: int, rate: int, tf_same: bool
+) -> Pads:
+    """Zero padding (before, after) of height and width.
+
+    Official Xception and ResNet pad a strided convolution explicitly by `k_eff - 1`, so that it equals
+    "stride 1, then every s-th pixel" (`core/xception.py: fixed_padding`). MobileNetV2 and the max-pool of
+    ResNet use TensorFlow's own SAME (`tf_same`), which on even sizes pads only bottom and right.
+    """
+    reach = (kernel - 1) * rate
+    if not tf_same or stride == 1:
+        pad = (reach // 2, reach - reach // 2)
+        return (pad, pad)
+
+    def same(n: int) -> tuple[int, int]:
+        total = max((-(-n // stride) - 1) * stride + reach + 1 - n, 0)
+        return (total // 2, total - total // 2)
+
+    return (same(size[0]), same(size[1]))
+
+
+def shifted_sum(x: Array, kernel: Array, stride: int, rate: int, pads: Pads) -> Array:
+    """Depthwise convolution of x [b, h, w, c] by kernel [kh, kw, 1, c] as shifted multiply-adds."""
+    padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    kh, kw = kernel.shape[:2]
+    taps = [
+        tap(padded, i, j, kernel.shape, stride, rate) * kernel[i, j, 0]
+        for i in range(kh)
+        for j in range(kw)
+    ]
+    return sum(taps[1:], start=taps[0])
+
+
+def tap(
+    padded: Array, i: int, j: int, kernel_shape: tuple[int, ...], stride: int, rate: int
+) -> Array:
+    """The pixels of the padded input that position (i, j) of the kernel meets: [b, oh, ow, c]."""
+    b, h, w, c = padded.shape
+    kh, kw = kernel_shape[:2]
+    return lax.slice(
+        padded,
+        (0, i * rate, j * rate, 0),
+        (b, h - (kh - 1 - i) * rate, w - (kw - 1 - j) * rate, c),
+        (1, stride, stride, 1),
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def depthwise_conv(x: Array, kernel: Array, stride: int, rate: int, pads: Pads) -> Array:
+    """Depthwise convolution with one filter a channel: x [b, h, w, c], kernel [kh, kw, 1, c]."""
+    return shifted_sum(x, kernel, stride, rate, pads)
+
+
+def _depthwise_fwd(
+    x: Array, kernel: Array, stride: int, rate: int, pads: Pads
+) -> tuple[Array, tuple[Array, Array]]:
+    return shifted_sum(x, kernel, stride, rate, pads), (x, kernel)
+
+
+def _depthwise_bwd(
+    stride: int, rate: int, pads: Pads, residuals: tuple[Array, Array], dy: Array
+) -> tuple[Array, Array]:
+    """dx: the same shifted sum over the dilated cotangent, kernel flipped. dw: one reduction a tap.
+
+    Autodiff would sum nine padded copies of the input's size instead.
+    """
+    x, kernel = residuals
+    kh, kw = kernel.shape[:2]
+    # Undo the stride by interior zeros, then pad so that the flipped kernel meets what the forward met.
+    spread = [(0, 0, 0)]
+    for axis, (k, (before, _)) in enumerate(zip((kh, kw), pads, strict=True), start=1):
+        reach = (k - 1) * rate
+        dilated = (dy.shape[axis] - 1) * stride + 1
+        spread.append((reach - before, x.shape[axis] + before - dilated, stride - 1))
+    dy_spread = lax.pad(dy, jnp.zeros((), dy.dtype), [*spread, (0, 0, 0)])
+    dx = shifted_sum(dy_spread, kernel[::-1, ::-1], 1, rate, ((0, 0), (0, 0)))
+
+    padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    dw = [
+        [
+            jnp.sum(tap(padded, i, j, kernel.shape, stride, rate) * dy, (0, 1, 2), jnp.float32)
+            for j in range(kw)
+        ]
+        for i in range(kh)
+    ]
+    return dx, jnp.stack([jnp.stack(row) for row in dw])[:, :, None].astype(kernel.dtype)
+
+
+depthwise_conv.defvjp(_depthwise_fwd, _depthwise_bwd)
+
+
+def pointwise_conv(x: Array, kernel: Array, stride: int) -> Array:
+    """1x1 convolution as a matrix product: x [b, h, w, c], kernel [1, 1, c, d]."""
+    if stride > 1:  # 1x1 at a stride takes pixels 0, s, 2s, ... whatever the padding rule
+        x = x[:, ::stride, ::stride]
+    return x @ kernel[0, 0]
+
+
+def conv(x: Array, kernel: Array, stride: int, rate: int, pads: Pads) -> Array:
+    """Plain k x k convolution: x [b, h, w, c], kernel [kh, kw, c, d]."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=pads,
+        rhs_dilation=(rate, rate),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def resize_matrix(n_in: int, n_out: int) -> Array:
+    """Bilinear interpolation with aligned corners as a matrix [n_out, n_in]."""
+    position = jnp.arange(n_out) * ((n_in - 1) / max(n_out - 1, 1))
+    return jnp.maximum(0.0, 1.0 - jnp.abs(position[:, None] - jnp.arange(n_in)[None, :]))
+
+
+def resize_bilinear(x: Array, size: tuple[int, int]) -> Array:
+    """Bilinear resize of x [b, h, w, c] to [b, *size, c] with aligned corners, in float32.
+
+    `jax.image.resize` has no such mode (jax#11206); all resizes of the official code need it.
+    """
+    if x.shape[1:3] == size:
+        return x
+    if x.shape[1:3] == (1, 1):  # the pooled image
+        return jnp.broadcast_to(x, (x.shape[0], *size, x.shape[3]))
+    y = jnp.einsum("oh,bhwc->bowc", resize_matrix(x.shape[1], size[0]), x.astype(jnp.float32))
+    y = jnp.einsum("ow,bhwc->bhoc", resize_matrix(x.shape[2], size[1]), y)
+    return y.astype(x.dtype)
+
+
+def moments(x: Array) -> tuple[Array, Array]:
+    """Mean and (biased) variance over all but the last axis, in one pass, float32."""
+    x = x.astype(jnp.float32)
+    axes = tuple(range(x.ndim - 1))
+    mean = jnp.mean(x, axes)
+    return mean, jnp.maximum(0.0, jnp.mean(jnp.square(x), axes) - jnp.square(mean))
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all but the last axis, statistics in float32.
+
+    Under `jit` with the batch sharded over devices the mean is over the *global* batch: what other
+    frameworks call synchronised BatchNorm needs no further code here. Where the collection `moments` is
+    mutable, the input's mean and variance are written there (`weights/batch_norm.py`).
+    """
+
+    decay: float
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        c = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (c,))
+        bias = self.param("bias", nn.initializers.zeros, (c,))
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (c,))
+        var = self.variable("batch_stats", "var", jnp.ones, (c,))
+        m, v = mean.value, var.value
+        if self.is_mutable_collection("moments") and not self.is_initializing():
+            self.sow("moments", "mean_var", moments(x))
+        if train:
+            m, v = moments(x)
+            if not self.is_initializing():
+                mean.value = self.decay * mean.value + (1 - self.decay) * m
+                var.value = self.decay * var.value + (1 - self.decay) * v
+        gain = scale * lax.rsqrt(v + self.epsilon)
+        return ((x - m) * gain + bias).astype(x.dtype)
+
+
+class ConvBN(nn.Module):
+    """Convolution, BatchNorm and, when asked, an activation: the brick of every network here.
+
+    `features=None` makes it depthwise.
+    """
+
+    features: int | None
+    kernel: int = 1
+    stride: int = 1
+    rate: int = 1
+    activation: Callable[[Array], Array] | None = None
+    tf_same: bool = False
+    decay: float = 0.9997
+    epsilon: float = 1e-3
+    kernel_init: Initializer = nn.initializers.truncated_normal(0.09)
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        x = x.astype(self.dtype)
+        x = self.convolve(x)
+        x = BatchNorm(self.decay, self.epsilon, name="norm")(x, train=train)
+        return self.activation(x) if self.activation is not None else x
+
+    @nn.nowrap
+    def convolve(self, x: Array) -> Array:
+        k, c = self.kernel, x.shape[-1]
+        depthwise = self.features is None
+        shape = (k, k, 1, c) if depthwise else (k, k, c, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        if k == 1 and not depthwise:
+            return pointwise_conv(x, kernel, self.stride)
+        pads = spatial_pads(x.shape[1:3], k, self.stride, self.rate, self.tf_same)
+        if depthwise:
+            return depthwise_conv(x, kernel, self.stride, self.rate, pads)
+        return conv(x, kernel, self.stride, self.rate, pads)
+
+
+relu = nn.relu
+
+
+def relu6(x: Array) -> Array:
+    """min(max(x, 0), 6)."""
+    return jnp.clip(x, 0, 6)

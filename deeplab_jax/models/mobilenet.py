@@ -1,0 +1,89 @@
+"""MobileNetV2 as an atrous encoder (arXiv 1801.04381; official slim `mobilenet_v2.py`)."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from deeplab_jax.models.layers import ConvBN, relu6
+
+# (expansion, channels, stride) of expanded_conv, expanded_conv_1, ... expanded_conv_16
+UNITS = (
+    *((1, 16, 1), (6, 24, 2), (6, 24, 1), (6, 32, 2), (6, 32, 1), (6, 32, 1)),
+    *((6, 64, 2), (6, 64, 1), (6, 64, 1), (6, 64, 1), (6, 96, 1), (6, 96, 1), (6, 96, 1)),
+    *((6, 160, 2), (6, 160, 1), (6, 160, 1), (6, 320, 1)),
+)
+
+
+def make_divisible(channels: float, divisor: int) -> int:
+    """Nearest multiple of `divisor`, at least `divisor`, never below 90 % (slim `_make_divisible`)."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+class InvertedResidual(nn.Module):
+    """Expand by 1x1, depthwise 3x3, project by 1x1; the sum where shapes allow.
+
+    Returns the output and the depthwise output: a low-level feature for the decoder.
+    """
+
+    expansion: int
+    features: int
+    stride: int
+    rate: int
+    decay: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> tuple[Array, Array]:
+        norm = {"decay": self.decay, "epsilon": 1e-3, "dtype": self.dtype}
+        y = x
+        if self.expansion > 1:
+            inner = make_divisible(self.expansion * x.shape[-1], 8)
+            y = ConvBN(inner, activation=relu6, name="expand", **norm)(y, train=train)
+        depthwise = ConvBN(
+            None, 3, self.stride, self.rate, relu6, tf_same=True, name="depthwise", **norm
+        )(y, train=train)
+        y = ConvBN(self.features, name="project", **norm)(depthwise, train=train)
+        residual = self.stride == 1 and x.shape[-1] == self.features
+        return (x + y if residual else y), depthwise
+
+
+class MobileNetV2(nn.Module):
+    """MobileNetV2 up to its 320-channel layer: image [b, h, w, 3] in [-1, 1] -> (features, {stride: low level})."""
+
+    output_stride: int
+    width: float = 1.0
+    decay: float = 0.997
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> tuple[Array, dict[int, Array]]:
+        divisor = 8 if self.width == 1.0 else 1  # official feature_extractor: `divisible_by`
+        wide = lambda channels: make_divisible(channels * self.width, divisor)  # noqa: E731
+        x = ConvBN(
+            wide(32), 3, 2, 1, relu6, tf_same=True, decay=self.decay, dtype=self.dtype, name="Conv"
+        )(x, train=train)
+        low_levels: dict[int, Array] = {}
+        natural_stride, stride, rate = 2, 2, 1
+        for i, (expansion, channels, unit_stride) in enumerate(UNITS):
+            dense = stride == self.output_stride
+            x, low_level = InvertedResidual(
+                expansion,
+                wide(channels),
+                1 if dense else unit_stride,
+                rate if dense else 1,
+                self.decay,
+                self.dtype,
+                name="expanded_conv" + (f"_{i}" if i else ""),
+            )(x, train=train)
+            natural_stride *= unit_stride
+            # layer_4, layer_7 and layer_14: the second, third and seventh unit at strides 4, 8 and 16
+            if i in (2, 5, 12):
+                low_levels[natural_stride] = low_level
+            if dense:
+                rate *= unit_stride
+            else:
+                stride *= unit_stride
+        return x, low_levels

@@ -1,0 +1,140 @@
+"""The modified aligned Xception as an atrous encoder (paper section 3.2; official `core/xception.py`).
+
+Depthwise separable convolutions throughout, strided ones instead of max-pooling, BatchNorm after every
+depthwise convolution. What the released networks do differently from the paper's text: no ReLU between
+depthwise and pointwise except in `exit_flow_block2`, and none after a residual sum.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from deeplab_jax.models.layers import ConvBN, relu
+
+
+class Block(NamedTuple):
+    """`units` equal units of three separable convolutions; the stride is that of the block's last unit."""
+
+    name: str
+    depths: tuple[int, int, int]
+    stride: int
+    skip: Literal["conv", "sum", "none"] = "conv"
+    units: int = 1
+
+
+def blocks(variant: str) -> tuple[Block, ...]:
+    """The blocks of Xception-41, -65 or -71 (official `xception_41`, `xception_65`, `xception_71`)."""
+    if variant == "xception_71":
+        entry = (
+            Block("entry_flow_block1", (128,) * 3, 2),
+            Block("entry_flow_block2", (256,) * 3, 1),
+            Block("entry_flow_block3", (256,) * 3, 2),
+            Block("entry_flow_block4", (728,) * 3, 1),
+            Block("entry_flow_block5", (728,) * 3, 2),
+        )
+    else:
+        entry = (
+            Block("entry_flow_block1", (128,) * 3, 2),
+            Block("entry_flow_block2", (256,) * 3, 2),
+            Block("entry_flow_block3", (728,) * 3, 2),
+        )
+    middle_units = 8 if variant == "xception_41" else 16
+    return (
+        *entry,
+        Block("middle_flow_block1", (728,) * 3, 1, "sum", middle_units),
+        Block("exit_flow_block1", (728, 1024, 1024), 2),
+        Block("exit_flow_block2", (1536, 1536, 2048), 1, "none"),
+    )
+
+
+class XceptionUnit(nn.Module):
+    """Three separable convolutions, the third one strided, and a shortcut.
+
+    Returns the output and the second convolution's output: a low-level feature for the decoder, before
+    any ReLU and before the stride (official `networks_to_feature_maps`).
+    """
+
+    depths: tuple[int, int, int]
+    stride: int
+    rates: tuple[int, int, int]
+    skip: Literal["conv", "sum", "none"]
+    decay: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> tuple[Array, Array]:
+        norm = {"decay": self.decay, "epsilon": 1e-3, "dtype": self.dtype}
+        activate_inside = self.skip == "none"  # exit_flow_block2 only
+        residual, low_level = x, x
+        for i, (depth, rate) in enumerate(zip(self.depths, self.rates, strict=True), start=1):
+            stride = self.stride if i == 3 else 1
+            activation = relu if activate_inside else None
+            if not activate_inside:
+                residual = relu(residual)
+            name = f"separable_conv{i}"
+            residual = ConvBN(None, 3, stride, rate, activation, name=f"{name}_depthwise", **norm)(
+                residual, train=train
+            )
+            residual = ConvBN(depth, activation=activation, name=f"{name}_pointwise", **norm)(
+                residual, train=train
+            )
+            low_level = residual if i == 2 else low_level
+        if self.skip == "conv":
+            shortcut = ConvBN(self.depths[-1], 1, self.stride, name="shortcut", **norm)(
+                x, train=train
+            )
+            return residual + shortcut, low_level
+        return (residual + x if self.skip == "sum" else residual), low_level
+
+
+class Xception(nn.Module):
+    """Xception-41/65/71: image [b, h, w, 3] in [-1, 1] -> (features, {stride: low-level features}).
+
+    The low-level features are named by the stride that they have without atrous convolution: 4, 8, 16.
+    """
+
+    variant: str
+    output_stride: int
+    multi_grid: tuple[int, int, int] = (1, 1, 1)
+    width: float = 1.0
+    decay: float = 0.9997
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> tuple[Array, dict[int, Array]]:
+        wide = lambda depth: max(8, int(depth * self.width))  # noqa: E731
+        norm = {"decay": self.decay, "epsilon": 1e-3, "dtype": self.dtype}
+        x = ConvBN(wide(32), 3, 2, activation=relu, name="entry_flow_conv1_1", **norm)(
+            x, train=train
+        )
+        x = ConvBN(wide(64), 3, 1, activation=relu, name="entry_flow_conv1_2", **norm)(
+            x, train=train
+        )
+        low_levels: dict[int, Array] = {}
+        natural_stride, stride, rate = 2, 2, 1
+        for block in blocks(self.variant):
+            for unit in range(1, block.units + 1):
+                unit_stride = block.stride if unit == block.units else 1
+                # At the target stride a unit keeps its pixels, and those after it dilate instead.
+                dense = stride == self.output_stride
+                grid = self.multi_grid if block.skip == "none" else (1, 1, 1)
+                used_rate = rate if dense else 1
+                x, low_level = XceptionUnit(
+                    tuple(wide(d) for d in block.depths),
+                    1 if dense else unit_stride,
+                    tuple(used_rate * g for g in grid),
+                    block.skip,
+                    self.decay,
+                    self.dtype,
+                    name=f"{block.name}_unit_{unit}",
+                )(x, train=train)
+                if unit_stride == 2 and natural_stride >= 4:
+                    low_levels[natural_stride] = low_level
+                natural_stride *= unit_stride
+                if dense:
+                    rate *= unit_stride
+                else:
+                    stride *= unit_stride
+        return x, low_levels

@@ -1,0 +1,191 @@
+"""The pure functions of training and evaluation: one step, one prediction. `jit` them with any sharding."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh
+
+from deeplab_jax.config import Config, TrainConfig
+from deeplab_jax.data.augment import augment
+from deeplab_jax.losses import hard_pixel_loss, hard_pixel_share, mean_loss, pixel_losses
+from deeplab_jax.metrics import confusion_matrix
+from deeplab_jax.models import SegmentationModel, build_model
+from deeplab_jax.models.layers import resize_bilinear
+from deeplab_jax.optim import poly_schedule, sgd
+from deeplab_jax.sharding import over_batch, replicated
+from deeplab_jax.state import TrainState
+
+Batch = Mapping[str, Array]
+Metrics = dict[str, Array]
+
+
+def loss_and_stats(
+    params: Any,
+    batch_stats: Any,
+    image: Array,
+    label: Array,
+    key: Array,
+    step: Array,
+    *,
+    model: SegmentationModel,
+    train: TrainConfig,
+    ignore_label: int,
+) -> tuple[Array, Any]:
+    """Loss of a batch (image f32 [b h w 3], label int32 [b h w]) and the new BatchNorm statistics."""
+    if train.freeze_backbone:
+        params = {**params, "backbone": jax.lax.stop_gradient(params["backbone"])}
+    logits, updates = model.apply(
+        {"params": params, "batch_stats": batch_stats},
+        image,
+        train=True,
+        freeze_batch_norm=train.freeze_batch_norm,
+        freeze_backbone=train.freeze_backbone,
+        rngs={"dropout": key},
+        mutable=["batch_stats"],
+    )
+    losses, valid = pixel_losses(logits, label, ignore_label, train.class_weights)
+    if train.hard_pixels < 1.0:
+        share = hard_pixel_share(step, train.hard_pixels, train.hard_pixels_ramp)
+        return hard_pixel_loss(losses, share), updates["batch_stats"]
+    return mean_loss(losses, valid), updates["batch_stats"]
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: SegmentationModel,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    config: Config,
+    ignore_label: int,
+) -> tuple[TrainState, Metrics]:
+    """One update from a batch {image u8 [b h w 3], label u8 [b h w]}.
+
+    All randomness follows from (seed, step), so there is no key to carry or to save.
+    """
+    key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
+    augment_key, dropout_key = jax.random.split(key)
+    image, label = augment(
+        augment_key,
+        batch["image"],
+        batch["label"],
+        flip=config.data.flip,
+        photometric=config.data.photometric,
+    )
+    loss_fn = partial(
+        loss_and_stats, model=model, train=config.train, ignore_label=ignore_label
+    )
+    (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+        state.params, state.batch_stats, image, label, dropout_key, state.step
+    )
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = {
+        "loss": loss,
+        "learning_rate": schedule(state.step),
+        "gradient_norm": optax.global_norm(grads),
+    }
+    return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+
+def predict_labels(
+    variables: Any, image: Array, *, model: SegmentationModel
+) -> Array:
+    """image u8 [b h w 3] -> the most likely class of each pixel, u8 [b h w]."""
+    logits = model.apply(variables, image.astype(jnp.float32), train=False)
+    return jnp.argmax(resize_bilinear(logits, image.shape[1:3]), axis=-1).astype(jnp.uint8)
+
+
+def predict_probabilities(variables: Any, image: Array, *, model: SegmentationModel) -> Array:
+    """image u8 [b h w 3] -> class probabilities f32 [b h w c]."""
+    logits = model.apply(variables, image.astype(jnp.float32), train=False)
+    return jax.nn.softmax(resize_bilinear(logits, image.shape[1:3]), axis=-1)
+
+
+def to_original(prediction: Array, scaled: Array, size: Array, out_size: tuple[int, int]) -> Array:
+    """Nearest resample of the `scaled` (h, w) corner of predictions [b h w] back to `size`, in out_size.
+
+    Both sizes are int32 [b, 2]; out_size is static, the canvas of the labels.
+    """
+
+    def one(p: Array, source: Array, target: Array) -> Array:
+        def nearest(axis: int) -> Array:  # PIL's NEAREST: floor of the pixel's centre, in integers
+            i = jnp.arange(out_size[axis])
+            i = (2 * i + 1) * source[axis] // (2 * target[axis])
+            return jnp.minimum(i, source[axis] - 1)
+
+        return p[nearest(0)[:, None], nearest(1)[None, :]]
+
+    return jax.vmap(one)(prediction, scaled, size)
+
+
+def eval_step(
+    variables: Any, batch: Batch, *, model: SegmentationModel, num_classes: int, ignore_label: int
+) -> tuple[Array, Array]:
+    """A batch of `eval_batches` -> (confusion matrix int32 [c c], predictions u8 at the labels' size)."""
+    labels = predict_labels(variables, batch["image"], model=model)
+    labels = to_original(labels, batch["scaled"], batch["size"], batch["label"].shape[1:3])
+    truth = batch["label"].astype(jnp.int32)
+    counts = confusion_matrix(truth, labels.astype(jnp.int32), num_classes, ignore_label)
+    return counts, labels
+
+
+def make_optimizer(config: Config, params: Any) -> tuple[optax.GradientTransformation, Any]:
+    """The optimiser and its schedule, as the configuration says."""
+    o = config.optim
+    schedule = poly_schedule(
+        o.learning_rate,
+        config.train.steps,
+        power=o.power,
+        end=o.end_learning_rate,
+        slow_start_steps=o.slow_start_steps,
+        slow_start=o.slow_start_learning_rate,
+    )
+    optimizer = sgd(
+        params,
+        schedule,
+        momentum=o.momentum,
+        weight_decay=o.weight_decay,
+        new_layers_multiplier=o.new_layers_multiplier,
+        freeze_backbone=config.train.freeze_backbone,
+    )
+    return optimizer, schedule
+
+
+def compile_train_step(
+    config: Config, params: Any, mesh: Mesh, ignore_label: int
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """`train_step` jitted over the mesh: batch split, state replicated and donated."""
+    optimizer, schedule = make_optimizer(config, params)
+    step = partial(
+        train_step,
+        model=build_model(config.model),
+        optimizer=optimizer,
+        schedule=schedule,
+        config=config,
+        ignore_label=ignore_label,
+    )
+    whole, split = replicated(mesh), over_batch(mesh)
+    return jax.jit(
+        step, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0
+    )
+
+
+def compile_eval_step(
+    config: Config, mesh: Mesh, ignore_label: int
+) -> Callable[[Any, Batch], tuple[Array, Array]]:
+    """`eval_step` jitted over the mesh: batch and predictions split, counts summed over all devices."""
+    step = partial(
+        eval_step,
+        model=build_model(config.model),
+        num_classes=config.model.num_classes,
+        ignore_label=ignore_label,
+    )
+    whole, split = replicated(mesh), over_batch(mesh)
+    return jax.jit(step, in_shardings=(whole, split), out_shardings=(whole, split))

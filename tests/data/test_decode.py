@@ -1,0 +1,145 @@
+"""The one decoder: what it accepts, what it refuses and whether the refusal helps."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from deeplab_jax.data.decode import decode_image, decode_label, image_size
+from deeplab_jax.errors import UserError
+
+RGB = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+IDS = np.arange(4 * 6, dtype=np.uint8).reshape(4, 6)
+
+
+def encode(image: Image.Image | np.ndarray, format: str = "PNG", **options: object) -> bytes:
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    buffer = io.BytesIO()
+    image.save(buffer, format=format, **options)
+    return buffer.getvalue()
+
+
+def palette_png(ids: np.ndarray) -> bytes:
+    image = Image.fromarray(ids).convert("P")
+    image.putdata(ids.ravel().tolist())
+    image.putpalette([255 - i // 3 for i in range(768)])
+    return encode(image)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds hardly anything."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + check
+
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"\0"))
+
+
+def test_rgb_png_is_exact() -> None:
+    np.testing.assert_array_equal(decode_image(encode(RGB), "a.png"), RGB)
+    np.testing.assert_array_equal(decode_image(RGB, "an array"), RGB)
+
+
+def test_gray_is_repeated_and_alpha_dropped() -> None:
+    gray = decode_image(encode(IDS), "a.png")
+    np.testing.assert_array_equal(gray, np.repeat(IDS[..., None], 3, axis=-1))
+    rgba = np.concatenate([RGB, np.zeros((4, 6, 1), np.uint8)], axis=-1)
+    np.testing.assert_array_equal(decode_image(encode(rgba), "a.png"), RGB)
+
+
+def test_16_bits_are_scaled_not_clipped() -> None:
+    deep = (IDS.astype(np.uint16) * 257) + 3
+    np.testing.assert_array_equal(decode_image(encode(deep), "a.png")[..., 0], IDS)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_every_png_mode_gives_three_channels(mode: str) -> None:
+    image = decode_image(encode(Image.fromarray(RGB).convert(mode)), "a.png")
+    assert image.shape == (4, 6, 3) and image.dtype == np.uint8
+
+
+def test_transparent_palette_and_cmyk() -> None:
+    data = encode(Image.fromarray(RGB).convert("P"), transparency=b"\x00\x80")
+    assert decode_image(data, "a.png").shape == (4, 6, 3)
+    white = Image.new("CMYK", (6, 4), (0, 0, 0, 0))
+    assert (decode_image(encode(white, "JPEG"), "a.jpg") == 255).all()
+
+
+def test_exif_orientation_only_on_request() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored on its side: to be shown turned by 90 degrees
+    data = encode(RGB, exif=exif)
+    np.testing.assert_array_equal(decode_image(data, "a.png"), RGB)
+    np.testing.assert_array_equal(decode_image(data, "a.png", exif=True), np.rot90(RGB, -1))
+    assert image_size(data, "a.png") == (4, 6)
+
+
+def test_too_large_is_refused_by_its_header() -> None:
+    for side in (9_000, 10_000, 60_000):  # above our limit, PIL's warning and PIL's error
+        with pytest.raises(UserError, match=r"huge\.png.*64 megapixels"):
+            decode_image(png_header(side, side), "huge.png")
+
+
+def test_unreadable_names_the_file() -> None:
+    for data in (b"", b"<html>", encode(RGB)[:50], png_header(6, 4)):
+        with pytest.raises(UserError, match=r"broken\.png"):
+            decode_image(data, "broken.png")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 10_000), st.binary(min_size=1, max_size=6), st.sampled_from(["PNG", "JPEG"]))
+def test_damaged_files_are_a_users_error_or_decode(at: int, noise: bytes, format: str) -> None:
+    data = encode(RGB, format)
+    at %= len(data)
+    damaged = data[:at] + noise + data[at + len(noise) :]
+    try:
+        assert decode_image(damaged, "x").dtype == np.uint8
+    except UserError as error:
+        assert str(error).startswith("x: ")
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.randoms(use_true_random=False))
+def test_labels_survive_every_lossless_way(h: int, w: int, random: object) -> None:
+    rng = np.random.default_rng(random.getrandbits(32))  # type: ignore[attr-defined]
+    ids = rng.integers(0, 256, (h, w)).astype(np.uint8)
+    for data in (encode(ids), encode(ids.astype(np.uint16)), encode(ids.astype(np.int32), "TIFF")):
+        np.testing.assert_array_equal(decode_label(data, "m"), ids)
+    np.testing.assert_array_equal(decode_label(palette_png(ids), "m", palette=True), ids)
+    np.testing.assert_array_equal(decode_label(ids[..., None].astype(np.int64), "m"), ids)
+    assert image_size(encode(ids), "m") == (h, w)
+
+
+def test_one_bit_masks_are_zeros_and_ones() -> None:
+    label = decode_label(encode(Image.fromarray(IDS > 5)), "m.png")
+    np.testing.assert_array_equal(label, (IDS > 5).astype(np.uint8))
+    assert label.dtype == np.uint8
+
+
+def test_masks_that_would_mislead_are_refused() -> None:
+    with pytest.raises(UserError, match=r"m\.png.*palette=True"):
+        decode_label(palette_png(IDS), "m.png")
+    with pytest.raises(UserError, match=r"m\.png.*colour.*Map each colour"):
+        decode_label(encode(RGB), "m.png")
+    with pytest.raises(UserError, match=r"m\.jpg.*JPEG.*PNG"):
+        decode_label(encode(IDS, "JPEG"), "m.jpg")
+    with pytest.raises(UserError, match=r"m\.png.*0 to 1000"):
+        decode_label(encode(np.array([[0, 1000]], np.uint16)), "m.png")
+    with pytest.raises(UserError, match=r"float64"):
+        decode_label(np.zeros((2, 2)), "an array")
+
+
+def test_the_advice_for_palette_masks_works(tmp_path: Path) -> None:
+    path = tmp_path / "mask.png"
+    path.write_bytes(palette_png(IDS))
+    Image.fromarray(np.asarray(Image.open(path))).save(path)
+    np.testing.assert_array_equal(decode_label(path.read_bytes(), "mask.png"), IDS)
+    assert image_size(path, "mask.png") == (4, 6)
