@@ -8,5 +8,6 @@ from deeplab_jax.config import OptimConfig as OptimConfig
 from deeplab_jax.config import TrainConfig as TrainConfig
 from deeplab_jax.errors import UserError as UserError
 from deeplab_jax.models import build_model as build_model
+from deeplab_jax.predict import load as load
 
 __version__ = "0.1.0"

@@ -1,17 +1,27 @@
 """The commands behind `python -m deeplab_jax`, each from its arguments to its output."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 
-from deeplab_jax.config import parse
+from deeplab_jax.config import Config, override, parse, pop_config
 from deeplab_jax.errors import UserError
 
 DEFAULT_CONFIG = "configs/scenes.py"
-DEFAULTS = ""  # the dataclasses' own
+
+
+def parser(command: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
+    """An argument parser; `--section.field=value` is left to the configuration."""
+    return argparse.ArgumentParser(
+        prog=f"python -m deeplab_jax {command}",
+        description=description,
+        epilog=epilog,
+        allow_abbrev=False,
+    )
 
 
 def train(arguments: list[str]) -> None:
-    """train.py"""
+    """Train, evaluate and draw."""
     config = parse(arguments, DEFAULT_CONFIG)
     from deeplab_jax.loop import fit
 
@@ -19,37 +29,82 @@ def train(arguments: list[str]) -> None:
 
 
 def evaluate(arguments: list[str]) -> None:
-    raise NotImplementedError
+    """mIoU, per-class IoU and pictures of a split."""
+    p = parser(
+        "evaluate",
+        "Mean IoU, per-class IoU and pictures of a split, from saved weights.",
+        "--config=FILE and --data.field=value name the data; by default those of the weights.",
+    )
+    p.add_argument("--weights", required=True, help="a run's folder or a converted one")
+    p.add_argument("--out", type=Path, help="folder for tables and pictures [WEIGHTS/evaluation]")
+    args, rest = p.parse_known_args(arguments)
+    import jax
+
+    from deeplab_jax.data.pipeline import open_split
+    from deeplab_jax.data.sources import check_source
+    from deeplab_jax.evaluate import Evaluator, write_evaluation
+    from deeplab_jax.sharding import data_mesh, replicated
+    from deeplab_jax.weights.files import load_weights
+
+    weights = load_weights(args.weights)
+    config = evaluation_config(rest, weights.config)
+    mesh = data_mesh()
+    source = open_split(config.data, config.data.eval_split, config.model.num_classes)
+    check_source(source)
+    result = Evaluator(config, source, mesh)(jax.device_put(weights.variables, replicated(mesh)))
+    out = args.out or Path(args.weights) / "evaluation"
+    print(write_evaluation(result, source, out))
+    s = result.scores
+    print(f"\nmIoU {100 * s.miou:.2f} %, pixel accuracy {100 * s.pixel_accuracy:.2f} %", end="")
+    print(f", {len(source)} pictures in {result.seconds:.0f} s; pictures and tables in {out}")
 
 
-predict = evaluate
+def evaluation_config(arguments: list[str], trained: Config) -> Config:
+    """The data of --config (or of the weights), the network of the weights, and the changes."""
+    path, rest = pop_config(arguments)
+    base = trained
+    if path:
+        chosen = parse([f"--config={path}"], path)
+        base = dataclasses.replace(chosen, model=trained.model, train=trained.train)
+    config = override(base, rest)
+    same = dataclasses.replace(config.model, output_stride=trained.model.output_stride)
+    if dataclasses.replace(same, dtype=trained.model.dtype) != trained.model:
+        raise UserError("--model.*: only output_stride and dtype may differ from the weights'")
+    return config
+
+
+def predict(arguments: list[str]) -> None:
+    """Segment pictures."""
+    p = parser("predict", "Segment a picture or all pictures of a folder.")
+    p.add_argument("pictures", type=Path, metavar="IMAGE_OR_FOLDER")
+    p.add_argument("--weights", required=True, help="a run's folder or a converted one")
+    p.add_argument("--out", required=True, type=Path, help="folder for what is drawn")
+    args = p.parse_args(arguments)
+    from deeplab_jax.predict import find_pictures, load, predict_files
+
+    files = find_pictures(args.pictures)
+    predict_files(load(args.weights), files, args.out)
+    print(f"wrote class ids (NAME.png) and overlays (NAME_overlay.png) to {args.out}")
 
 
 def convert(arguments: list[str]) -> None:
     """Official TensorFlow weights into a folder of ours."""
-    parser = argparse.ArgumentParser(
-        prog="python -m deeplab_jax convert",
-        description="Official TensorFlow weights into config.json + model.safetensors.",
-        epilog="Other arguments set the configuration, as for training: --model.backbone=...",
+    p = parser(
+        "convert",
+        "Official TensorFlow weights into config.json + model.safetensors.",
+        "Other arguments set the configuration, as for training: --model.backbone=mobilenet_v2 ...",
     )
-    parser.add_argument("source", help="TF1 checkpoint (prefix or .tar.gz) or .npz of TF names")
-    parser.add_argument("--out", required=True, type=Path, help="folder to write")
-    parser.add_argument("--classes", type=Path, help="file with one class name a line")
-    parser.add_argument("--fresh-logits", action="store_true", help="re-initialise the last layer")
-    parser.add_argument("--backbone-only", action="store_true", help="an ImageNet checkpoint, say")
-    args, rest = parser.parse_known_args(arguments)
-    config = parse(rest, DEFAULTS)
-    from deeplab_jax.data.colors import voc_colormap
-    from deeplab_jax.data.sources import read_classes
+    p.add_argument("source", help="TF1 checkpoint (prefix or .tar.gz) or .npz of TF names")
+    p.add_argument("--out", required=True, type=Path, help="folder to write")
+    p.add_argument("--classes", type=Path, help="file with one class name a line")
+    p.add_argument("--fresh-logits", action="store_true", help="re-initialise the last layer")
+    p.add_argument("--backbone-only", action="store_true", help="for ImageNet checkpoints")
+    args, rest = p.parse_known_args(arguments)
+    config = parse(rest, "")
     from deeplab_jax.weights.convert import convert_variables, read_tf_arrays
     from deeplab_jax.weights.files import Weights, save_weights
 
-    classes = config.model.num_classes
-    names, colors = tuple(f"class {i}" for i in range(classes)), voc_colormap(classes)
-    if args.classes:
-        names, colors = read_classes(args.classes)
-    if len(names) != classes:
-        raise UserError(f"--classes={args.classes}: {len(names)} names for {classes} classes")
+    names, colors = class_list(args.classes, config.model.num_classes)
     variables, report = convert_variables(
         read_tf_arrays(args.source),
         config,
@@ -59,3 +114,23 @@ def convert(arguments: list[str]) -> None:
     print(report)
     save_weights(args.out, Weights(config, variables, names, colors))
     print(f"wrote {args.out}")
+
+
+def class_list(
+    file: Path | None, num_classes: int
+) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
+    """Class names and colours of a file; without one, VOC's for 21 classes, else numbers."""
+    from deeplab_jax.data import voc
+    from deeplab_jax.data.colors import voc_colormap
+    from deeplab_jax.data.sources import read_classes
+
+    if file is None and num_classes == len(voc.CLASS_NAMES):
+        return voc.CLASS_NAMES, voc.COLORS
+    if file is None:
+        return tuple(f"class {i}" for i in range(num_classes)), voc_colormap(num_classes)
+    names, colors = read_classes(file)
+    if len(names) != num_classes:
+        raise UserError(
+            f"--classes={file}: {len(names)} names, but model.num_classes is {num_classes}"
+        )
+    return names, colors

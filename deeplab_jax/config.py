@@ -319,11 +319,9 @@ def load_config_file(path: str) -> Config:
     return config
 
 
-def parse(arguments: Sequence[str], default: str) -> Config:
-    """A `Config` from `--config=FILE` (or `default`; "": plain defaults) and `--section.field=value`."""
-    import tyro
-
-    path, rest = default, []
+def pop_config(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The file of `--config=FILE` (or `--config FILE`), and the other arguments."""
+    path, rest = None, []
     remaining = iter(arguments)
     for argument in remaining:
         if argument == "--config":
@@ -332,6 +330,19 @@ def parse(arguments: Sequence[str], default: str) -> Config:
             path = argument.removeprefix("--config=")
         else:
             rest.append(argument)
-    base = load_config_file(path) if path else Config()
+    return path, rest
+
+
+def override(base: Config, arguments: Sequence[str]) -> Config:
+    """`base` with the changes of `--section.field=value` arguments."""
+    import tyro
+
     settings = (tyro.conf.FlagConversionOff,)  # --flag=True, as every other field
-    return tyro.cli(Config, default=base, args=rest, use_underscores=True, config=settings)
+    return tyro.cli(Config, default=base, args=arguments, use_underscores=True, config=settings)
+
+
+def parse(arguments: Sequence[str], default: str) -> Config:
+    """A `Config` from `--config=FILE` (or `default`; "": plain defaults) and changes of its fields."""
+    path, rest = pop_config(arguments)
+    path = default if path is None else path
+    return override(load_config_file(path) if path else Config(), rest)

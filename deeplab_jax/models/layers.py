@@ -105,24 +105,50 @@ def _depthwise_bwd(
     dx = shifted_sum(dy_spread, kernel[::-1, ::-1], 1, rate, ((0, 0), (0, 0)))
 
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    dw = [
-        [
-            jnp.sum(tap(padded, i, j, kernel.shape, stride, rate) * dy, (0, 1, 2), jnp.float32)
-            for j in range(kw)
-        ]
-        for i in range(kh)
-    ]
-    return dx, jnp.stack([jnp.stack(row) for row in dw])[:, :, None].astype(kernel.dtype)
+    dw = lax.platform_dependent(
+        padded,
+        dy,
+        cpu=partial(_kernel_gradient_by_rows, size=(kh, kw), stride=stride, rate=rate),
+        default=partial(_kernel_gradient, size=(kh, kw), stride=stride, rate=rate),
+    )
+    return dx, dw.reshape(kernel.shape).astype(kernel.dtype)
 
 
 depthwise_conv.defvjp(_depthwise_fwd, _depthwise_bwd)
+
+
+def _kernel_gradient(
+    padded: Array, dy: Array, *, size: tuple[int, int], stride: int, rate: int
+) -> Array:
+    """dw [kh * kw, c]: a reduction over (b, h, w) for each tap."""
+    shape = (*size, 1, 1)
+    taps = [tap(padded, i, j, shape, stride, rate) for i in range(size[0]) for j in range(size[1])]
+    return jnp.stack([jnp.sum(t * dy, (0, 1, 2), jnp.float32) for t in taps])
+
+
+def _kernel_gradient_by_rows(
+    padded: Array, dy: Array, *, size: tuple[int, int], stride: int, rate: int
+) -> Array:
+    """The same for XLA:CPU, which would write out each tap: a loop over rows stays in the cache."""
+    kh, kw = size
+    b, h, w, c = dy.shape
+
+    def add_row(total: Array, y: Array) -> tuple[Array, None]:
+        row = lax.dynamic_slice_in_dim(dy, y, 1, axis=1)
+        above = [lax.dynamic_slice_in_dim(padded, y * stride + i * rate, 1, 1) for i in range(kh)]
+        taps = [tap(a, 0, j, (1, kw), stride, rate) for a in above for j in range(kw)]
+        return total + jnp.stack([jnp.sum(t * row, (1, 2), jnp.float32) for t in taps], 1), None
+
+    total, _ = lax.scan(add_row, jnp.zeros((b, kh * kw, c)), jnp.arange(h))
+    return jnp.sum(total, axis=0)
 
 
 def pointwise_conv(x: Array, kernel: Array, stride: int) -> Array:
     """1x1 convolution as a matrix product: x [b, h, w, c], kernel [1, 1, c, d]."""
     if stride > 1:  # 1x1 at a stride takes pixels 0, s, 2s, ... whatever the padding rule
         x = x[:, ::stride, ::stride]
-    return x @ kernel[0, 0]
+    b, h, w, c = x.shape
+    return (x.reshape(b * h * w, c) @ kernel[0, 0]).reshape(b, h, w, -1)
 
 
 def conv(x: Array, kernel: Array, stride: int, rate: int, pads: Pads) -> Array:

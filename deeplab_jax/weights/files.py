@@ -41,7 +41,8 @@ def save_weights(directory: Path, weights: Weights) -> None:
         for n, c in zip(weights.class_names, weights.colors, strict=True)
     ]
     (staging / "classes.json").write_text(json.dumps(classes, indent=1) + "\n")
-    flat = {"/".join(k): np.asarray(v) for k, v in flatten_dict(weights.variables).items()}
+    # safetensors writes the memory as it lies: an array in Fortran order would come back scrambled
+    flat = {"/".join(k): np.ascontiguousarray(v) for k, v in flatten_dict(weights.variables).items()}
     save_file(flat, staging / "model.safetensors")
     directory.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "classes.json", "model.safetensors"):

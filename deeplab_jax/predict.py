@@ -1,0 +1,170 @@
+"""Prediction from saved weights: from Python by `load`, for files by `predict_files`."""
+
+import time
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from deeplab_jax import pictures
+from deeplab_jax.data.decode import decode_image
+from deeplab_jax.data.sources import SUFFIXES
+from deeplab_jax.data.transforms import MEAN_PIXEL, Size, fit_size, whole
+from deeplab_jax.errors import UserError
+from deeplab_jax.models import build_model
+from deeplab_jax.models.layers import resize_bilinear, scale_dimension
+from deeplab_jax.step import predict_labels, predict_probabilities
+from deeplab_jax.weights.files import Weights, load_weights
+
+
+class Predictor:
+    """A trained network, ready for pictures of any size; one program is compiled for each input size."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.config = weights.config
+        self.class_names = weights.class_names
+        self.colors = weights.colors
+        self._variables = jax.device_put(weights.variables)
+        model = build_model(weights.config.model)
+        self._labels = jax.jit(partial(predict_labels, model=model))
+        self._probabilities = jax.jit(partial(predict_probabilities, model=model))
+
+    def predict(self, image: np.ndarray, *, probabilities: bool = False) -> np.ndarray:
+        """image u8 [h w 3] -> class ids u8 [h w]; with `probabilities`, f32 [h w classes] instead.
+
+        The picture is scaled or padded as the network was trained, the result brought back to its size.
+        """
+        return self.predict_batch([image], probabilities=probabilities)[0]
+
+    def predict_batch(
+        self, images: Sequence[np.ndarray], *, probabilities: bool = False
+    ) -> list[np.ndarray]:
+        """Several pictures in one pass; they may have different sizes.
+
+        Raises:
+          UserError: a picture is not u8 [h w 3].
+        """
+        for i, image in enumerate(images):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                found = f"{image.dtype} {list(image.shape)}"
+                raise UserError(f"image {i} is {found}; allowed is uint8 [height, width, 3], RGB")
+        sizes: list[Size] = [(i.shape[0], i.shape[1]) for i in images]
+        box = self.input_size((max(h for h, _ in sizes), max(w for _, w in sizes)))
+        scaled = [self._scaled(size, box) for size in sizes]
+        batch = np.stack(
+            [
+                whole(image, s, box, MEAN_PIXEL, smooth=True)
+                for image, s in zip(images, scaled, strict=True)
+            ]
+        )
+        run, restore = (
+            (self._probabilities, smooth_to_size)
+            if probabilities
+            else (self._labels, nearest_to_size)
+        )
+        outputs = np.asarray(run(self._variables, batch))
+        cut = [o[:h, :w] for o, (h, w) in zip(outputs, scaled, strict=True)]
+        return [restore(o, size) for o, size in zip(cut, sizes, strict=True)]
+
+    def input_size(self, size: Size) -> Size:
+        """Height and width that the network gets for a picture of `size`."""
+        data, stride = self.config.data, self.config.model.output_stride
+        if data.eval_size and (
+            data.resize == "fit" or (size[0] <= data.eval_size[0] and size[1] <= data.eval_size[1])
+        ):
+            return data.eval_size
+        h, w = ((scale_dimension(n + stride - 2, stride) - 1) * stride + 1 for n in size)
+        return (max(h, 2 * stride + 1), max(w, 2 * stride + 1))
+
+    def _scaled(self, size: Size, box: Size) -> Size:
+        return fit_size(size, box) if self.config.data.resize == "fit" else size
+
+
+def nearest_to_size(labels: np.ndarray, size: Size) -> np.ndarray:
+    """Class ids u8 [h w] at another size, by nearest."""
+    if labels.shape == size:
+        return labels
+    image = Image.fromarray(labels)
+    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
+def smooth_to_size(probabilities: np.ndarray, size: Size) -> np.ndarray:
+    """Probabilities f32 [h w c] at another size, bilinear; they still sum to 1."""
+    return np.asarray(resize_bilinear(probabilities[None], size))[0]
+
+
+def load(directory: str | Path) -> Predictor:
+    """The predictor of a run's folder or a converted one.
+
+    Raises:
+      UserError: the folder holds no weights, or weights that do not fit its config.json.
+    """
+    return Predictor(load_weights(directory))
+
+
+def find_pictures(path: Path) -> list[Path]:
+    """A picture, or all pictures of a folder in order of name."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"{path}: no such file or folder")
+    found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+    if not found:
+        raise UserError(f"{path}: holds no pictures ({', '.join(sorted(SUFFIXES))})")
+    return found
+
+
+def predict_files(predictor: Predictor, files: Iterable[Path], out: Path) -> list[str]:
+    """Write OUT/NAME.png (class ids, palette) and OUT/NAME_overlay.png for each picture.
+
+    A contact sheet of several goes to OUT/contact_sheet.png. Returns (and prints) a line for each picture;
+    one that cannot be read is reported and passed over.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    compiled: set[Size] = set()
+    overlays: dict[str, Any] = {}
+    lines = []
+    for file in files:
+        try:
+            image = decode_image(file.read_bytes(), str(file), exif=True)
+        except UserError as error:
+            lines.append(f"error: {error}")
+            print(lines[-1], flush=True)
+            continue
+        size = predictor.input_size((image.shape[0], image.shape[1]))
+        if size not in compiled:
+            compiled.add(size)
+            predictor.predict(image)  # compiles; not counted below
+        start = time.perf_counter()
+        label = predictor.predict(image)
+        milliseconds = 1000 * (time.perf_counter() - start)
+        name = unique(file.stem, overlays)
+        pictures.save_index_png(label, out / f"{name}.png", predictor.colors)
+        overlays[name] = pictures.overlay(image, label, predictor.colors, predictor.class_names)
+        overlays[name].save(out / f"{name}_overlay.png")
+        lines.append(f"{file.name}: {describe(label, predictor)}; {milliseconds:.0f} ms")
+        print(lines[-1], flush=True)
+    if len(overlays) > 1:
+        sheet = pictures.contact_sheet(list(overlays.values()), list(overlays))
+        sheet.save(out / "contact_sheet.png")
+    if not overlays:
+        raise UserError("none of the pictures could be read")
+    return lines
+
+
+def unique(name: str, taken: Iterable[str]) -> str:
+    """`name`, or with a number where a.jpg and a.png would write the same file."""
+    candidates = [name, *(f"{name}_{i}" for i in range(2, 10_000))]
+    return next(c for c in candidates if c not in set(taken))
+
+
+def describe(label: np.ndarray, predictor: Predictor) -> str:
+    """'dog 31.2 %, cat 8.0 %': the classes found, by area, those under 0.1 % left out."""
+    counts = np.bincount(label.ravel(), minlength=len(predictor.class_names))
+    shares = 100 * counts / label.size
+    order = [i for i in np.argsort(-shares) if shares[i] >= 0.1]
+    return ", ".join(f"{predictor.class_names[i]} {shares[i]:.1f} %" for i in order)
