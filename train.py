@@ -1,4 +1,4 @@
-"""Train, evaluate and draw: `python train.py [--config=configs/x.py] [--section.field=value ...]`."""
+"""Train, evaluate, draw: `python train.py [--config=configs/x.py] [--section.field=value ...]`."""
 
 from deeplab_jax.cpu import restart_with_huge_pages
 

@@ -2,8 +2,9 @@
 
     python train.py
 
-Nothing to download: the pictures are rendered on first use (20 s). It shows what the paper's parts are for:
-`boat` and `car` are the same sprite, on water or on a road, and only context tells them apart.
+Nothing to download: the pictures are rendered on first use (20 s). It shows what the paper's parts
+are for: `boat` and `car` are the same sprite, on water or on a road, and only context tells them
+apart.
 """
 
 from deeplab_jax import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig

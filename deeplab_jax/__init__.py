@@ -9,5 +9,4 @@ from deeplab_jax.config import TrainConfig as TrainConfig
 from deeplab_jax.errors import UserError as UserError
 from deeplab_jax.models import build_model as build_model
 from deeplab_jax.predict import load as load
-
-__version__ = "0.1.0"
+from deeplab_jax.version import VERSION as __version__  # noqa: F401

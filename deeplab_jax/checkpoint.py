@@ -1,4 +1,4 @@
-"""Orbax checkpoints of the training state: saved in the background, committed by a rename, newest kept."""
+"""Orbax checkpoints of the training state: background saves, committed by a rename, newest kept."""
 
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,8 @@
-"""The whole configuration as frozen dataclasses: every default, every check, the command line, JSON.
+"""All configuration as frozen dataclasses: every default, every check, the command line, JSON.
 
-`configs/NAME.py` exports `get_config() -> Config`; `--section.field=value` on the command line changes one
-field of it. A contradiction is refused here, before anything is built, by a `UserError`.
+`configs/NAME.py` exports `get_config() -> Config`; `--section.field=value` on the command line
+changes one field of it. A contradiction is refused here, before anything is built, by a
+`UserError`.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -42,7 +44,7 @@ class ModelConfig:
     output_stride: int = 16
     """Input pixels per pixel of the encoder's output: 8, 16 or 32."""
     atrous_rates: tuple[int, ...] | None = None
-    """Rates of the ASPP's 3x3 branches; None: (6, 12, 18) * 16 / output_stride; (): no such branch."""
+    """Rates of the ASPP's 3x3 branches; None: (6, 12, 18) * 16 / output_stride; (): no branch."""
     multi_grid: tuple[int, int, int] = (1, 1, 1)
     """Factors on the rates of the last block's three units; MobileNetV2 has none."""
     width: float = 1.0
@@ -57,8 +59,11 @@ class ModelConfig:
     decoder_kernel: int = 3
     decoder_separable: bool = True
     batch_norm_decay: float | None = None
-    """Decay of BatchNorm's averages; None: the official one of each part (0.9997, MobileNetV2 0.997),
-    which needs tens of thousands of steps. Runs of some hundred steps want 0.9 to 0.99."""
+    """Decay of BatchNorm's averages; None: the official one of each part.
+
+    The official ones (0.9997, MobileNetV2 0.997) need tens of thousands of steps. Runs of some
+    hundred steps want 0.9 to 0.99.
+    """
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the network's arithmetic; parameters, statistics, logits and loss stay float32."""
 
@@ -74,7 +79,9 @@ class ModelConfig:
         mg = self.multi_grid
         require(len(mg) == 3 and min(mg) >= 1, "model.multi_grid", mg, "three numbers from 1")
         if self.backbone == "mobilenet_v2":
-            require(mg == (1, 1, 1), "model.multi_grid", mg, "mobilenet_v2 has none: leave (1, 1, 1)")
+            require(
+                mg == (1, 1, 1), "model.multi_grid", mg, "mobilenet_v2 has none: leave (1, 1, 1)"
+            )
         for name in ("aspp_channels", "decoder_low_level_channels", "decoder_channels"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "1 or more")
         decay = self.batch_norm_decay
@@ -85,7 +92,7 @@ class ModelConfig:
         require(k >= 1 and k % 2 == 1, "model.decoder_kernel", k, "an odd number")
         if self.head == "deeplabv3plus":
             s = self.decoder_strides
-            ordered = len(s) > 0 and all(a > b for a, b in zip(s, s[1:], strict=False))
+            ordered = len(s) > 0 and all(a > b for a, b in pairwise(s))
             fits = all(x in (4, 8) and x < self.output_stride for x in s)
             allowed = "4, 8 or both, largest first, each below output_stride"
             require(ordered and fits, "model.decoder_strides", s, allowed)
@@ -104,7 +111,7 @@ class DataConfig:
 
     source: Literal["scenes", "folder", "voc2012", "cityscapes"] = "scenes"
     root: str = ""
-    """folder: holds images/ and masks/; voc2012: the VOCdevkit; cityscapes: TFDS's manual downloads."""
+    """folder: has images/ and masks/; voc2012: VOCdevkit; cityscapes: TFDS's manual downloads."""
     prepared_dir: str = "~/.cache/deeplab_jax/tfds"
     """Where TFDS builders keep their ArrayRecord files."""
     train_split: str = "train"
@@ -232,7 +239,7 @@ class Config:
     pretrained_logits: bool = True
     """False: start the last layer afresh, as another number of classes needs."""
     reestimate_batch_norm: bool = False
-    """Re-estimate the backbone's BatchNorm on real images: for weights whose BatchNorm was folded."""
+    """Re-estimate the backbone's BatchNorm on images: for weights whose BatchNorm was folded."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -245,7 +252,9 @@ class Config:
             size = getattr(self.data, name)
             fits = size is None or all(n % stride in (0, 1) for n in size)
             near = size and tuple(max(1, round((n - 1) / stride)) * stride + 1 for n in size)
-            allowed = f"output stride {stride} takes k * {stride} or k * {stride} + 1, such as {near}"
+            allowed = (
+                f"output stride {stride} takes k * {stride} or k * {stride} + 1, such as {near}"
+            )
             require(fits, f"data.{name}", size, allowed)
         weights, classes = self.train.class_weights, self.model.num_classes
         allowed = f"one weight for each of the {classes} classes (model.num_classes)"
@@ -342,7 +351,7 @@ def override(base: Config, arguments: Sequence[str]) -> Config:
 
 
 def parse(arguments: Sequence[str], default: str) -> Config:
-    """A `Config` from `--config=FILE` (or `default`; "": plain defaults) and changes of its fields."""
+    """A `Config` from `--config=FILE` (or `default`; "": plain defaults) and changed fields."""
     path, rest = pop_config(arguments)
     path = default if path is None else path
     return override(load_config_file(path) if path else Config(), rest)

@@ -11,10 +11,11 @@ TUNABLE = "glibc.malloc.hugetlb=1"
 def restart_with_huge_pages() -> None:
     """Start this command again with malloc on huge pages, where Linux offers them on request.
 
-    XLA:CPU allocates its temporaries anew at every call, gigabytes a training step, and faulting them in
-    by 4 KiB pages costs more than the arithmetic of BatchNorm or a depthwise convolution: with huge pages
-    such operations run 3-5 times faster (benchmarks/README.md). glibc reads the setting only when a
-    process starts, hence the restart. Set GLIBC_TUNABLES yourself (empty will do) to prevent it.
+    XLA:CPU allocates its temporaries anew at every call, gigabytes a training step, and faulting
+    them in by 4 KiB pages costs more than the arithmetic of BatchNorm or a depthwise convolution:
+    with huge pages such operations run 3-5 times faster (benchmarks/README.md). glibc reads the
+    setting only when a process starts, hence the restart. Set GLIBC_TUNABLES yourself (empty will
+    do) to prevent it.
     """
     if "GLIBC_TUNABLES" in os.environ or not THP.exists() or "[madvise]" not in THP.read_text():
         return

@@ -80,7 +80,7 @@ def summary(result: Evaluation) -> dict[str, float]:
 
 
 def write_evaluation(result: Evaluation, source: Source, directory: Path) -> str:
-    """Write evaluation.json, per_class.txt, per_class.png and predictions.png; returns the table."""
+    """Write evaluation.json, per_class.txt, per_class.png and predictions.png; return the table."""
     directory.mkdir(parents=True, exist_ok=True)
     table = pictures.class_table(result.confusion, source.class_names)
     (directory / "per_class.txt").write_text(table + "\n")

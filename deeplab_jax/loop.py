@@ -136,8 +136,8 @@ def initial_variables(config: Config, source: Source, *, fresh: bool) -> Any:
 def overlay(variables: Any, pretrained: Weights, config: Config) -> Any:
     """`variables` with every pretrained module put in place.
 
-    A module that the pretrained network lacks (a decoder, say) keeps its random start; one of another
-    shape is refused.
+    A module that the pretrained network lacks (a decoder, say) keeps its random start; one of
+    another shape is refused.
     """
     out: dict[str, Any] = {}
     taken = [m for m in variables["params"] if m in pretrained.variables["params"]]
@@ -166,9 +166,10 @@ def check_shapes(name: str, ours: Any, theirs: Any, origin: str) -> None:
 
 
 class Log:
-    """metrics.jsonl: one JSON object a line. Lines after `first_step` are of a lost stretch: removed.
+    """metrics.jsonl: one JSON object a line.
 
-    A step is logged after the next one was dispatched, so that the device never waits for the host.
+    Lines after `first_step` are of a lost stretch: removed. A step is logged after the next one was
+    dispatched, so that the device never waits for the host.
     """
 
     def __init__(self, file: Path, first_step: int, config: Config) -> None:
@@ -248,7 +249,7 @@ def keep_best(
 
 
 def finish(workdir: Path, evaluator: Evaluator, mesh: Mesh) -> None:
-    """Evaluate the best weights once more and leave their pictures and tables in the run's folder."""
+    """Evaluate the best weights again and leave their pictures and tables in the run's folder."""
     best = load_weights(workdir / "best")
     result = evaluator(jax.device_put(best.variables, replicated(mesh)))
     table = write_evaluation(result, evaluator.source, workdir / "evaluation")

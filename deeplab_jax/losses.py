@@ -1,10 +1,10 @@
-"""The loss of the official `utils/train_utils.py`: softmax cross entropy with ignored and hard pixels."""
+"""The official loss (`utils/train_utils.py`): softmax cross entropy, ignored and hard pixels."""
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from deeplab_jax.models.layers import resize_bilinear
+from deeplab_jax.models.layers import height_width, resize_bilinear
 
 
 def valid_pixels(label: Array, num_classes: int, ignore_label: int) -> Array:
@@ -21,7 +21,7 @@ def pixel_losses(
     section 4 found that 1.2 mIoU better than shrinking the labels.
     """
     num_classes = logits.shape[-1]
-    logits = resize_bilinear(logits.astype(jnp.float32), label.shape[1:3])
+    logits = resize_bilinear(logits.astype(jnp.float32), height_width(label))
     valid = valid_pixels(label, num_classes, ignore_label)
     target = jax.nn.one_hot(jnp.where(valid, label, 0), num_classes, dtype=jnp.float32)
     loss = jax.nn.logsumexp(logits, axis=-1) - jnp.sum(logits * target, axis=-1)
@@ -45,7 +45,11 @@ def hard_pixel_loss(losses: Array, share: Array | float) -> Array:
     chosen ones are exactly 0.
     """
     flat = jnp.sort(losses.ravel())[::-1]
-    k = (share * flat.size).astype(jnp.int32) if isinstance(share, Array) else int(share * flat.size)
+    k = (
+        (share * flat.size).astype(jnp.int32)
+        if isinstance(share, Array)
+        else int(share * flat.size)
+    )
     chosen = jnp.where(jnp.arange(flat.size) < k, flat, 0.0)
     return jnp.sum(chosen) / jnp.maximum(jnp.sum(chosen > 0), 1)
 

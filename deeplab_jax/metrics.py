@@ -22,7 +22,10 @@ def confusion_matrix(label: Array, prediction: Array, num_classes: int, ignore_l
 
 
 class Scores(NamedTuple):
-    """Shares in [0, 1]. `iou` has nan for a class that occurs in no label; `miou` leaves those out."""
+    """Shares in [0, 1].
+
+    `iou` has nan for a class that occurs in no label; `miou` leaves those out.
+    """
 
     miou: float
     pixel_accuracy: float
@@ -32,8 +35,8 @@ class Scores(NamedTuple):
 def scores(confusion: np.ndarray) -> Scores:
     """Intersection over union of each class, their mean, and pixel accuracy, of int [c, c] counts.
 
-    The mean is over the classes that occur in the labels. (The official tf.metrics also counts, as 0, a
-    class that was predicted but never occurs; on a full validation split there is none.)
+    The mean is over the classes that occur in the labels. (The official tf.metrics also counts, as
+    0, a class that was predicted but never occurs; on a full validation split there is none.)
     """
     counts = np.asarray(confusion, np.float64)
     hits, truth, predicted = np.diag(counts), counts.sum(1), counts.sum(0)

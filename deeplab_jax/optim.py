@@ -19,7 +19,8 @@ def poly_schedule(
 ) -> optax.Schedule:
     """(base - end) * (1 - t / D)^power + end after a slow start at a constant rate.
 
-    Official `get_model_learning_rate`: t counts from the slow start's end, D = steps - slow_start_steps.
+    Official `get_model_learning_rate`: t counts from the slow start's end,
+    D = steps - slow_start_steps.
     """
 
     def rate(step: Array) -> Array:
@@ -41,7 +42,7 @@ def is_decayed(path: tuple[Any, ...]) -> bool:
 
 
 def gradient_multiplier(path: tuple[Any, ...], new_layers: float, freeze_backbone: bool) -> float:
-    """Factor on a parameter's gradient, decay included (official `get_model_gradient_multipliers`)."""
+    """Factor on a parameter's gradient and decay (official `get_model_gradient_multipliers`)."""
     names = path_names(path)
     if names[0] == "backbone":
         return 0.0 if freeze_backbone else 1.0
@@ -63,9 +64,7 @@ def sgd(
     multipliers = jax.tree_util.tree_map_with_path(
         lambda path, _: gradient_multiplier(path, new_layers_multiplier, freeze_backbone), params
     )
-    scale = optax.stateless(
-        lambda grads, _: jax.tree.map(lambda g, m: g * m, grads, multipliers)
-    )
+    scale = optax.stateless(lambda grads, _: jax.tree.map(lambda g, m: g * m, grads, multipliers))
     return optax.chain(
         optax.add_decayed_weights(weight_decay, decayed),
         scale,

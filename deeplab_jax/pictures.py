@@ -350,7 +350,10 @@ def _finish_panel(axes: Axes, title: str, *, empty: bool) -> None:
 
 
 def _class_scores(confusion: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-    """Scores by name, each f64[c] in [0, 1]; nan where undefined, IoU where the truth lacks the class."""
+    """Scores by name, each f64[c] in [0, 1]; nan where undefined.
+
+    IoU counts as undefined where the truth lacks the class.
+    """
     correct, truth, guess = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
 
     def ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -22,7 +23,7 @@ from deeplab_jax.weights.files import Weights, load_weights
 
 
 class Predictor:
-    """A trained network, ready for pictures of any size; one program is compiled for each input size."""
+    """A trained network for pictures of any size; one program is compiled for each input size."""
 
     def __init__(self, weights: Weights) -> None:
         self.config = weights.config
@@ -36,7 +37,7 @@ class Predictor:
     def predict(self, image: np.ndarray, *, probabilities: bool = False) -> np.ndarray:
         """image u8 [h w 3] -> class ids u8 [h w]; with `probabilities`, f32 [h w classes] instead.
 
-        The picture is scaled or padded as the network was trained, the result brought back to its size.
+        The picture is scaled or padded as in training, the result brought back to its size.
         """
         return self.predict_batch([image], probabilities=probabilities)[0]
 
@@ -94,7 +95,7 @@ def nearest_to_size(labels: np.ndarray, size: Size) -> np.ndarray:
 
 def smooth_to_size(probabilities: np.ndarray, size: Size) -> np.ndarray:
     """Probabilities f32 [h w c] at another size, bilinear; they still sum to 1."""
-    return np.asarray(resize_bilinear(probabilities[None], size))[0]
+    return np.asarray(resize_bilinear(jnp.asarray(probabilities[None]), size))[0]
 
 
 def load(directory: str | Path) -> Predictor:
@@ -121,8 +122,8 @@ def find_pictures(path: Path) -> list[Path]:
 def predict_files(predictor: Predictor, files: Iterable[Path], out: Path) -> list[str]:
     """Write OUT/NAME.png (class ids, palette) and OUT/NAME_overlay.png for each picture.
 
-    A contact sheet of several goes to OUT/contact_sheet.png. Returns (and prints) a line for each picture;
-    one that cannot be read is reported and passed over.
+    A contact sheet of several goes to OUT/contact_sheet.png. Returns (and prints) a line for each
+    picture; one that cannot be read is reported and passed over.
     """
     out.mkdir(parents=True, exist_ok=True)
     compiled: set[Size] = set()

@@ -1,7 +1,8 @@
-"""Where arrays live: one mesh axis, `data`, over all devices. The batch is split, the rest replicated.
+"""Where arrays live: one mesh axis, `data`, over all devices.
 
-This is all that data parallelism takes: `jit` compiles the step for the mesh, sums gradients over it and
-makes BatchNorm's statistics those of the global batch. (What `pmap` and `pjit` did is now this.)
+The batch is split, the rest replicated. This is all that data parallelism takes: `jit` compiles the
+step for the mesh, sums gradients over it and makes BatchNorm's statistics those of the global
+batch. (What `pmap` and `pjit` did is now this.)
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,8 @@ from deeplab_jax.errors import UserError
 def data_mesh(devices: list[Any] | None = None) -> Mesh:
     """A mesh of all devices (or the given ones) along `data`.
 
-    Auto axes: the partitioner decides inside the step; under the default, Explicit, Flax's Dropout fails.
+    Auto axes: the partitioner decides inside the step; under the default, Explicit,
+    Flax's Dropout fails.
     """
     devices = devices or jax.devices()
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)

@@ -1,8 +1,11 @@
-"""The pure functions of training and evaluation: one step, one prediction. `jit` them with any sharding."""
+"""The pure functions of training and evaluation: one step, one prediction.
+
+`jit` them with any sharding.
+"""
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +18,7 @@ from deeplab_jax.data.augment import augment
 from deeplab_jax.losses import hard_pixel_loss, hard_pixel_share, mean_loss, pixel_losses
 from deeplab_jax.metrics import confusion_matrix
 from deeplab_jax.models import SegmentationModel, build_model
-from deeplab_jax.models.layers import resize_bilinear
+from deeplab_jax.models.layers import height_width, resize_bilinear
 from deeplab_jax.optim import poly_schedule, sgd
 from deeplab_jax.sharding import over_batch, replicated
 from deeplab_jax.state import TrainState
@@ -36,7 +39,7 @@ def loss_and_stats(
     train: TrainConfig,
     ignore_label: int,
 ) -> tuple[Array, Any]:
-    """Loss of a batch (image f32 [b h w 3], label int32 [b h w]) and the new BatchNorm statistics."""
+    """Loss of a batch (image f32 [b h w 3], label int32 [b h w]) and new BatchNorm statistics."""
     if train.freeze_backbone:
         params = {**params, "backbone": jax.lax.stop_gradient(params["backbone"])}
     logits, updates = model.apply(
@@ -78,9 +81,7 @@ def train_step(
         flip=config.data.flip,
         photometric=config.data.photometric,
     )
-    loss_fn = partial(
-        loss_and_stats, model=model, train=config.train, ignore_label=ignore_label
-    )
+    loss_fn = partial(loss_and_stats, model=model, train=config.train, ignore_label=ignore_label)
     (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(
         state.params, state.batch_stats, image, label, dropout_key, state.step
     )
@@ -94,22 +95,20 @@ def train_step(
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
 
-def predict_labels(
-    variables: Any, image: Array, *, model: SegmentationModel
-) -> Array:
+def predict_labels(variables: Any, image: Array, *, model: SegmentationModel) -> Array:
     """image u8 [b h w 3] -> the most likely class of each pixel, u8 [b h w]."""
-    logits = model.apply(variables, image.astype(jnp.float32), train=False)
-    return jnp.argmax(resize_bilinear(logits, image.shape[1:3]), axis=-1).astype(jnp.uint8)
+    logits = cast(Array, model.apply(variables, image.astype(jnp.float32), train=False))
+    return jnp.argmax(resize_bilinear(logits, height_width(image)), axis=-1).astype(jnp.uint8)
 
 
 def predict_probabilities(variables: Any, image: Array, *, model: SegmentationModel) -> Array:
     """image u8 [b h w 3] -> class probabilities f32 [b h w c]."""
-    logits = model.apply(variables, image.astype(jnp.float32), train=False)
-    return jax.nn.softmax(resize_bilinear(logits, image.shape[1:3]), axis=-1)
+    logits = cast(Array, model.apply(variables, image.astype(jnp.float32), train=False))
+    return jax.nn.softmax(resize_bilinear(logits, height_width(image)), axis=-1)
 
 
 def to_original(prediction: Array, scaled: Array, size: Array, out_size: tuple[int, int]) -> Array:
-    """Nearest resample of the `scaled` (h, w) corner of predictions [b h w] back to `size`, in out_size.
+    """Nearest resample of the `scaled` (h, w) corner of predictions [b h w] to `size`, in out_size.
 
     Both sizes are int32 [b, 2]; out_size is static, the canvas of the labels.
     """
@@ -128,9 +127,9 @@ def to_original(prediction: Array, scaled: Array, size: Array, out_size: tuple[i
 def eval_step(
     variables: Any, batch: Batch, *, model: SegmentationModel, num_classes: int, ignore_label: int
 ) -> tuple[Array, Array]:
-    """A batch of `eval_batches` -> (confusion matrix int32 [c c], predictions u8 at the labels' size)."""
+    """A batch of `eval_batches` -> (confusion int32 [c c], predictions u8 at the labels' size)."""
     labels = predict_labels(variables, batch["image"], model=model)
-    labels = to_original(labels, batch["scaled"], batch["size"], batch["label"].shape[1:3])
+    labels = to_original(labels, batch["scaled"], batch["size"], height_width(batch["label"]))
     truth = batch["label"].astype(jnp.int32)
     counts = confusion_matrix(truth, labels.astype(jnp.int32), num_classes, ignore_label)
     return counts, labels
@@ -180,7 +179,7 @@ def compile_train_step(
 def compile_eval_step(
     config: Config, mesh: Mesh, ignore_label: int
 ) -> Callable[[Any, Batch], tuple[Array, Array]]:
-    """`eval_step` jitted over the mesh: batch and predictions split, counts summed over all devices."""
+    """`eval_step` jitted over the mesh: batch and predictions split, counts summed over devices."""
     step = partial(
         eval_step,
         model=build_model(config.model),

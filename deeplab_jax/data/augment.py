@@ -10,8 +10,8 @@ def augment(
 ) -> tuple[Array, Array]:
     """image u8 [b h w 3], label u8 [b h w] -> image f32 in [0, 255], label int32.
 
-    `flip` mirrors each example with probability 1/2 (official `flip_dim`); `photometric` is the strength
-    of random brightness, contrast and saturation, 0 for none.
+    `flip` mirrors each example with probability 1/2 (official `flip_dim`); `photometric` is the
+    strength of random brightness, contrast and saturation, 0 for none.
     """
     flip_key, color_key = jax.random.split(key)
     x, y = image.astype(jnp.float32), label.astype(jnp.int32)
@@ -25,7 +25,7 @@ def augment(
 
 
 def color_jitter(key: Array, image: Array, strength: float) -> Array:
-    """Random brightness, contrast and saturation, each factor uniform in 1 +- strength, a draw an image.
+    """Random brightness, contrast, saturation: factors uniform in 1 +- strength, a draw an image.
 
     Padding (grey 127) moves with the rest, as it would in a picture that has it.
     """

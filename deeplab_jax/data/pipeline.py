@@ -1,7 +1,7 @@
 """From a source to batches: deterministic, elastic, sharded by host, without TensorFlow.
 
-What an example looks like depends on (seed, position) alone, so the batches are the same for any number
-of workers and hosts, and a run resumes by starting at `step`: there is no other state.
+What an example looks like depends on (seed, position) alone, so the batches are the same for any
+number of workers and hosts, and a run resumes by starting at `step`: there is no other state.
 """
 
 from collections.abc import Iterator
@@ -113,7 +113,8 @@ def network_size(data: DataConfig, source: Source, output_stride: int) -> Size:
     largest = largest_size(source)
     if data.eval_size is None:
         stride = output_stride
-        return tuple(scale_dimension(n - 1 + stride, stride) * stride - stride + 1 for n in largest)
+        h, w = (scale_dimension(n - 1 + stride, stride) * stride - stride + 1 for n in largest)
+        return (h, w)
     if data.resize == "keep" and any(n > e for n, e in zip(largest, data.eval_size, strict=True)):
         raise UserError(
             f"data.eval_size = {data.eval_size}, but the largest picture is {largest} (height,"

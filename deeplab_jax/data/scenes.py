@@ -14,7 +14,8 @@ import dataclasses
 import io
 from collections.abc import Callable, Iterator
 from functools import partial, reduce
-from typing import Any, NamedTuple
+from itertools import chain
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -35,6 +36,7 @@ SUPERSAMPLING = 2
 SPLIT_SEEDS = {"train": 1, "validation": 2}
 
 Color = tuple[float, float, float]  # RGB in 0..1
+Ink = int | tuple[int, int, int]  # what PIL draws with: a label or RGB in 0..255
 Points = list[tuple[float, float]]
 
 
@@ -117,13 +119,15 @@ class Canvas:
     def polygon(self, points: Points, color: Color, label: int) -> None:
         """Fill a polygon given in pixels of the finished picture."""
         scaled = [(x * SUPERSAMPLING, y * SUPERSAMPLING) for x, y in points]
-        for pen, fill in zip(self._pens, (_rgb(color), label), strict=True):
+        fills: tuple[Ink, Ink] = (_rgb(color), label)
+        for pen, fill in zip(self._pens, fills, strict=True):
             pen.polygon(scaled, fill=fill)
 
     def disc(self, x: float, y: float, rx: float, ry: float, color: Color, label: int) -> None:
         """Fill an axis-aligned ellipse given in pixels of the finished picture."""
         box = [v * SUPERSAMPLING for v in (x - rx, y - ry, x + rx, y + ry)]
-        for pen, fill in zip(self._pens, (_rgb(color), label), strict=True):
+        fills: tuple[Ink, Ink] = (_rgb(color), label)
+        for pen, fill in zip(self._pens, fills, strict=True):
             pen.ellipse(box, fill=fill)
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
@@ -147,7 +151,8 @@ def render(
     horizon = height * rng.uniform(0.27, 0.36)
     bands = _lay_bands(rng, height, width, horizon)
     crafts = [_sample_crafts(rng, band, horizon) for band in bands]
-    figures = [_sample_figures(rng, band, horizon, sum(crafts, [])) for band in bands]
+    all_crafts = list(chain.from_iterable(crafts))
+    figures = [_sample_figures(rng, band, horizon, all_crafts) for band in bands]
     kinds = _choose_kinds(rng, len(bands))  # only here does a band become water or road
 
     image, label = _paint_land(rng, mood, height, width, horizon)
@@ -167,6 +172,8 @@ def render(
 def _lay_bands(rng: np.random.Generator, height: int, width: int, horizon: float) -> list[Band]:
     """Two or three winding bands from far to near, wider the nearer they are."""
     land = height - horizon
+    rows: tuple[float, ...]
+    halves: tuple[float, ...]
     if rng.random() < 0.6:
         rows, halves = (0.33, 0.80), (0.115, 0.175)
     else:
@@ -212,7 +219,7 @@ def _sample_figures(
 ) -> list[Figure]:
     """Up to three figures along the far bank of a band, whatever the band is going to be."""
     width = len(band.centre)
-    figures = []
+    figures: list[Figure] = []
     for cell in rng.permutation(5)[: rng.integers(2, 5)]:
         x = width * (cell + rng.uniform(0.2, 0.8)) / 5
         y = band.row(x, -1)
@@ -461,7 +468,7 @@ def _paint_band(
     kind: int,
 ) -> None:
     """Paint a river or a road and its bank in place; the bank is ground."""
-    height, width = label.shape
+    height = label.shape[0]
     top = max(int((band.centre - 1.3 * band.half).min()), 0)
     bottom = min(int((band.centre + 1.3 * band.half).max()) + 2, height)
     rows = np.arange(top, bottom, dtype=np.float32)[:, None]
@@ -545,7 +552,8 @@ def _blend(image: np.ndarray, color: Color | np.ndarray, inside: np.ndarray) -> 
 
 def _mix(a: Color, b: Color, amount: float) -> Color:
     """The colour that lies the given share of the way from a to b."""
-    return tuple((1 - amount) * u + amount * v for u, v in zip(a, b, strict=True))
+    red, green, blue = ((1 - amount) * u + amount * v for u, v in zip(a, b, strict=True))
+    return (red, green, blue)
 
 
 def _ramp(a: Color, b: Color, amount: np.ndarray) -> np.ndarray:
@@ -555,7 +563,8 @@ def _ramp(a: Color, b: Color, amount: np.ndarray) -> np.ndarray:
 
 
 def _rgb(color: Color) -> tuple[int, int, int]:
-    return tuple(int(255 * min(max(v, 0.0), 1.0) + 0.5) for v in color)
+    red, green, blue = (int(255 * min(max(v, 0.0), 1.0) + 0.5) for v in color)
+    return (red, green, blue)
 
 
 def _to_u8(image: np.ndarray) -> np.ndarray:
@@ -579,11 +588,13 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
     """TFDS builder of the rendered scenes; needs neither a download nor TensorFlow."""
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First release."}
     # TFDS looks beside the code for checksums of downloads; there are none, and its search needs
     # importlib_resources, which TFDS 4.9.10 does not require of pip.
     code_path = None
-    BUILDER_CONFIGS = [ScenesConfig(name="default", description="257 x 321 pixels.")]
+    BUILDER_CONFIGS: ClassVar[list[ScenesConfig]] = [
+        ScenesConfig(name="default", description="257 x 321 pixels.")
+    ]
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(

@@ -213,9 +213,9 @@ def open_folder(
 
     With `holdout` in (0, 1) both folders are flat, and about that fraction, decided by each name
     alone, is the split "val", the rest "train". Classes come from the file `classes` (default:
-    root/classes.txt) or, where there is none, are `num_classes` without names. `palette` takes the indices of palette
-    masks as ids. Raises UserError for what is missing or unpaired; what is in the files is checked
-    by reading them (`check_source`).
+    root/classes.txt) or, where there is none, are `num_classes` without names. `palette` takes the
+    indices of palette masks as ids. Raises UserError for what is missing or unpaired; what is in
+    the files is checked by reading them (`check_source`).
     """
     folder = Path(root).expanduser()
     names, colors = _classes(folder, classes, num_classes)

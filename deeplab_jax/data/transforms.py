@@ -1,8 +1,8 @@
 """From a decoded picture to the fixed size that the network sees; on the host, in uint8.
 
-Training: random scale, random crop and padding are *one* resample from the source to the crop, so that
-nothing is computed that the crop then throws away (official order: `input_preprocess.py`; PIL's pixel
-centres instead of aligned corners, which shifts by less than half a pixel).
+Training: random scale, random crop and padding are *one* resample from the source to the crop, so
+that nothing is computed that the crop then throws away (official order: `input_preprocess.py`;
+PIL's pixel centres instead of aligned corners, which shifts by less than half a pixel).
 """
 
 from typing import NamedTuple
@@ -11,7 +11,9 @@ import numpy as np
 from PIL import Image
 
 Size = tuple[int, int]  # (height, width)
-MEAN_PIXEL = 127  # becomes 0 (to 1/255) in the network's [-1, 1]; official 127.5, but pixels are uint8
+MEAN_PIXEL = (
+    127  # becomes 0 (to 1/255) in the network's [-1, 1]; official 127.5, but pixels are uint8
+)
 
 
 class Crop(NamedTuple):
@@ -22,13 +24,16 @@ class Crop(NamedTuple):
 
 
 def fit_size(size: Size, box: Size) -> Size:
-    """The size of a picture scaled, aspect kept, to fit into `box`; floored as in the official demo."""
+    """The size of a picture scaled, aspect kept, to fit `box`; floored as in the official demo."""
     ratio = min(box[0] / size[0], box[1] / size[1])
     return (max(1, int(size[0] * ratio)), max(1, int(size[1] * ratio)))
 
 
 def random_scale(rng: np.random.Generator, low: float, high: float, step: float) -> float:
-    """Uniform among low, low + step, ..., high; continuous where step is 0 (official `get_random_scale`)."""
+    """Uniform among low, low + step, ..., high; continuous where step is 0.
+
+    As the official `get_random_scale`.
+    """
     if step == 0:
         return float(rng.uniform(low, high))
     count = round((high - low) / step) + 1
@@ -36,7 +41,7 @@ def random_scale(rng: np.random.Generator, low: float, high: float, step: float)
 
 
 def random_crop(rng: np.random.Generator, size: Size, scale: float, crop_size: Size) -> Crop:
-    """A window of at most crop_size in the picture scaled by `scale` (sizes truncated, as official)."""
+    """A window of at most crop_size in the picture scaled by `scale` (truncated, as official)."""
     scaled = (max(1, int(size[0] * scale)), max(1, int(size[1] * scale)))
     room = [max(0, n - c) for n, c in zip(scaled, crop_size, strict=True)]
     return Crop(scaled, (int(rng.integers(room[0] + 1)), int(rng.integers(room[1] + 1))))
@@ -69,6 +74,8 @@ def pad(pixels: np.ndarray, out_size: Size, fill: int) -> np.ndarray:
     return out
 
 
-def whole(pixels: np.ndarray, scaled: Size, out_size: Size, fill: int, *, smooth: bool) -> np.ndarray:
+def whole(
+    pixels: np.ndarray, scaled: Size, out_size: Size, fill: int, *, smooth: bool
+) -> np.ndarray:
     """The whole picture scaled to `scaled` and padded to `out_size`."""
     return cut(pixels, Crop(scaled, (0, 0)), out_size, fill, smooth=smooth)

@@ -16,8 +16,8 @@ from deeplab_jax.models.xception import Xception
 class SegmentationModel(nn.Module):
     """Image float32 [b, h, w, 3], RGB in [0, 255] -> logits float32 [b, h', w', num_classes].
 
-    h' is `scale_dimension(h, s)` at the decoder's last stride s (4 for DeepLab v3+), or at the output
-    stride where there is no decoder (DeepLab v3).
+    h' is `scale_dimension(h, s)` at the decoder's last stride s (4 for DeepLab v3+), or at the
+    output stride where there is no decoder (DeepLab v3).
     """
 
     config: ModelConfig

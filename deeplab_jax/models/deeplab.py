@@ -1,4 +1,4 @@
-"""ASPP and the decoder: what DeepLab puts behind a backbone (paper section 3.1; official `model.py`)."""
+"""ASPP and decoder, DeepLab's parts behind a backbone (paper section 3.1; official `model.py`)."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from deeplab_jax.models.layers import ConvBN, relu, resize_bilinear
+from deeplab_jax.models.layers import ConvBN, height_width, relu, resize_bilinear
 
-# Official `core/utils.py` and `model.py`: BatchNorm here has another epsilon than in the backbone, and a
-# separable convolution its own initialisers.
+# Official `core/utils.py` and `model.py`: BatchNorm here has another epsilon than in the backbone,
+# and a separable convolution its own initialisers.
 EPSILON = 1e-5
 DEPTHWISE_INIT = nn.initializers.truncated_normal(0.33)
 POINTWISE_INIT = nn.initializers.truncated_normal(0.06)
@@ -17,9 +17,9 @@ PLAIN_INIT = nn.initializers.xavier_uniform()
 
 
 class SeparableConv(nn.Module):
-    """Depthwise k x k and pointwise convolution, each with BatchNorm and ReLU, under two sibling names.
+    """Depthwise k x k and pointwise convolution, each with BatchNorm and ReLU.
 
-    Named `{name}_depthwise` and `{name}_pointwise` in the parent, as in the official checkpoints.
+    The official checkpoints name them `{name}_depthwise` and `{name}_pointwise`.
     """
 
     features: int
@@ -105,7 +105,7 @@ class ASPP(nn.Module):
         if self.image_pooling:
             pooled = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32)
             pooled = block("image_pooling")(pooled.astype(x.dtype), train=train)
-            branches.append(resize_bilinear(pooled, x.shape[1:3]))
+            branches.append(resize_bilinear(pooled, height_width(x)))
         branches.append(block("aspp0")(x, train=train))
         for i, rate in enumerate(self.rates, start=1):
             branches.append(block(f"aspp{i}", 3, rate)(x, train=train))
@@ -116,8 +116,8 @@ class ASPP(nn.Module):
 class Decoder(nn.Module):
     """One stage of the v3+ decoder: encoder features and a low-level map -> [b, h', w', channels].
 
-    The low-level map is reduced by a 1x1 convolution (48 channels in the paper), joined to the upsampled
-    encoder features, and refined by a few 3x3 convolutions (two of 256 in the paper).
+    The low-level map is reduced by a 1x1 convolution (48 channels in the paper), joined to the
+    upsampled encoder features, and refined by a few 3x3 convolutions (two of 256 in the paper).
     """
 
     low_level_channels: int = 48

@@ -1,12 +1,16 @@
 """Convolutions, BatchNorm and resizing, each in the one form that the whole package uses.
 
-Two forms differ from what one would write first, because XLA makes more of them (measured in benchmarks/):
+Two forms differ from what one would write first, because XLA makes more of them (measured in
+benchmarks/):
 
-* a 1x1 convolution is a matrix product: on a CPU, 1.5x faster forward and 2-15x backward than `lax.conv`;
-* a depthwise convolution is a sum of shifted multiply-adds with a custom VJP: on a CPU, 3-40x faster
-  than `feature_group_count`; a dilated one is also reported slow on GPUs (jax#26266, jax#13800).
+* a 1x1 convolution is a matrix product: on a CPU, 1.5x faster forward and 2-15x backward than
+  `lax.conv`;
+* a depthwise convolution is a sum of shifted multiply-adds with a custom VJP: on a CPU, 3-40x
+  faster than `feature_group_count`; a dilated one is also reported slow on GPUs (jax#26266,
+  jax#13800).
 
-Shapes: image-like arrays are [b, h, w, c]; kernels are [kh, kw, in, out], depthwise ones [kh, kw, 1, c].
+Shapes: image-like arrays are [b, h, w, c]; kernels are [kh, kw, in, out], depthwise ones
+[kh, kw, 1, c].
 """
 
 from collections.abc import Callable
@@ -23,18 +27,22 @@ Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
 def scale_dimension(size: int, stride: int) -> int:
-    """Length of `size` pixels at 1/stride: `int((size - 1) / stride + 1)` (official `scale_dimension`)."""
+    """Length of `size` pixels at 1/stride: the official `int((size - 1) / stride + 1)`."""
     return (size - 1) // stride + 1
 
 
-def spatial_pads(
-    size: tuple[int, int], kernel: int, stride: int, rate: int, tf_same: bool
-) -> Pads:
+def height_width(x: Array) -> tuple[int, int]:
+    """The size of an image-like array [b, h, w] or [b, h, w, c]."""
+    return (x.shape[1], x.shape[2])
+
+
+def spatial_pads(size: tuple[int, int], kernel: int, stride: int, rate: int, tf_same: bool) -> Pads:
     """Zero padding (before, after) of height and width.
 
-    Official Xception and ResNet pad a strided convolution explicitly by `k_eff - 1`, so that it equals
-    "stride 1, then every s-th pixel" (`core/xception.py: fixed_padding`). MobileNetV2 and the max-pool of
-    ResNet use TensorFlow's own SAME (`tf_same`), which on even sizes pads only bottom and right.
+    Official Xception and ResNet pad a strided convolution explicitly by `k_eff - 1`, so that it
+    equals "stride 1, then every s-th pixel" (`core/xception.py: fixed_padding`). MobileNetV2 and
+    the max-pool of ResNet use TensorFlow's own SAME (`tf_same`), which on even sizes pads only
+    bottom and right.
     """
     reach = (kernel - 1) * rate
     if not tf_same or stride == 1:
@@ -95,7 +103,7 @@ def _depthwise_bwd(
     """
     x, kernel = residuals
     kh, kw = kernel.shape[:2]
-    # Undo the stride by interior zeros, then pad so that the flipped kernel meets what the forward met.
+    # Undo the stride by interior zeros; pad so that the flipped kernel meets what the forward met.
     spread = [(0, 0, 0)]
     for axis, (k, (before, _)) in enumerate(zip((kh, kw), pads, strict=True), start=1):
         reach = (k - 1) * rate
@@ -131,7 +139,7 @@ def _kernel_gradient_by_rows(
 ) -> Array:
     """The same for XLA:CPU, which would write out each tap: a loop over rows stays in the cache."""
     kh, kw = size
-    b, h, w, c = dy.shape
+    b, h, _, c = dy.shape
 
     def add_row(total: Array, y: Array) -> tuple[Array, None]:
         row = lax.dynamic_slice_in_dim(dy, y, 1, axis=1)
@@ -195,8 +203,8 @@ class BatchNorm(nn.Module):
     """Batch normalisation over all but the last axis, statistics in float32.
 
     Under `jit` with the batch sharded over devices the mean is over the *global* batch: what other
-    frameworks call synchronised BatchNorm needs no further code here. Where the collection `moments` is
-    mutable, the input's mean and variance are written there (`weights/batch_norm.py`).
+    frameworks call synchronised BatchNorm needs no further code here. Where the collection
+    `moments` is mutable, the input's mean and variance are written there (`weights/batch_norm.py`).
     """
 
     decay: float
@@ -253,7 +261,7 @@ class ConvBN(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
         if k == 1 and not depthwise:
             return pointwise_conv(x, kernel, self.stride)
-        pads = spatial_pads(x.shape[1:3], k, self.stride, self.rate, self.tf_same)
+        pads = spatial_pads(height_width(x), k, self.stride, self.rate, self.tf_same)
         if depthwise:
             return depthwise_conv(x, kernel, self.stride, self.rate, pads)
         return conv(x, kernel, self.stride, self.rate, pads)

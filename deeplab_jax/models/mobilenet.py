@@ -17,7 +17,7 @@ UNITS = (
 
 
 def make_divisible(channels: float, divisor: int) -> int:
-    """Nearest multiple of `divisor`, at least `divisor`, never below 90 % (slim `_make_divisible`)."""
+    """Nearest positive multiple of `divisor`, never below 90 % (slim `_make_divisible`)."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
@@ -51,7 +51,10 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """MobileNetV2 up to its 320-channel layer: image [b, h, w, 3] in [-1, 1] -> (features, {stride: low level})."""
+    """MobileNetV2: image [b, h, w, 3] in [-1, 1] -> (features, {stride: low-level features}).
+
+    The features are those of its 320-channel layer.
+    """
 
     output_stride: int
     width: float = 1.0
@@ -61,7 +64,10 @@ class MobileNetV2(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> tuple[Array, dict[int, Array]]:
         divisor = 8 if self.width == 1.0 else 1  # official feature_extractor: `divisible_by`
-        wide = lambda channels: make_divisible(channels * self.width, divisor)  # noqa: E731
+
+        def wide(channels: int) -> int:
+            return make_divisible(channels * self.width, divisor)
+
         x = ConvBN(
             wide(32), 3, 2, 1, relu6, tf_same=True, decay=self.decay, dtype=self.dtype, name="Conv"
         )(x, train=train)
@@ -79,7 +85,7 @@ class MobileNetV2(nn.Module):
                 name="expanded_conv" + (f"_{i}" if i else ""),
             )(x, train=train)
             natural_stride *= unit_stride
-            # layer_4, layer_7 and layer_14: the second, third and seventh unit at strides 4, 8 and 16
+            # layer_4, layer_7, layer_14: the second, third and seventh unit at strides 4, 8 and 16
             if i in (2, 5, 12):
                 low_levels[natural_stride] = low_level
             if dense:

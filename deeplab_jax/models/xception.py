@@ -1,8 +1,8 @@
-"""The modified aligned Xception as an atrous encoder (paper section 3.2; official `core/xception.py`).
+"""Modified aligned Xception as an atrous encoder (paper section 3.2; official `core/xception.py`).
 
-Depthwise separable convolutions throughout, strided ones instead of max-pooling, BatchNorm after every
-depthwise convolution. What the released networks do differently from the paper's text: no ReLU between
-depthwise and pointwise except in `exit_flow_block2`, and none after a residual sum.
+Depthwise separable convolutions throughout, strided ones instead of max-pooling, BatchNorm after
+every depthwise convolution. What the released networks do differently from the paper's text: no
+ReLU between depthwise and pointwise except in `exit_flow_block2`, and none after a residual sum.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -15,7 +15,7 @@ from deeplab_jax.models.layers import ConvBN, relu
 
 
 class Block(NamedTuple):
-    """`units` equal units of three separable convolutions; the stride is that of the block's last unit."""
+    """`units` equal units of three separable convolutions; `stride` is the last unit's."""
 
     name: str
     depths: tuple[int, int, int]
@@ -25,7 +25,8 @@ class Block(NamedTuple):
 
 
 def blocks(variant: str) -> tuple[Block, ...]:
-    """The blocks of Xception-41, -65 or -71 (official `xception_41`, `xception_65`, `xception_71`)."""
+    """The blocks of Xception-41, -65 or -71 (official `xception_{41,65,71}`)."""
+    entry: tuple[Block, ...]
     if variant == "xception_71":
         entry = (
             Block("entry_flow_block1", (128,) * 3, 2),
@@ -52,13 +53,13 @@ def blocks(variant: str) -> tuple[Block, ...]:
 class XceptionUnit(nn.Module):
     """Three separable convolutions, the third one strided, and a shortcut.
 
-    Returns the output and the second convolution's output: a low-level feature for the decoder, before
-    any ReLU and before the stride (official `networks_to_feature_maps`).
+    Returns the output and the second convolution's output: a low-level feature for the decoder,
+    before any ReLU and before the stride (official `networks_to_feature_maps`).
     """
 
-    depths: tuple[int, int, int]
+    depths: tuple[int, ...]
     stride: int
-    rates: tuple[int, int, int]
+    rates: tuple[int, ...]
     skip: Literal["conv", "sum", "none"]
     decay: float
     dtype: Any
@@ -92,7 +93,7 @@ class XceptionUnit(nn.Module):
 class Xception(nn.Module):
     """Xception-41/65/71: image [b, h, w, 3] in [-1, 1] -> (features, {stride: low-level features}).
 
-    The low-level features are named by the stride that they have without atrous convolution: 4, 8, 16.
+    Low-level features are named by the stride they have without atrous convolution: 4, 8, 16.
     """
 
     variant: str
@@ -104,7 +105,9 @@ class Xception(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> tuple[Array, dict[int, Array]]:
-        wide = lambda depth: max(8, int(depth * self.width))  # noqa: E731
+        def wide(depth: int) -> int:
+            return max(8, int(depth * self.width))
+
         norm = {"decay": self.decay, "epsilon": 1e-3, "dtype": self.dtype}
         x = ConvBN(wide(32), 3, 2, activation=relu, name="entry_flow_conv1_1", **norm)(
             x, train=train

@@ -1,8 +1,8 @@
-"""Un-folding BatchNorm: give weights whose BatchNorm was folded into the convolutions usable statistics.
+"""Un-folding BatchNorm: usable statistics for weights that have it folded into the convolutions.
 
-A folded network is right at inference, but a wrong start for training: its BatchNorm says mean 0 and
-variance 1, which the activations have not. Here the real moments are measured on pictures, and scale and
-bias changed so that the network computes what it did before.
+A folded network is right at inference, but a wrong start for training: its BatchNorm says mean 0
+and variance 1, which the activations have not. Here the real moments are measured on pictures, and
+scale and bias changed so that the network computes what it did before.
 """
 
 from collections.abc import Iterable
@@ -33,8 +33,8 @@ def reestimate_batch_norm(
 ) -> Any:
     """The same function with the backbone's true BatchNorm statistics over the batches of `images`.
 
-    With y = a x + c before, the new BatchNorm has mean m, variance v, scale a sqrt(v + eps) and bias
-    c + a m, which is y = a x + c again.
+    With y = a x + c before, the new BatchNorm has mean m, variance v, scale a sqrt(v + eps) and
+    bias c + a m, which is y = a x + c again.
     """
     step = jax.jit(partial(measure, model=model))
     moments = [flatten_dict(jax.device_get(step(variables, image))) for image in images]

@@ -1,4 +1,4 @@
-"""Official TensorFlow weights into a folder of ours: what matched, what was left, what does not fit."""
+"""Official TensorFlow weights into a folder of ours: what matched, was left or does not fit."""
 
 import tarfile
 import tempfile
@@ -23,7 +23,8 @@ def read_tf_arrays(source: str) -> dict[str, np.ndarray]:
     """Arrays by TF variable name from an .npz, a TF1 checkpoint prefix, or the .tar.gz of one.
 
     Raises:
-      UserError: the file is missing, of another kind, or unreadable; TensorFlow is needed and absent.
+      UserError: the file is missing, of another kind, or unreadable; TensorFlow is needed and
+        absent.
     """
     path = Path(source)
     if path.suffix == ".npz":
@@ -110,5 +111,8 @@ def convert_variables(
 def fresh_module(config: Config, name: str) -> Any:
     """Randomly initialised parameters of one top-level module."""
     image = np.zeros((1, 65, 65, 3), np.float32)
-    init = lambda key: build_model(config.model).init(key, image, train=False)["params"][name]  # noqa: E731
+
+    def init(key: jax.Array) -> Any:
+        return build_model(config.model).init(key, image, train=False)["params"][name]
+
     return jax.jit(init)(jax.random.key(config.train.seed))

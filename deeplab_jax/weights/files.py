@@ -1,6 +1,7 @@
-"""A folder of weights: config.json, model.safetensors, classes.json. What `--weights` and `pretrained` take.
+"""A folder of weights: config.json, model.safetensors, classes.json.
 
-Safetensors holds named arrays and nothing that could run.
+It is what `--weights` and `pretrained` take. Safetensors holds named arrays and nothing that could
+run.
 """
 
 import json
@@ -42,7 +43,9 @@ def save_weights(directory: Path, weights: Weights) -> None:
     ]
     (staging / "classes.json").write_text(json.dumps(classes, indent=1) + "\n")
     # safetensors writes the memory as it lies: an array in Fortran order would come back scrambled
-    flat = {"/".join(k): np.ascontiguousarray(v) for k, v in flatten_dict(weights.variables).items()}
+    flat = {
+        "/".join(k): np.ascontiguousarray(v) for k, v in flatten_dict(weights.variables).items()
+    }
     save_file(flat, staging / "model.safetensors")
     directory.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "classes.json", "model.safetensors"):
@@ -56,8 +59,8 @@ def load_weights(directory: str | Path, *, complete: bool = True) -> Weights:
     `complete=False` also takes a folder that lacks whole modules: a backbone alone, to train from.
 
     Raises:
-      UserError: the folder or a file of it is missing or unreadable, or an array's name or shape does not
-        fit the network that config.json describes.
+      UserError: the folder or a file of it is missing or unreadable, or an array's name or shape
+        does not fit the network that config.json describes.
     """
     folder = Path(directory)
     if (folder / "best" / "model.safetensors").is_file():
@@ -65,8 +68,8 @@ def load_weights(directory: str | Path, *, complete: bool = True) -> Weights:
     file = folder / "model.safetensors"
     if not file.is_file():
         raise UserError(
-            f"{directory}: no model.safetensors there; give a run's folder after its first evaluation,"
-            " or one that `python -m deeplab_jax convert` wrote"
+            f"{directory}: no model.safetensors there; give a run's folder after its first"
+            " evaluation, or one that `python -m deeplab_jax convert` wrote"
         )
     config = load_json(folder / "config.json")
     arrays = read_safetensors(file)
@@ -92,7 +95,9 @@ def check_arrays(
     if not complete:
         present = {name.split("/")[1] for name in arrays if "/" in name}
         wanted = {name: shape for name, shape in wanted.items() if name.split("/")[1] in present}
-    problems = [f"  missing {name} {list(wanted[name])}" for name in sorted(set(wanted) - set(arrays))]
+    problems = [
+        f"  missing {name} {list(wanted[name])}" for name in sorted(set(wanted) - set(arrays))
+    ]
     problems += [f"  unknown {name}" for name in sorted(set(arrays) - set(wanted))]
     problems += [
         f"  {name}: file {list(arrays[name].shape)}, model {list(shape)}"
@@ -101,7 +106,9 @@ def check_arrays(
     ]
     if problems:
         more = [f"  ... and {len(problems) - 20} more"] if len(problems) > 20 else []
-        raise UserError("\n".join([f"{file}: does not fit its config.json:", *problems[:20], *more]))
+        raise UserError(
+            "\n".join([f"{file}: does not fit its config.json:", *problems[:20], *more])
+        )
     flat = {tuple(name.split("/")): np.asarray(a, np.float32) for name, a in arrays.items()}
     tree: dict[str, Any] = unflatten_dict(flat)
     return tree

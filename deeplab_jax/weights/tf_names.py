@@ -1,7 +1,7 @@
 """Official TF variable names <-> our variable tree.
 
-Our modules are named after TF's scopes, so that the rule is one function from a path in our tree to a TF
-name; both directions walk the same abstract tree.
+Our modules are named after TF's scopes, so that the rule is one function from a path in our tree to
+a TF name; both directions walk the same abstract tree.
 """
 
 import re
@@ -28,14 +28,17 @@ LEAVES = {
 
 def abstract_variables(config: ModelConfig) -> dict[str, Any]:
     """The variables of a network as shapes and dtypes, without computing anything."""
+
+    def init(key: jax.Array, x: jax.Array) -> Any:
+        return build_model(config).init(key, x, train=False)
+
     image = jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.float32)
-    init = lambda key, x: build_model(config).init(key, x, train=False)  # noqa: E731
     abstract: dict[str, Any] = jax.eval_shape(init, jax.random.key(0), image)
     return abstract
 
 
 def tf_scope(modules: Path, config: ModelConfig) -> str:
-    """The TF scope of a module: ("backbone", "middle_flow_block1_unit_2", ...) -> "xception_65/..."."""
+    """TF scope of a module: ("backbone", "middle_flow_block1_unit_2", ...) -> "xception_65/..."."""
     first, *rest = modules
     if first == "backbone" and config.backbone == "mobilenet_v2":
         return "/".join(("MobilenetV2", *rest))
@@ -51,7 +54,7 @@ def tf_scope(modules: Path, config: ModelConfig) -> str:
 
 
 def decoder_scope(stage: int, modules: list[str]) -> str:
-    """Stage 0 has no suffix, later ones `_1`, `_2`; two plain convolutions are named as slim.repeat does."""
+    """Stage 0 has no suffix, later ones `_1`, `_2`; plain convolutions named as by slim.repeat."""
     suffix = f"_{stage}" if stage else ""
     name, *part = modules
     if name == "feature_projection":
@@ -83,7 +86,7 @@ def tf_names(config: ModelConfig) -> dict[Path, str]:
 
 
 def unfold_batch_norm(tf_arrays: Mapping[str, np.ndarray], epsilons: Mapping[str, float]) -> dict:
-    """Give a convolution that has `biases` instead of BatchNorm the BatchNorm that does the same."""
+    """Give a convolution with `biases` instead of BatchNorm the BatchNorm that does the same."""
     out = dict(tf_arrays)
     for scope, epsilon in epsilons.items():
         bias = out.get(f"{scope}/biases")
@@ -113,12 +116,14 @@ def from_tf_variables(
 ) -> dict[str, Any]:
     """Our variables from arrays under official TF names.
 
-    A convolution with `biases` instead of `BatchNorm/*` had its BatchNorm folded in and gets one that does
-    the same. `skip` names top-level modules of ours ("logits") to leave out of the result. Extra arrays
-    (optimiser slots, global_step) are left alone; `unused_variables` lists them.
+    A convolution with `biases` instead of `BatchNorm/*` had its BatchNorm folded in and gets one
+    that does the same. `skip` names top-level modules of ours ("logits") to leave out of the
+    result. Extra arrays (optimiser slots, global_step) are left alone; `unused_variables` lists
+    them.
 
     Raises:
-      UserError: a variable is missing or has another shape; every such name is listed with its shapes.
+      UserError: a variable is missing or has another shape; every such name is listed with its
+        shapes.
     """
     arrays = unfold_batch_norm(tf_arrays, norm_epsilons(model_config))
     flat: dict[Path, np.ndarray] = {}
@@ -155,11 +160,13 @@ def report(missing: list[str], wrong: list[str], config: ModelConfig) -> None:
             lines += [f"  {title} ({len(names)}):", *(f"    {n}" for n in shown)]
     if any(n.startswith("logits/") for n in wrong):
         lines.append(
-            "  Another number of classes? Keep it by --model.num_classes, or start the last layer afresh"
-            " with --fresh-logits."
+            "  Another number of classes? Keep it by --model.num_classes, or start the last layer"
+            " afresh with --fresh-logits."
         )
     else:
-        lines.append("  Does the model's configuration (backbone, head, rates, width) match the file?")
+        lines.append(
+            "  Does the model's configuration (backbone, head, rates, width) match the file?"
+        )
     raise UserError("\n".join(lines))
 
 

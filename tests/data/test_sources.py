@@ -148,7 +148,7 @@ def test_structure_errors(tmp_path: Path) -> None:
         open_two(tmp_path, "test")
     with pytest.raises(UserError, match=r"classes\.txt is missing.*num_classes"):
         open_folder(str(tmp_path), "train")
-    with pytest.raises(UserError, match="flat folder.*train"):
+    with pytest.raises(UserError, match=r"flat folder.*train"):
         open_two(tmp_path, holdout=0.5)
     with pytest.raises(UserError, match="ignore_label is 256"):
         open_folder(str(tmp_path), "train", num_classes=2, ignore_label=256)
@@ -168,7 +168,7 @@ def test_structure_errors(tmp_path: Path) -> None:
 
 def test_flat_folder_errors(tmp_path: Path) -> None:
     make_folder(tmp_path, ["a"], "")
-    with pytest.raises(UserError, match="holdout=0.1"):
+    with pytest.raises(UserError, match=r"holdout=0.1"):
         open_two(tmp_path)
     with pytest.raises(UserError, match="between 0 and 1"):
         open_two(tmp_path, holdout=1.5)
@@ -200,10 +200,10 @@ def test_a_broken_picture_is_found_by_the_check(tmp_path: Path) -> None:
 
 def test_binary_masks_saved_as_0_and_255(tmp_path: Path) -> None:
     make_folder(tmp_path, ["a", "b"], value=255)
-    with pytest.raises(UserError, match="0/255.*mask // 255"):  # 255 is ignored, so it looks valid
+    with pytest.raises(UserError, match=r"0/255.*mask // 255"):  # 255 is ignored, so it looks valid
         check_source(open_two(tmp_path))
     source = open_folder(str(tmp_path), "train", num_classes=2, ignore_label=254)
-    with pytest.raises(UserError, match="holds 255; allowed.*0/255"):
+    with pytest.raises(UserError, match=r"holds 255; allowed.*0/255"):
         check_source(source)
     make_folder(tmp_path, ["c"])  # one real mask: 255 is what it says, pixels to ignore
     check_source(open_two(tmp_path), samples=2)
@@ -228,7 +228,7 @@ def test_camvid_is_right() -> None:
     train = open_source("folder", "train", root=str(CAMVID), ignore_label=11)
     assert len(train) == 367 and len(train.class_names) == 11
     check_source(train)
-    with pytest.raises(UserError, match="holds 11.*ignore_label=11"):
+    with pytest.raises(UserError, match=r"holds 11.*ignore_label=11"):
         check_source(open_source("folder", "train", root=str(CAMVID)))
 
 

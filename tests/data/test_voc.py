@@ -74,7 +74,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a VOC devkit"):
         open_voc(tmp_path, "train", tmp_path / "tfds")
     devkit = make_devkit(tmp_path / "devkit")
-    with pytest.raises(UserError, match="'test'.*train, val"):
+    with pytest.raises(UserError, match=r"'test'.*train, val"):
         open_voc(devkit, "test", tmp_path / "tfds")
     lists = devkit / "VOC2012" / voc.LISTS
     for text, message in (("z\n", r"z\.jpg is missing"), ("\n", "empty"), ("a\na\n", "more than")):

@@ -1,0 +1,54 @@
+"""Strict flags for every test, eight simulated devices, and a tiny experiment that tests share."""
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+from deeplab_jax import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig
+
+sys.path.insert(0, str(Path(__file__).parent))  # official.py, synthetic.py
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "warn")
+
+
+TINY_MODEL = ModelConfig(
+    backbone="mobilenet_v2",
+    num_classes=3,
+    width=0.1,
+    aspp_channels=8,
+    decoder_low_level_channels=4,
+    decoder_channels=8,
+    batch_norm_decay=0.9,
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A network that compiles in seconds, on a folder of coloured squares."""
+    from synthetic import write_squares
+
+    root = tmp_path_factory.mktemp("squares")
+    write_squares(root, {"train": 12, "val": 5})
+    return Config(
+        workdir=str(root / "run"),
+        model=TINY_MODEL,
+        data=DataConfig(
+            source="folder", root=str(root), eval_split="val", crop_size=(33, 49), max_scale=1.5
+        ),
+        optim=OptimConfig(learning_rate=0.05),
+        train=TrainConfig(
+            steps=6, batch_size=8, log_every=1, eval_every=3, checkpoint_every=2, seed=1
+        ),
+        eval=EvalConfig(batch_size=8, pictures=2),
+    )
+
+
+def with_workdir(config: Config, workdir: Path) -> Config:
+    return dataclasses.replace(config, workdir=str(workdir))

@@ -1,0 +1,74 @@
+"""Crops: right sizes, picture and mask together, nothing invented."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deeplab_jax.data.transforms import (
+    Crop,
+    cut,
+    fit_size,
+    pad,
+    random_crop,
+    random_scale,
+)
+
+sizes = st.tuples(st.integers(1, 60), st.integers(1, 60))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes, st.floats(0.3, 2.5), st.tuples(st.integers(1, 50), st.integers(1, 50)), st.integers(0)
+)
+def test_a_crop_has_its_size_and_only_labels_that_exist(
+    size: tuple[int, int], scale: float, crop_size: tuple[int, int], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 5, size).astype(np.uint8)
+    crop = random_crop(rng, size, scale, crop_size)
+    out = cut(label, crop, crop_size, 255, smooth=False)
+    assert out.shape == crop_size
+    assert set(np.unique(out)) <= {*np.unique(label).tolist(), 255}
+    inside = out[: crop.scaled[0] - crop.offset[0], : crop.scaled[1] - crop.offset[1]]
+    assert (inside != 255).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(sizes, st.floats(0.5, 2.0), st.integers(0))
+def test_picture_and_mask_stay_aligned(size: tuple[int, int], scale: float, seed: int) -> None:
+    """A picture painted from its mask still agrees with it wherever its pixels are not blends."""
+    rng = np.random.default_rng(seed)
+    label = np.zeros(size, np.uint8)
+    label[:, size[1] // 2 :] = 1
+    image = np.repeat((label * 200)[:, :, None], 3, 2).astype(np.uint8)
+    crop = random_crop(rng, size, scale, (24, 24))
+    cut_label = cut(label, crop, (24, 24), 255, smooth=False)
+    cut_image = cut(image, crop, (24, 24), 127, smooth=True)[:, :, 0]
+    assert (cut_label[cut_image == 200] == 1).all()
+    assert (cut_label[cut_image == 0] == 0).all()
+
+
+def test_unscaled_crop_is_a_slice() -> None:
+    image = np.arange(10 * 12 * 3, dtype=np.uint8).reshape(10, 12, 3)
+    out = cut(image, Crop((10, 12), (2, 3)), (5, 6), 127, smooth=True)
+    np.testing.assert_array_equal(out, image[2:7, 3:9])
+
+
+def test_padding_is_bottom_right() -> None:
+    out = pad(np.ones((2, 3), np.uint8), (4, 5), 9)
+    assert out[:2, :3].all() and (out[2:] == 9).all() and (out[:, 3:] == 9).all()
+
+
+def test_scales_are_the_seven_of_the_paper() -> None:
+    rng = np.random.default_rng(0)
+    seen = {random_scale(rng, 0.5, 2.0, 0.25) for _ in range(500)}
+    assert sorted(seen) == [0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0]
+
+
+@given(sizes, sizes)
+def test_fit_touches_the_box_and_never_leaves_it(
+    size: tuple[int, int], box: tuple[int, int]
+) -> None:
+    h, w = fit_size(size, box)
+    assert 1 <= h <= box[0] and 1 <= w <= box[1]
+    assert h >= box[0] - 1 or w >= box[1] - 1

@@ -1,0 +1,35 @@
+"""Tiny pictures whose labels are plain to see."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+COLORS = np.array([(40, 40, 40), (220, 60, 60), (60, 90, 220)], np.uint8)
+SIZE = (40, 56)
+
+
+def square_picture(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A red and a blue square on noisy grey, void around: image u8 [40 56 3], label u8 [40 56]."""
+    rng = np.random.default_rng(seed)
+    label = np.zeros(SIZE, np.uint8)
+    for class_id in (1, 2):
+        y, x = rng.integers(2, 22), rng.integers(2, 38)
+        label[y - 1 : y + 17, x - 1 : x + 17] = 255
+        label[y : y + 16, x : x + 16] = class_id
+    image = COLORS[np.where(label == 255, 0, label)].astype(int) + rng.integers(-20, 20, (*SIZE, 1))
+    return image.clip(0, 255).astype(np.uint8), label
+
+
+def write_squares(root: Path, splits: dict[str, int]) -> None:
+    """A folder data set of `square_picture`s."""
+    seed = 0
+    for split, count in splits.items():
+        for kind in ("images", "masks"):
+            (root / kind / split).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            image, label = square_picture(seed)
+            Image.fromarray(image).save(root / "images" / split / f"p{i:02d}.png")
+            Image.fromarray(label).save(root / "masks" / split / f"p{i:02d}.png")
+            seed += 1
+    (root / "classes.txt").write_text("grey #282828\nred #dc3c3c\nblue #3c5adc\n")

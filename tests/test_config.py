@@ -1,0 +1,119 @@
+"""Every contradiction is refused with the field, the value and what is allowed."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from deeplab_jax import Config, DataConfig, ModelConfig, TrainConfig, UserError
+from deeplab_jax.config import from_dict, load_config_file, load_json, parse, save_json, to_dict
+from deeplab_jax.sharding import data_mesh
+from deeplab_jax.state import init_state
+from deeplab_jax.step import compile_train_step, make_optimizer
+from deeplab_jax.weights.tf_names import abstract_variables
+
+CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ModelConfig(output_stride=7), r"model.output_stride = 7 .* 8, 16, 32"),
+        (lambda: ModelConfig(backbone="xception_56"), r"xception_56.*did you mean 'xception_65'"),
+        (lambda: ModelConfig(head="deeplabv4"), r"model.head = 'deeplabv4'"),
+        (
+            lambda: ModelConfig(backbone="mobilenet_v2", multi_grid=(1, 2, 4)),
+            r"model.multi_grid .* mobilenet_v2 has none",
+        ),
+        (lambda: ModelConfig(decoder_strides=(4, 8)), r"model.decoder_strides .* largest first"),
+        (lambda: ModelConfig(decoder_kernel=2), r"model.decoder_kernel = 2 .* odd"),
+        (lambda: DataConfig(source="folder"), r"data.root = '' .*--data.root=PATH"),
+        (lambda: DataConfig(resize="fit"), r"data.eval_size = None .* fit"),
+        (lambda: DataConfig(min_scale=2.0, max_scale=1.0), r"data.min_scale, max_scale"),
+        (
+            lambda: Config(data=DataConfig(crop_size=(500, 513))),
+            r"data.crop_size = \(500, 513\) .* such as \(497, 513\)",
+        ),
+        (
+            lambda: Config(train=TrainConfig(class_weights=(1.0, 2.0))),
+            r"train.class_weights .* each of the 21 classes",
+        ),
+        (lambda: TrainConfig(batch_size=0), r"train.batch_size = 0"),
+    ],
+)
+def test_contradictions(make: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make()  # type: ignore[operator]
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    config = Config(model=ModelConfig(atrous_rates=(), width=0.5), workdir="somewhere")
+    save_json(config, tmp_path / "config.json")
+    assert load_json(tmp_path / "config.json") == config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"modle": {}}, "modle: there is no such field; did you mean 'model'"),
+        ({"model": {"widht": 1}}, "model.widht: .* did you mean 'width'"),
+        ({"model": {"width": "wide"}}, "model.width = 'wide': expected float"),
+        ({"model": 3}, "model.*expected an object"),
+        ({"model": {"output_stride": 7}}, "model.output_stride = 7"),
+    ],
+)
+def test_wrong_json_names_the_field(change: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        from_dict(Config, change)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"model": []}', '{"train": {"steps": 1.5}}'])
+def test_broken_config_json(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError):
+        load_json(tmp_path / "config.json")
+
+
+def test_command_line_changes_a_field() -> None:
+    config = parse(["--model.width=0.5", "--train.freeze_batch_norm=True"], "")
+    assert config.model.width == 0.5 and config.train.freeze_batch_norm
+
+
+def test_unknown_field_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--model.widht=0.5"], "")
+    assert "--model.width" in capsys.readouterr().err
+
+
+def test_missing_config_file() -> None:
+    with pytest.raises(UserError, match=r"configs/none.py: no such file.*configs/scenes.py"):
+        load_config_file("configs/none.py")
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.stem)
+def test_every_config_makes_a_training_step(file: Path) -> None:
+    """The whole step at full size, traced without computing."""
+    config = load_config_file(str(file))
+    assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
+    variables = abstract_variables(config.model)
+    optimizer, _ = make_optimizer(config, variables["params"])
+    state = jax.eval_shape(lambda v: init_state(v, optimizer), variables)
+    shape = (config.train.batch_size, *config.data.crop_size)
+    batch = {
+        "image": jax.ShapeDtypeStruct((*shape, 3), jnp.uint8),
+        "label": jax.ShapeDtypeStruct(shape, jnp.uint8),
+    }
+    mesh = data_mesh(jax.devices()[:1])
+    step = compile_train_step(config, state.params, mesh, config.data.ignore_label)
+    after, metrics = jax.eval_shape(step, state, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert metrics["loss"].shape == ()
+
+
+def test_rates_follow_the_output_stride() -> None:
+    rates = [ModelConfig(output_stride=s).rates for s in (8, 16, 32)]
+    assert rates == [(12, 24, 36), (6, 12, 18), (3, 6, 9)]
+    assert dataclasses.replace(ModelConfig(), atrous_rates=()).rates == ()
