@@ -25,14 +25,15 @@ EvalStep = Callable[[Any, Batch], tuple[Array, Array]]
 
 
 class Evaluation(NamedTuple):
-    """confusion int64 [c c]; the first few predictions u8 [h w] at the pictures' own sizes."""
+    """confusion int64 [c c]; some predictions u8 [h w] by index, at the pictures' own sizes."""
 
     confusion: np.ndarray
-    predictions: list[np.ndarray]
+    predictions: dict[int, np.ndarray]
     seconds: float
 
     @property
     def scores(self) -> Scores:
+        """The measures that follow from the counts."""
         return scores(self.confusion)
 
 
@@ -44,31 +45,33 @@ class Evaluator:
         self.config, self.source, self.mesh = config, source, mesh
         self.input_size = network_size(config.data, source, config.model.output_stride)
         self.step: EvalStep = compile_eval_step(config, mesh, source.ignore_label)
+        # Spread evenly: neighbours are often frames of one film. One host shows what it evaluated.
+        spread = np.linspace(0, len(source) - 1, min(config.eval.pictures, len(source)))
+        self.shown = set(spread.astype(int).tolist()) if jax.process_count() == 1 else set()
 
     def __call__(self, variables: Any) -> Evaluation:
         """Evaluate variables (replicated over the mesh) at the pictures' original resolution."""
         c, n = self.config, len(self.source)
-        start = time.monotonic()
+        start, size = time.monotonic(), c.eval.batch_size
         batches = eval_batches(
             self.source,
             c.data,
-            batch_size=c.eval.batch_size,
+            batch_size=size,
             input_size=self.input_size,
             host=jax.process_index(),
             hosts=jax.process_count(),
         )
         total = np.zeros((c.model.num_classes,) * 2, np.int64)
-        predictions: list[np.ndarray] = []
+        predictions: dict[int, np.ndarray] = {}
         with Ticker("evaluate", n, unit="picture") as ticker:
-            for i, batch in enumerate(batches, start=1):
+            for i, batch in enumerate(batches):
                 counts, labels = self.step(variables, place_batch(batch, self.mesh))
                 total += np.asarray(counts)
-                if len(predictions) < c.eval.pictures and jax.process_count() == 1:
-                    sizes = batch["size"][: min(c.eval.batch_size, n - len(predictions))]
-                    cut = zip(np.asarray(labels), sizes, strict=False)
-                    predictions += [p[:h, :w] for p, (h, w) in cut]
-                ticker.tick(min(i * c.eval.batch_size, n))
-        return Evaluation(total, predictions[: c.eval.pictures], time.monotonic() - start)
+                for index in self.shown & set(range(i * size, (i + 1) * size)):
+                    h, w = batch["size"][index - i * size]
+                    predictions[index] = np.asarray(labels[index - i * size])[:h, :w]
+                ticker.tick(min((i + 1) * size, n))
+        return Evaluation(total, predictions, time.monotonic() - start)
 
 
 def summary(result: Evaluation) -> dict[str, float]:
@@ -98,11 +101,11 @@ def write_evaluation(result: Evaluation, source: Source, directory: Path) -> str
     pictures.class_bars(
         result.confusion, source.class_names, source.colors, directory / "per_class.png"
     )
-    shown = [source[i] for i in range(len(result.predictions))]
+    shown = [source[i] for i in sorted(result.predictions)]
     sheet = pictures.comparison(
         [decode_image(e["image"], e["id"]) for e in shown],
         [e["label"] for e in shown],
-        result.predictions,
+        [result.predictions[i] for i in sorted(result.predictions)],
         [e["id"] for e in shown],
         source.colors,
         source.class_names,

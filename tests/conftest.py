@@ -15,7 +15,6 @@ from deeplab_jax import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig
 sys.path.insert(0, str(Path(__file__).parent))  # official.py, synthetic.py
 
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_numpy_rank_promotion", "warn")
 
 
 TINY_MODEL = ModelConfig(

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "deeplab_jax"
 
 # Each line may import from the lines above it (and modules of its own line).
 LAYERS = [
-    ["errors", "cpu"],
+    ["errors", "cpu", "version"],
     ["config", "models.layers", "data.colors", "data.cityscapes", "data.transforms"],
     [
         "losses",
