@@ -38,9 +38,11 @@ def fit(config: Config) -> TrainState:
     check_batch_size("train.batch_size", config.train.batch_size, mesh)
     train_source, eval_source = open_sources(config)
     evaluator = Evaluator(config, eval_source, mesh)
-    claim(workdir, config)
     checkpoints = Checkpoints(workdir / "checkpoints")
+    if checkpoints.newest_step() is not None:
+        check_same_experiment(workdir / "config.json", config)
     state = start(config, train_source, checkpoints, mesh)
+    save_json(config, workdir / "config.json")
     first, steps = int(state.step), config.train.steps
     train_step = compile_train_step(config, state.params, mesh, train_source.ignore_label)
     batches = train_batches(
@@ -78,21 +80,17 @@ def open_sources(config: Config) -> tuple[Source, Source]:
     return sources[0], sources[1]
 
 
-def claim(workdir: Path, config: Config) -> None:
-    """Write the run's config.json; a folder of another experiment is refused."""
-    file = workdir / "config.json"
-    if file.exists():
-        old, new = flatten(to_dict(load_json(file))), flatten(to_dict(config))
-        free = ("workdir", "data.workers", "data.root", "data.prepared_dir", "eval.pictures")
-        changed = [k for k in new if old.get(k) != new[k] and k not in free]
-        if changed:
-            lines = [f"  {k}: there {old.get(k)!r}, now {new[k]!r}" for k in changed]
-            raise UserError(
-                "\n".join([f"{workdir} holds a run with another configuration:", *lines])
-                + "\nResume it with the same configuration, or choose another --workdir"
-            )
-    workdir.mkdir(parents=True, exist_ok=True)
-    save_json(config, file)
+def check_same_experiment(file: Path, config: Config) -> None:
+    """Raise UserError if the checkpoints beside config.json are of another configuration."""
+    old, new = flatten(to_dict(load_json(file))), flatten(to_dict(config))
+    free = ("workdir", "data.workers", "data.root", "data.prepared_dir", "eval.pictures")
+    changed = [k for k in new if old.get(k) != new[k] and k not in free]
+    if changed:
+        lines = [f"  {k}: there {old.get(k)!r}, now {new[k]!r}" for k in changed]
+        raise UserError(
+            "\n".join([f"{file.parent} holds a run with another configuration:", *lines])
+            + "\nResume it with the same configuration, or choose another --workdir"
+        )
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

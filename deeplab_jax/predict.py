@@ -17,7 +17,7 @@ from deeplab_jax.data.sources import SUFFIXES
 from deeplab_jax.data.transforms import MEAN_PIXEL, Size, fit_size, whole
 from deeplab_jax.errors import UserError
 from deeplab_jax.models import build_model
-from deeplab_jax.models.layers import resize_bilinear, scale_dimension
+from deeplab_jax.models.layers import resize_bilinear, round_up
 from deeplab_jax.step import predict_labels, predict_probabilities
 from deeplab_jax.weights.files import Weights, load_weights
 
@@ -78,7 +78,7 @@ class Predictor:
             data.resize == "fit" or (size[0] <= data.eval_size[0] and size[1] <= data.eval_size[1])
         ):
             return data.eval_size
-        h, w = ((scale_dimension(n + stride - 2, stride) - 1) * stride + 1 for n in size)
+        h, w = (round_up(n, stride) for n in size)
         return (max(h, 2 * stride + 1), max(w, 2 * stride + 1))
 
     def _scaled(self, size: Size, box: Size) -> Size:

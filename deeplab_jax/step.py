@@ -90,7 +90,7 @@ def train_step(
     metrics = {
         "loss": loss,
         "learning_rate": schedule(state.step),
-        "gradient_norm": optax.global_norm(grads),
+        "gradient_norm": optax.tree.norm(grads),
     }
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 

@@ -1,9 +1,14 @@
 """Tiny pictures whose labels are plain to see."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from PIL import Image
+
+from deeplab_jax import ModelConfig
+from deeplab_jax.weights.tf_names import abstract_variables
 
 COLORS = np.array([(40, 40, 40), (220, 60, 60), (60, 90, 220)], np.uint8)
 SIZE = (40, 56)
@@ -33,3 +38,19 @@ def write_squares(root: Path, splits: dict[str, int]) -> None:
             Image.fromarray(label).save(root / "masks" / split / f"p{i:02d}.png")
             seed += 1
     (root / "classes.txt").write_text("grey #282828\nred #dc3c3c\nblue #3c5adc\n")
+
+
+def random_variables(model: ModelConfig, seed: int = 0) -> Any:
+    """Variables without compiling `init`: kernels scaled by fan-in, plain BatchNorm."""
+    rng = np.random.default_rng(seed)
+
+    def leaf(path: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
+        if path[-1] in ("scale", "var"):
+            return np.ones(shape, np.float32)
+        if path[-1] in ("bias", "mean"):
+            return np.zeros(shape, np.float32)
+        fan_in = np.prod(shape[:3])
+        return (rng.standard_normal(shape) * np.sqrt(2 / fan_in)).astype(np.float32)
+
+    flat = flatten_dict(abstract_variables(model))
+    return unflatten_dict({path: leaf(path, x.shape) for path, x in flat.items()})

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import with_workdir
 from PIL import Image
+from synthetic import square_picture
 
 import deeplab_jax
 from deeplab_jax import Config, UserError
@@ -51,13 +52,14 @@ def test_a_run_leaves_its_weights_numbers_and_pictures(unbroken: Path) -> None:
     assert steps == [1, 2, 3, 4, 5, 6]
     assert [row["step"] for row in history(unbroken) if "eval/miou" in row] == [3, 6]
     for name in ("evaluation/predictions.png", "evaluation/per_class.png", "curves.png"):
-        assert Image.open(unbroken / name).size[0] > 100
+        with Image.open(unbroken / name) as picture:
+            assert picture.size[0] > 100
     table = (unbroken / "evaluation" / "per_class.txt").read_text()
     assert "red" in table and "mean" in table
     numbers = json.loads((unbroken / "evaluation" / "evaluation.json").read_text())
     best = max(row["eval/miou"] for row in history(unbroken) if "eval/miou" in row)
     assert numbers["eval/miou"] == best
-    image = np.asarray(Image.open(next((unbroken.parent).glob("squares*/images/val/p00.png"))))
+    image, _ = square_picture(0)
     assert deeplab_jax.load(unbroken).predict(image).shape == image.shape[:2]
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import TINY_MODEL
-from synthetic import square_picture
+from synthetic import random_variables, square_picture
 
 from deeplab_jax import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig, build_model
 from deeplab_jax.sharding import data_mesh, place_batch, replicated
@@ -27,7 +27,7 @@ CONFIG = Config(
     model=TINY_MODEL,
     data=DataConfig(crop_size=(33, 49)),
     optim=OptimConfig(learning_rate=0.1),
-    train=TrainConfig(steps=120, batch_size=8),
+    train=TrainConfig(steps=300, batch_size=8),
 )
 
 
@@ -47,47 +47,63 @@ def fresh_state(config: Config, devices: int) -> TrainState:
 
 
 def close(a: Any, b: Any, tolerance: float) -> None:
-    """Equal up to `tolerance` of each array's largest value."""
+    """Equal up to `tolerance` of the tree's largest value."""
+    largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(b))
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-        assert np.abs(x - y).max() <= tolerance * max(np.abs(x).max(), 1e-3)
+        np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=0, atol=tolerance * largest)
+
+
+@pytest.fixture
+def smooth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace ReLU by a smooth function: at its kink, rounding alone flips parts of a gradient."""
+    for module in ("xception", "deeplab"):
+        monkeypatch.setattr(f"deeplab_jax.models.{module}.relu", jax.nn.silu)
+
+
+NARROW = dataclasses.replace(
+    CONFIG, model=dataclasses.replace(TINY_MODEL, backbone="xception_41", width=0.05)
+)
+
+
+def patches(size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Eight noisy pictures of 4 x 4 patches, labelled by their red; sizes as evaluation has them."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 180, (8, size[0] // 4 + 1, size[1] // 4 + 1, 3), dtype=np.uint8)
+    image = np.repeat(np.repeat(coarse, 4, 1), 4, 2)[:, : size[0], : size[1]]
+    image = image + rng.integers(0, 70, image.shape, dtype=np.uint8)
+    sizes = np.tile(np.array(size, np.int32), (8, 1))
+    return {"image": image, "label": image[..., 0] // 90, "scaled": sizes, "size": sizes}
 
 
 def on_devices(devices: int) -> tuple[Any, Any, Any, Any]:
     """Loss, gradients, BatchNorm statistics and the confusion matrix of one batch."""
     mesh = data_mesh(jax.devices()[:devices])
-    state, batch = fresh_state(CONFIG, devices), place_batch(squares(8), mesh)
+    variables = jax.device_put(random_variables(NARROW.model), replicated(mesh))
+    batch = place_batch(patches((65, 97)), mesh)
     loss_fn = partial(
-        loss_and_stats, model=build_model(CONFIG.model), train=CONFIG.train, ignore_label=255
+        loss_and_stats, model=build_model(NARROW.model), train=NARROW.train, ignore_label=255
     )
 
     @jax.jit
-    def gradients(state: TrainState, batch: Any) -> Any:
+    def gradients(v: Any, batch: Any) -> Any:
         image, label = batch["image"].astype(jnp.float32), batch["label"].astype(jnp.int32)
         return jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params, state.batch_stats, image, label, jax.random.key(0), state.step
+            v["params"], v["batch_stats"], image, label, jax.random.key(0), jnp.int32(0)
         )
 
-    (loss, stats), grads = gradients(state, batch)
-    sizes = np.tile(np.array([33, 49], np.int32), (8, 1))
-    eval_batch = place_batch({**squares(8), "scaled": sizes, "size": sizes}, mesh)
-    counts, _ = compile_eval_step(CONFIG, mesh, 255)(state.variables, eval_batch)
-    return loss, grads, stats, counts
+    (loss, stats), grads = gradients(variables, batch)
+    counts, _ = compile_eval_step(NARROW, mesh, 255)(variables, batch)
+    return jax.device_get((loss, grads, stats, counts))
 
 
-@pytest.fixture(scope="module")
-def one_device() -> tuple[Any, Any, Any, Any]:
-    return on_devices(1)
-
-
-@pytest.mark.parametrize("devices", [2, 8])
-def test_any_number_of_devices_gives_the_same_numbers(devices: int, one_device: Any) -> None:
-    loss, grads, stats, counts = on_devices(devices)
-    want_loss, want_grads, want_stats, want_counts = one_device
-    close(loss, want_loss, 1e-5)
-    close(grads, want_grads, 1e-5)
-    close(stats, want_stats, 1e-5)
-    np.testing.assert_array_equal(counts, want_counts)
+def test_any_number_of_devices_gives_the_same_numbers(smooth: None) -> None:
+    want_loss, want_grads, want_stats, want_counts = on_devices(1)
+    for devices in (2, 8):
+        loss, grads, stats, counts = on_devices(devices)
+        close(loss, want_loss, 1e-5)
+        close(grads, want_grads, 1e-5)
+        close(stats, want_stats, 1e-5)
+        np.testing.assert_array_equal(counts, want_counts)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +127,7 @@ def test_golden_step(step: Callable[..., Any]) -> None:
     assert int(state.step) == 2
 
 
-GOLDEN = [0.0, 0.0]
+GOLDEN = [1.098565, 1.03607]
 
 
 def test_overfits_eight_pictures(step: Callable[..., Any]) -> None:

@@ -26,7 +26,7 @@ from deeplab_jax.data.transforms import (
     whole,
 )
 from deeplab_jax.errors import UserError
-from deeplab_jax.models.layers import scale_dimension
+from deeplab_jax.models.layers import round_up
 
 Batch = dict[str, np.ndarray]
 
@@ -113,7 +113,7 @@ def network_size(data: DataConfig, source: Source, output_stride: int) -> Size:
     largest = largest_size(source)
     if data.eval_size is None:
         stride = output_stride
-        h, w = (scale_dimension(n - 1 + stride, stride) * stride - stride + 1 for n in largest)
+        h, w = (round_up(n, stride) for n in largest)
         return (h, w)
     if data.resize == "keep" and any(n > e for n, e in zip(largest, data.eval_size, strict=True)):
         raise UserError(

@@ -36,6 +36,11 @@ def height_width(x: Array) -> tuple[int, int]:
     return (x.shape[1], x.shape[2])
 
 
+def round_up(size: int, stride: int) -> int:
+    """The smallest k * stride + 1 that is not below `size`: a size whose corners stay aligned."""
+    return -(-(size - 1) // stride) * stride + 1
+
+
 def spatial_pads(size: tuple[int, int], kernel: int, stride: int, rate: int, tf_same: bool) -> Pads:
     """Zero padding (before, after) of height and width.
 

@@ -125,7 +125,7 @@ def test_one_bit_masks_are_zeros_and_ones() -> None:
 
 
 def test_masks_that_would_mislead_are_refused() -> None:
-    with pytest.raises(UserError, match=r"m\.png.*palette=True"):
+    with pytest.raises(UserError, match=r"m\.png.*--data\.palette_masks=True"):
         decode_label(palette_png(IDS), "m.png")
     with pytest.raises(UserError, match=r"m\.png.*colour.*Map each colour"):
         decode_label(encode(RGB), "m.png")
