@@ -2,8 +2,8 @@
 
     python train.py --config=configs/folder.py --data.root=my_data --model.num_classes=5
 
-A start that fits one small accelerator or a patient CPU; with `--pretrained=WEIGHTS` (an ImageNet or
-a segmentation checkpoint, converted) a few hundred pictures are enough. Time and score depend on the
+A start that fits one small accelerator or a patient CPU; with `--pretrained=WEIGHTS` (a converted
+ImageNet or segmentation checkpoint) a few hundred pictures are enough. Time and score depend on the
 data: not measured.
 """
 

@@ -66,7 +66,7 @@ NARROW = dataclasses.replace(
 
 
 def patches(size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Eight noisy pictures of 4 x 4 patches, labelled by their red; sizes as evaluation has them."""
+    """Eight noisy pictures of 4 x 4 patches, labelled by their red; sizes as evaluation wants."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 180, (8, size[0] // 4 + 1, size[1] // 4 + 1, 3), dtype=np.uint8)
     image = np.repeat(np.repeat(coarse, 4, 1), 4, 2)[:, : size[0], : size[1]]
