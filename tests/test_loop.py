@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from conftest import with_workdir
@@ -79,13 +80,7 @@ def test_a_killed_run_ends_with_the_same_numbers(
     assert run(config).wait() == 0
     assert history(tmp_path / "killed") == history(unbroken)
     ours, theirs = (load_weights(d).variables for d in (tmp_path / "killed", unbroken))
-    jax_map(np.testing.assert_array_equal, ours, theirs)
-
-
-def jax_map(f: Any, *trees: Any) -> None:
-    import jax
-
-    jax.tree.map(f, *trees)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
 def test_a_folder_of_another_experiment_is_refused(unbroken: Path, tiny_config: Config) -> None:
@@ -115,7 +110,7 @@ def test_pretrained_weights_of_another_class_count(unbroken: Path, tiny_config: 
     )
     theirs = load_weights(unbroken).variables
     assert variables["params"]["logits"]["bias"].shape == (4,)
-    jax_map(
+    jax.tree.map(
         np.testing.assert_array_equal,
         variables["params"]["backbone"],
         theirs["params"]["backbone"],

@@ -1,7 +1,7 @@
 """Official TF variable names <-> our variable tree.
 
 Our modules are named after TF's scopes, so that the rule is one function from a path in our tree to
-a TF name; both directions walk the same abstract tree.
+a TF name.
 """
 
 import re
