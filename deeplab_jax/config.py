@@ -17,8 +17,18 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from deeplab_jax.errors import UserError
 
-Backbone = Literal["xception_41", "xception_65", "xception_71", "mobilenet_v2"]
-Head = Literal["deeplabv3plus", "deeplabv3"]
+Backbone = Literal[
+    "xception_41",
+    "xception_65",
+    "xception_71",
+    "resnet_v1_50_beta",
+    "resnet_v1_101_beta",
+    "resnet_v1_50",
+    "resnet_v1_101",
+    "mobilenet_v2",
+    "unet",
+]
+Head = Literal["deeplabv3plus", "deeplabv3", "pspnet", "unet", "classifier"]
 OUTPUT_STRIDES = (8, 16, 32)
 
 
@@ -39,6 +49,7 @@ class ModelConfig:
     """The network. The same variables serve every `output_stride`."""
 
     backbone: Backbone = "xception_65"
+    """The encoder. unet: U-Net's own contracting path, for head unet alone."""
     head: Head = "deeplabv3plus"
     num_classes: int = 21
     output_stride: int = 16
@@ -46,13 +57,16 @@ class ModelConfig:
     atrous_rates: tuple[int, ...] | None = None
     """Rates of the ASPP's 3x3 branches; None: (6, 12, 18) * 16 / output_stride; (): no branch."""
     multi_grid: tuple[int, int, int] = (1, 1, 1)
-    """Factors on the rates of the last block's three units; MobileNetV2 has none."""
+    """Factors on the rates of the last block (Xception, ResNet: released ones want 1 2 4)."""
     width: float = 1.0
     """Multiplier on the backbone's channels."""
     aspp_channels: int = 256
     aspp_separable: bool = True
     image_pooling: bool = True
+    image_pooling_crop_size: tuple[int, int] | None = None
+    """Height and width whose features the pooling window covers, as in training; None: all."""
     decoder_strides: tuple[int, ...] = (4,)
+    """Strides of the low-level features, one decoder stage each, largest first."""
     decoder_low_level_channels: int = 48
     decoder_channels: int = 256
     decoder_convs: int = 2
@@ -72,16 +86,26 @@ class ModelConfig:
         one_of("model.head", self.head, get_args(Head))
         one_of("model.output_stride", self.output_stride, OUTPUT_STRIDES)
         one_of("model.dtype", self.dtype, ("float32", "bfloat16"))
-        require(2 <= self.num_classes <= 255, "model.num_classes", self.num_classes, "2 to 255")
+        most = 65535 if self.head == "classifier" else 255  # labels are uint16 or uint8
+        allowed = f"2 to {most}"
+        require(2 <= self.num_classes <= most, "model.num_classes", self.num_classes, allowed)
         require(self.width > 0, "model.width", self.width, "a number above 0")
         rates_ok = self.atrous_rates is None or all(r >= 1 for r in self.atrous_rates)
         require(rates_ok, "model.atrous_rates", self.atrous_rates, "whole numbers from 1, or None")
         mg = self.multi_grid
         require(len(mg) == 3 and min(mg) >= 1, "model.multi_grid", mg, "three numbers from 1")
-        if self.backbone == "mobilenet_v2":
-            require(
-                mg == (1, 1, 1), "model.multi_grid", mg, "mobilenet_v2 has none: leave (1, 1, 1)"
-            )
+        if self.backbone in ("mobilenet_v2", "unet"):
+            allowed = f"{self.backbone} has none: leave (1, 1, 1)"
+            require(mg == (1, 1, 1), "model.multi_grid", mg, allowed)
+        if self.backbone == "unet":
+            allowed = "model.backbone = unet is U-Net's own encoder: unet"
+            require(self.head == "unet", "model.head", self.head, allowed)
+            allowed = "model.backbone = unet has no atrous convolution: 16"
+            require(self.output_stride == 16, "model.output_stride", self.output_stride, allowed)
+        window = self.image_pooling_crop_size
+        window_ok = window is None or (len(window) == 2 and min(window) >= 1)
+        allowed = "height and width in pixels, or None"
+        require(window_ok, "model.image_pooling_crop_size", window, allowed)
         for name in ("aspp_channels", "decoder_low_level_channels", "decoder_channels"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "1 or more")
         decay = self.batch_norm_decay
@@ -93,8 +117,8 @@ class ModelConfig:
         if self.head == "deeplabv3plus":
             s = self.decoder_strides
             ordered = len(s) > 0 and all(a > b for a, b in pairwise(s))
-            fits = all(x in (4, 8) and x < self.output_stride for x in s)
-            allowed = "4, 8 or both, largest first, each below output_stride"
+            fits = all(x in (4, 8, 16) and x <= self.output_stride for x in s)
+            allowed = "4, 8, 16, largest first, none above output_stride"
             require(ordered and fits, "model.decoder_strides", s, allowed)
 
     @property

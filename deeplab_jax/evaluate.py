@@ -17,6 +17,7 @@ from deeplab_jax.data.decode import decode_image
 from deeplab_jax.data.pipeline import eval_batches, network_size
 from deeplab_jax.data.sources import Source
 from deeplab_jax.metrics import Scores, scores
+from deeplab_jax.models import mean_pixel
 from deeplab_jax.progress import Ticker
 from deeplab_jax.sharding import check_batch_size, place_batch
 from deeplab_jax.step import Batch, compile_eval_step
@@ -60,6 +61,7 @@ class Evaluator:
             input_size=self.input_size,
             host=jax.process_index(),
             hosts=jax.process_count(),
+            fill=mean_pixel(c.model.backbone),
         )
         total = np.zeros((c.model.num_classes,) * 2, np.int64)
         predictions: dict[int, np.ndarray] = {}

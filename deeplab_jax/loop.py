@@ -17,7 +17,7 @@ from deeplab_jax.data.pipeline import open_split, train_batches
 from deeplab_jax.data.sources import Source, check_source
 from deeplab_jax.errors import UserError
 from deeplab_jax.evaluate import Evaluation, Evaluator, summary, write_evaluation
-from deeplab_jax.models import build_model
+from deeplab_jax.models import build_model, mean_pixel
 from deeplab_jax.progress import Ticker
 from deeplab_jax.sharding import check_batch_size, data_mesh, place_batch, replicated
 from deeplab_jax.state import TrainState, init_state
@@ -53,6 +53,7 @@ def fit(config: Config) -> TrainState:
         start_step=first,
         host=jax.process_index(),
         hosts=jax.process_count(),
+        fill=mean_pixel(config.model.backbone),
     )
     with Log(workdir / "metrics.jsonl", first, config) as log, Ticker("train", steps, first) as bar:
         for step in range(first + 1, steps + 1):

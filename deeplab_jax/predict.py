@@ -14,9 +14,9 @@ from PIL import Image
 from deeplab_jax import pictures
 from deeplab_jax.data.decode import decode_image
 from deeplab_jax.data.sources import SUFFIXES
-from deeplab_jax.data.transforms import MEAN_PIXEL, Size, fit_size, whole
+from deeplab_jax.data.transforms import Size, fit_size, whole
 from deeplab_jax.errors import UserError
-from deeplab_jax.models import build_model
+from deeplab_jax.models import build_model, mean_pixel
 from deeplab_jax.models.layers import resize_bilinear, round_up
 from deeplab_jax.step import predict_labels, predict_probabilities
 from deeplab_jax.weights.files import Weights, load_weights
@@ -56,9 +56,10 @@ class Predictor:
         sizes: list[Size] = [(i.shape[0], i.shape[1]) for i in images]
         box = self.input_size((max(h for h, _ in sizes), max(w for _, w in sizes)))
         scaled = [self._scaled(size, box) for size in sizes]
+        fill = mean_pixel(self.config.model.backbone)
         batch = np.stack(
             [
-                whole(image, s, box, MEAN_PIXEL, smooth=True)
+                whole(image, s, box, fill, smooth=True)
                 for image, s in zip(images, scaled, strict=True)
             ]
         )

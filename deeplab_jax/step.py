@@ -17,7 +17,7 @@ from deeplab_jax.config import Config, TrainConfig
 from deeplab_jax.data.augment import augment
 from deeplab_jax.losses import hard_pixel_loss, hard_pixel_share, mean_loss, pixel_losses
 from deeplab_jax.metrics import confusion_matrix
-from deeplab_jax.models import SegmentationModel, build_model
+from deeplab_jax.models import Network, build_model
 from deeplab_jax.models.layers import height_width, resize_bilinear
 from deeplab_jax.optim import poly_schedule, sgd
 from deeplab_jax.sharding import over_batch, replicated
@@ -35,7 +35,7 @@ def loss_and_stats(
     key: Array,
     step: Array,
     *,
-    model: SegmentationModel,
+    model: Network,
     train: TrainConfig,
     ignore_label: int,
 ) -> tuple[Array, Any]:
@@ -62,7 +62,7 @@ def train_step(
     state: TrainState,
     batch: Batch,
     *,
-    model: SegmentationModel,
+    model: Network,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     config: Config,
@@ -95,13 +95,13 @@ def train_step(
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
 
-def predict_labels(variables: Any, image: Array, *, model: SegmentationModel) -> Array:
+def predict_labels(variables: Any, image: Array, *, model: Network) -> Array:
     """image u8 [b h w 3] -> the most likely class of each pixel, u8 [b h w]."""
     logits = cast(Array, model.apply(variables, image.astype(jnp.float32), train=False))
     return jnp.argmax(resize_bilinear(logits, height_width(image)), axis=-1).astype(jnp.uint8)
 
 
-def predict_probabilities(variables: Any, image: Array, *, model: SegmentationModel) -> Array:
+def predict_probabilities(variables: Any, image: Array, *, model: Network) -> Array:
     """image u8 [b h w 3] -> class probabilities f32 [b h w c]."""
     logits = cast(Array, model.apply(variables, image.astype(jnp.float32), train=False))
     return jax.nn.softmax(resize_bilinear(logits, height_width(image)), axis=-1)
@@ -125,7 +125,7 @@ def to_original(prediction: Array, scaled: Array, size: Array, out_size: tuple[i
 
 
 def eval_step(
-    variables: Any, batch: Batch, *, model: SegmentationModel, num_classes: int, ignore_label: int
+    variables: Any, batch: Batch, *, model: Network, num_classes: int, ignore_label: int
 ) -> tuple[Array, Array]:
     """A batch of `eval_batches` -> (confusion int32 [c c], predictions u8 at the labels' size)."""
     labels = predict_labels(variables, batch["image"], model=model)

@@ -16,7 +16,8 @@ from deeplab_jax.config import DataConfig
 from deeplab_jax.data.decode import decode_image
 from deeplab_jax.data.sources import Source, open_source
 from deeplab_jax.data.transforms import (
-    MEAN_PIXEL,
+    GREY,
+    Pixel,
     Size,
     cut,
     fit_size,
@@ -60,7 +61,11 @@ def open_split(data: DataConfig, split: str, num_classes: int) -> Source:
 
 
 def train_example(
-    example: dict[str, Any], rng: np.random.Generator, data: DataConfig, ignore_label: int
+    example: dict[str, Any],
+    rng: np.random.Generator,
+    data: DataConfig,
+    ignore_label: int,
+    fill: Pixel = GREY,
 ) -> Batch:
     """Decode, scale, crop and pad one example: image u8 [*crop_size, 3], label u8 [*crop_size]."""
     image, label = decode_image(example["image"], example["id"]), example["label"]
@@ -70,7 +75,7 @@ def train_example(
         size = fit_size(size, data.eval_size)
     crop = random_crop(rng, size, scale, data.crop_size)
     return {
-        "image": cut(image, crop, data.crop_size, MEAN_PIXEL, smooth=True),
+        "image": cut(image, crop, data.crop_size, fill, smooth=True),
         "label": cut(label, crop, data.crop_size, ignore_label, smooth=False),
     }
 
@@ -84,9 +89,13 @@ def train_batches(
     start_step: int = 0,
     host: int = 0,
     hosts: int = 1,
+    fill: Pixel = GREY,
 ) -> Iterator[Batch]:
-    """Endless shuffled batches from `start_step` on: this host's share of each global batch."""
-    make = partial(train_example, data=data, ignore_label=source.ignore_label)
+    """Endless shuffled batches from `start_step` on: this host's share of each global batch.
+
+    `fill` is the pixel that pictures are padded with (`models.build.mean_pixel`).
+    """
+    make = partial(train_example, data=data, ignore_label=source.ignore_label, fill=fill)
     examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(make)
     mine = examples[start_step * batch_size + host :: hosts]
     return read(mine.batch(batch_size // hosts), data.workers)
@@ -130,7 +139,12 @@ def largest_size(source: Source) -> Size:
 
 
 def eval_example(
-    index: int, source: Source, data: DataConfig, input_size: Size, label_size: Size
+    index: int,
+    source: Source,
+    data: DataConfig,
+    input_size: Size,
+    label_size: Size,
+    fill: Pixel = GREY,
 ) -> Batch:
     """One whole picture for evaluation; an index past the end gives an example of ignored pixels.
 
@@ -139,7 +153,7 @@ def eval_example(
     """
     if index >= len(source):
         one = np.ones(2, np.int32)
-        blank = np.full((*input_size, 3), MEAN_PIXEL, np.uint8)
+        blank = np.full((*input_size, 3), fill, np.uint8)
         label = np.full(label_size, source.ignore_label, np.uint8)
         return {"image": blank, "label": label, "scaled": one, "size": one}
     example = source[index]
@@ -147,7 +161,7 @@ def eval_example(
     size = image.shape[:2]
     scaled = fit_size(size, input_size) if data.resize == "fit" else size
     return {
-        "image": whole(image, scaled, input_size, MEAN_PIXEL, smooth=True),
+        "image": whole(image, scaled, input_size, fill, smooth=True),
         "label": pad(label, label_size, source.ignore_label),
         "scaled": np.array(scaled, np.int32),
         "size": np.array(size, np.int32),
@@ -162,6 +176,7 @@ def eval_batches(
     input_size: Size,
     host: int = 0,
     hosts: int = 1,
+    fill: Pixel = GREY,
 ) -> Iterator[Batch]:
     """Every picture once, in order; the last batch is filled up with ignored pixels."""
     make = partial(
@@ -170,6 +185,7 @@ def eval_batches(
         data=data,
         input_size=input_size,
         label_size=largest_size(source),
+        fill=fill,
     )
     total = -(-len(source) // batch_size) * batch_size
     examples = grain.MapDataset.range(total).map(make)

@@ -11,9 +11,8 @@ import numpy as np
 from PIL import Image
 
 Size = tuple[int, int]  # (height, width)
-MEAN_PIXEL = (
-    127  # becomes 0 (to 1/255) in the network's [-1, 1]; official 127.5, but pixels are uint8
-)
+Pixel = int | tuple[int, int, int]
+GREY = (127, 127, 127)  # 0 (to 1/255) in [-1, 1]; official 127.5, but pixels are uint8
 
 
 class Crop(NamedTuple):
@@ -47,7 +46,7 @@ def random_crop(rng: np.random.Generator, size: Size, scale: float, crop_size: S
     return Crop(scaled, (int(rng.integers(room[0] + 1)), int(rng.integers(room[1] + 1))))
 
 
-def cut(pixels: np.ndarray, crop: Crop, out_size: Size, fill: int, *, smooth: bool) -> np.ndarray:
+def cut(pixels: np.ndarray, crop: Crop, out_size: Size, fill: Pixel, *, smooth: bool) -> np.ndarray:
     """Resample u8 [h, w(, 3)] to the crop's window and pad it bottom and right to `out_size`.
 
     `smooth`: bilinear for pictures; else nearest, for labels.
@@ -64,7 +63,7 @@ def cut(pixels: np.ndarray, crop: Crop, out_size: Size, fill: int, *, smooth: bo
     return pad(window, out_size, fill)
 
 
-def pad(pixels: np.ndarray, out_size: Size, fill: int) -> np.ndarray:
+def pad(pixels: np.ndarray, out_size: Size, fill: Pixel) -> np.ndarray:
     """Pad u8 [h, w(, 3)] bottom and right to `out_size` (official: offset 0, 0)."""
     h, w = pixels.shape[:2]
     if (h, w) == out_size:
@@ -75,7 +74,7 @@ def pad(pixels: np.ndarray, out_size: Size, fill: int) -> np.ndarray:
 
 
 def whole(
-    pixels: np.ndarray, scaled: Size, out_size: Size, fill: int, *, smooth: bool
+    pixels: np.ndarray, scaled: Size, out_size: Size, fill: Pixel, *, smooth: bool
 ) -> np.ndarray:
     """The whole picture scaled to `scaled` and padded to `out_size`."""
     return cut(pixels, Crop(scaled, (0, 0)), out_size, fill, smooth=smooth)

@@ -6,7 +6,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from deeplab_jax.models.layers import ConvBN, height_width, relu, resize_bilinear
+from deeplab_jax.models.layers import (
+    ConvBN,
+    average_pool,
+    height_width,
+    relu,
+    resize_bilinear,
+)
 
 # Official `core/utils.py` and `model.py`: BatchNorm here has another epsilon than in the backbone,
 # and a separable convolution its own initialisers.
@@ -79,12 +85,14 @@ class ASPP(nn.Module):
     """Atrous spatial pyramid pooling: features [b, h, w, c] -> [b, h, w, channels].
 
     Branches in the order of the official concat: the pooled image, 1x1, one 3x3 for each rate.
+    `pooling_window` is that of the official average pool, in pixels of the features; None: all.
     """
 
     rates: tuple[int, ...]
     channels: int = 256
     separable: bool = True
     image_pooling: bool = True
+    pooling_window: tuple[int, int] | None = None
     decay: float = 0.9997
     dtype: Any = jnp.float32
 
@@ -103,7 +111,7 @@ class ASPP(nn.Module):
 
         branches = []
         if self.image_pooling:
-            pooled = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32)
+            pooled = average_pool(x, self.pooling_window or height_width(x))
             pooled = block("image_pooling")(pooled.astype(x.dtype), train=train)
             branches.append(resize_bilinear(pooled, height_width(x)))
         branches.append(block("aspp0")(x, train=train))

@@ -13,9 +13,9 @@ Shapes: image-like arrays are [b, h, w, c]; kernels are [kh, kw, in, out], depth
 [kh, kw, 1, c].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -39,6 +39,38 @@ def height_width(x: Array) -> tuple[int, int]:
 def round_up(size: int, stride: int) -> int:
     """The smallest k * stride + 1 that is not below `size`: a size whose corners stay aligned."""
     return -(-(size - 1) // stride) * stride + 1
+
+
+class AtrousStep(NamedTuple):
+    """What a unit does at the chosen output stride.
+
+    `natural_stride` is that of its input without atrous convolution.
+    """
+
+    stride: int
+    rate: int
+    natural_stride: int
+
+
+def atrous_plan(
+    unit_strides: Sequence[int], stem_stride: int, output_stride: int
+) -> list[AtrousStep]:
+    """Strides and rates of a backbone's units, from their natural strides.
+
+    Once the output stride is reached, a unit that would stride keeps its pixels at the rate so far,
+    and those after it dilate by its stride (official `stack_blocks_dense`).
+    """
+    plan = []
+    natural, current, rate = stem_stride, stem_stride, 1
+    for stride in unit_strides:
+        dense = current == output_stride
+        plan.append(AtrousStep(1 if dense else stride, rate if dense else 1, natural))
+        natural *= stride
+        if dense:
+            rate *= stride
+        else:
+            current *= stride
+    return plan
 
 
 def spatial_pads(size: tuple[int, int], kernel: int, stride: int, rate: int, tf_same: bool) -> Pads:
@@ -174,6 +206,38 @@ def conv(x: Array, kernel: Array, stride: int, rate: int, pads: Pads) -> Array:
         rhs_dilation=(rate, rate),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
+
+
+def max_pool(x: Array, window: int, stride: int) -> Array:
+    """Maximum over window x window with TensorFlow's SAME: [b, h, w, c] -> [b, ceil(h / s), ...]."""
+    return nn.max_pool(x, (window, window), (stride, stride), padding="SAME")
+
+
+def average_pool(x: Array, window: tuple[int, int]) -> Array:
+    """Mean over every whole window (VALID, stride 1), in float32; a larger window is cut to x."""
+    h, w = height_width(x)
+    window = (min(window[0], h), min(window[1], w))
+    x = x.astype(jnp.float32)
+    if window == (h, w):
+        return jnp.mean(x, axis=(1, 2), keepdims=True)
+    return nn.avg_pool(x, window)
+
+
+def adaptive_average_pool(x: Array, bins: int) -> Array:
+    """Means over a grid of bins x bins regions that cover x [b, h, w, c]; -> [b, bins, bins, c].
+
+    Region i of n pixels goes from floor(i n / bins) up to ceil((i + 1) n / bins), as in PSPNet's
+    public implementations.
+    """
+
+    def matrix(n: int) -> Array:
+        i, pixel = jnp.arange(bins)[:, None], jnp.arange(n)[None, :]
+        inside = (pixel >= i * n // bins) & (pixel < -(-(i + 1) * n // bins))
+        return inside / jnp.sum(inside, axis=1, keepdims=True)
+
+    h, w = height_width(x)
+    y = jnp.einsum("ih,jw,bhwc->bijc", matrix(h), matrix(w), x.astype(jnp.float32))
+    return y.astype(x.dtype)
 
 
 def resize_matrix(n_in: int, n_out: int) -> Array:

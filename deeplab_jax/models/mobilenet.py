@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from deeplab_jax.models.layers import ConvBN, relu6
+from deeplab_jax.models.layers import ConvBN, atrous_plan, relu6
 
 # (expansion, channels, stride) of expanded_conv, expanded_conv_1, ... expanded_conv_16
 UNITS = (
@@ -53,7 +53,8 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Module):
     """MobileNetV2: image [b, h, w, 3] in [-1, 1] -> (features, {stride: low-level features}).
 
-    The features are those of its 320-channel layer.
+    The features are those of its 320-channel layer. Low-level features are named by the stride they
+    have without atrous convolution: 2, 4, 8, 16.
     """
 
     output_stride: int
@@ -72,24 +73,18 @@ class MobileNetV2(nn.Module):
             wide(32), 3, 2, 1, relu6, tf_same=True, decay=self.decay, dtype=self.dtype, name="Conv"
         )(x, train=train)
         low_levels: dict[int, Array] = {}
-        natural_stride, stride, rate = 2, 2, 1
-        for i, (expansion, channels, unit_stride) in enumerate(UNITS):
-            dense = stride == self.output_stride
+        plan = atrous_plan([stride for _, _, stride in UNITS], 2, self.output_stride)
+        for i, ((expansion, channels, _), step) in enumerate(zip(UNITS, plan, strict=True)):
             x, low_level = InvertedResidual(
                 expansion,
                 wide(channels),
-                1 if dense else unit_stride,
-                rate if dense else 1,
+                step.stride,
+                step.rate,
                 self.decay,
                 self.dtype,
                 name="expanded_conv" + (f"_{i}" if i else ""),
             )(x, train=train)
-            natural_stride *= unit_stride
-            # layer_4, layer_7, layer_14: the second, third and seventh unit at strides 4, 8 and 16
-            if i in (2, 5, 12):
-                low_levels[natural_stride] = low_level
-            if dense:
-                rate *= unit_stride
-            else:
-                stride *= unit_stride
+            # layer_2, layer_4, layer_7, layer_14, the last three as in `networks_to_feature_maps`
+            if i in (0, 2, 5, 12):
+                low_levels[step.natural_stride] = low_level
         return x, low_levels

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from deeplab_jax.models.layers import ConvBN, relu
+from deeplab_jax.models.layers import ConvBN, atrous_plan, relu
 
 
 class Block(NamedTuple):
@@ -93,7 +93,7 @@ class XceptionUnit(nn.Module):
 class Xception(nn.Module):
     """Xception-41/65/71: image [b, h, w, 3] in [-1, 1] -> (features, {stride: low-level features}).
 
-    Low-level features are named by the stride they have without atrous convolution: 4, 8, 16.
+    Low-level features are named by the stride they have without atrous convolution: 2, 4, 8, 16.
     """
 
     variant: str
@@ -116,28 +116,24 @@ class Xception(nn.Module):
             x, train=train
         )
         low_levels: dict[int, Array] = {}
-        natural_stride, stride, rate = 2, 2, 1
-        for block in blocks(self.variant):
-            for unit in range(1, block.units + 1):
-                unit_stride = block.stride if unit == block.units else 1
-                # At the target stride a unit keeps its pixels, and those after it dilate instead.
-                dense = stride == self.output_stride
-                grid = self.multi_grid if block.skip == "none" else (1, 1, 1)
-                used_rate = rate if dense else 1
-                x, low_level = XceptionUnit(
-                    tuple(wide(d) for d in block.depths),
-                    1 if dense else unit_stride,
-                    tuple(used_rate * g for g in grid),
-                    block.skip,
-                    self.decay,
-                    self.dtype,
-                    name=f"{block.name}_unit_{unit}",
-                )(x, train=train)
-                if unit_stride == 2 and natural_stride >= 4:
-                    low_levels[natural_stride] = low_level
-                natural_stride *= unit_stride
-                if dense:
-                    rate *= unit_stride
-                else:
-                    stride *= unit_stride
+        # (block, number of the unit in it, its natural stride)
+        units = [
+            (block, unit, block.stride if unit == block.units else 1)
+            for block in blocks(self.variant)
+            for unit in range(1, block.units + 1)
+        ]
+        plan = atrous_plan([stride for _, _, stride in units], 2, self.output_stride)
+        for (block, unit, natural), step in zip(units, plan, strict=True):
+            grid = self.multi_grid if block.skip == "none" else (1, 1, 1)
+            x, low_level = XceptionUnit(
+                tuple(wide(d) for d in block.depths),
+                step.stride,
+                tuple(step.rate * g for g in grid),
+                block.skip,
+                self.decay,
+                self.dtype,
+                name=f"{block.name}_unit_{unit}",
+            )(x, train=train)
+            if natural == 2:
+                low_levels[step.natural_stride] = low_level
         return x, low_levels

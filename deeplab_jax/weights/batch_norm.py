@@ -15,12 +15,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
-from deeplab_jax.models import SegmentationModel
+from deeplab_jax.models import Network
+from deeplab_jax.models.build import EPSILONS, family
 
-EPSILON = 1e-3  # of every backbone here that comes folded (MobileNetV2, Xception)
 
-
-def measure(variables: Any, image: Array, *, model: SegmentationModel) -> Any:
+def measure(variables: Any, image: Array, *, model: Network) -> Any:
     """Mean and variance that meet each BatchNorm of the backbone, for image u8 [b h w 3]."""
     _, collected = model.apply(
         variables, image.astype(jnp.float32), train=False, mutable=["moments"]
@@ -28,9 +27,7 @@ def measure(variables: Any, image: Array, *, model: SegmentationModel) -> Any:
     return collected["moments"]["backbone"]
 
 
-def reestimate_batch_norm(
-    variables: Any, model: SegmentationModel, images: Iterable[np.ndarray]
-) -> Any:
+def reestimate_batch_norm(variables: Any, model: Network, images: Iterable[np.ndarray]) -> Any:
     """The same function with the backbone's true BatchNorm statistics over the batches of `images`.
 
     With y = a x + c before, the new BatchNorm has mean m, variance v, scale a sqrt(v + eps) and
@@ -39,15 +36,16 @@ def reestimate_batch_norm(
     step = jax.jit(partial(measure, model=model))
     moments = [flatten_dict(jax.device_get(step(variables, image))) for image in images]
     flat = flatten_dict(variables)
+    epsilon = EPSILONS[family(model.config.backbone)]
     for path in moments[0]:  # (..., "norm", "mean_var")
         means = np.stack([m[path][0][0] for m in moments])
         squares = np.stack([m[path][0][1] for m in moments]) + np.square(means)
         mean = means.mean(0)
         var = np.maximum(squares.mean(0) - np.square(mean), 0.0)
         param, stat = ("params", "backbone", *path[:-1]), ("batch_stats", "backbone", *path[:-1])
-        gain = flat[*param, "scale"] / np.sqrt(flat[*stat, "var"] + EPSILON)
+        gain = flat[*param, "scale"] / np.sqrt(flat[*stat, "var"] + epsilon)
         offset = flat[*param, "bias"] - flat[*stat, "mean"] * gain
-        flat[*param, "scale"] = gain * np.sqrt(var + EPSILON)
+        flat[*param, "scale"] = gain * np.sqrt(var + epsilon)
         flat[*param, "bias"] = offset + gain * mean
         flat[*stat, "mean"], flat[*stat, "var"] = mean, var
     return unflatten_dict(flat)

@@ -16,6 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from deeplab_jax.config import ModelConfig
 from deeplab_jax.errors import UserError
 from deeplab_jax.models import build_model
+from deeplab_jax.models.build import EPSILONS, family
 
 Path = tuple[str, ...]  # ("params" | "batch_stats", module, ..., leaf)
 LEAVES = {
@@ -40,17 +41,40 @@ def abstract_variables(config: ModelConfig) -> dict[str, Any]:
 def tf_scope(modules: Path, config: ModelConfig) -> str:
     """TF scope of a module: ("backbone", "middle_flow_block1_unit_2", ...) -> "xception_65/..."."""
     first, *rest = modules
-    if first == "backbone" and config.backbone == "mobilenet_v2":
-        return "/".join(("MobilenetV2", *rest))
     if first == "backbone":
-        rest[0] = re.sub(r"_(block\d|conv1_\d)", r"/\1", rest[0], count=1)
-        rest[0] = re.sub(r"_(unit_\d+)$", r"/\1/xception_module", rest[0])
-        return "/".join((config.backbone, *rest))
+        return backbone_scope(rest, config)
     if first == "aspp":
         return "_".join(rest)
+    if first == "classifier":
+        return "/".join((network_scope(config), *rest))
     if first == "logits":
+        return logits_scope(config)
+    if first.startswith("decoder"):
+        return decoder_scope(int(first.removeprefix("decoder")), rest)
+    return "/".join(modules)  # PSPNet and U-Net have no official checkpoints: our own names
+
+
+def network_scope(config: ModelConfig) -> str:
+    """The scope that holds a backbone: ResNet's two forms share theirs."""
+    mobile = config.backbone == "mobilenet_v2"
+    return "MobilenetV2" if mobile else config.backbone.removesuffix("_beta")
+
+
+def backbone_scope(modules: list[str], config: ModelConfig) -> str:
+    first, *rest = modules
+    if family(config.backbone) == "xception":
+        first = re.sub(r"_(block\d|conv1_\d)", r"/\1", first, count=1)
+        first = re.sub(r"_(unit_\d+)$", r"/\1/xception_module", first)
+    if family(config.backbone) == "resnet":
+        first = re.sub(r"_(unit_\d+)$", r"/\1/bottleneck_v1", first)
+    return "/".join((network_scope(config), first, *rest))
+
+
+def logits_scope(config: ModelConfig) -> str:
+    if config.head != "classifier":
         return "logits/semantic"
-    return decoder_scope(int(first.removeprefix("decoder")), rest)
+    last = "Logits/Conv2d_1c_1x1" if config.backbone == "mobilenet_v2" else "logits"
+    return f"{network_scope(config)}/{last}"
 
 
 def decoder_scope(stage: int, modules: list[str]) -> str:
@@ -71,8 +95,8 @@ def tf_name(path: Path, config: ModelConfig) -> str:
     if leaf == "kernel":
         scope = tf_scope(tuple(modules), config)
         return f"{scope}/{'depthwise_weights' if is_depthwise(path) else 'weights'}"
-    if modules == ["logits"]:
-        return f"{tf_scope(('logits',), config)}/biases"
+    if modules[-1] != "norm":
+        return f"{tf_scope(tuple(modules), config)}/biases"
     return f"{tf_scope(tuple(modules[:-1]), config)}/{LEAVES[leaf]}"  # modules end in "norm"
 
 
@@ -101,10 +125,16 @@ def unfold_batch_norm(tf_arrays: Mapping[str, np.ndarray], epsilons: Mapping[str
     return out
 
 
+def norm_epsilon(path: Path, config: ModelConfig) -> float:
+    """BatchNorm's epsilon: the backbone's own, 1e-5 in what stands on it."""
+    own = path[1] in ("backbone", "classifier")
+    return EPSILONS[family(config.backbone)] if own else 1e-5
+
+
 def norm_epsilons(config: ModelConfig) -> dict[str, float]:
     """BatchNorm's epsilon of every TF scope that has one."""
     scopes = {
-        name.removesuffix("/BatchNorm/gamma"): (1e-3 if path[1] == "backbone" else 1e-5)
+        name.removesuffix("/BatchNorm/gamma"): norm_epsilon(path, config)
         for path, name in tf_names(config).items()
         if name.endswith("/BatchNorm/gamma")
     }

@@ -10,7 +10,7 @@ import pytest
 from deeplab_jax import build_model
 from deeplab_jax.weights import from_tf_variables
 
-CASES = ["mobilenet_v2_os16_v3", "mobilenet_v2_os8", "xception_65_os16"]
+CASES = ["mobilenet_v2_os16_v3", "mobilenet_v2_os8", "resnet_v1_50_beta_os16", "xception_65_os16"]
 TOLERANCE = 1e-4  # of each array's largest value
 
 

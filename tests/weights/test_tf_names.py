@@ -14,7 +14,7 @@ from deeplab_jax import ModelConfig, UserError
 from deeplab_jax.weights import from_tf_variables
 from deeplab_jax.weights.tf_names import tf_names, unused_variables
 
-CASES = ["mobilenet_v2_os16_v3", "mobilenet_v2_os8", "xception_65_os16"]
+CASES = ["mobilenet_v2_os16_v3", "mobilenet_v2_os8", "resnet_v1_50_beta_os16", "xception_65_os16"]
 
 
 @pytest.mark.parametrize("name", CASES)
