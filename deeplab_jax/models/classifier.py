@@ -17,7 +17,7 @@ DROPOUT = {"mobilenet_v2": 0.2, "xception": 0.5, "resnet": 0.0}  # slim's defaul
 
 
 class ClassifierPool(nn.Module):
-    """Features [b, h, w, c] -> the pooled picture [b, 1, 1, d], d = c but for MobileNetV2's 1280."""
+    """Features [b, h, w, c] -> the pooled picture [b, 1, 1, c]; with MobileNetV2, 1280 channels."""
 
     backbone: str
     width: float

@@ -209,7 +209,7 @@ def conv(x: Array, kernel: Array, stride: int, rate: int, pads: Pads) -> Array:
 
 
 def max_pool(x: Array, window: int, stride: int) -> Array:
-    """Maximum over window x window with TensorFlow's SAME: [b, h, w, c] -> [b, ceil(h / s), ...]."""
+    """Maximum over window x window with TensorFlow's SAME: [b, h, w, c] -> [b, ceil(h/s), ...]."""
     return nn.max_pool(x, (window, window), (stride, stride), padding="SAME")
 
 
