@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from deeplab_jax.config import Config, override, parse, pop_config
+from deeplab_jax.config import Config, at_output_stride, override, parse, pop_config
 from deeplab_jax.errors import UserError
 
 DEFAULT_CONFIG = "configs/scenes.py"
@@ -37,6 +37,7 @@ def evaluate(arguments: list[str]) -> None:
     )
     p.add_argument("--weights", required=True, help="a run's folder or a converted one")
     p.add_argument("--out", type=Path, help="folder for tables and pictures [WEIGHTS/evaluation]")
+    p.add_argument("--output-stride", type=int, help="8, 16 or 32 [as trained]; rates follow")
     args, rest = p.parse_known_args(arguments)
     import jax
 
@@ -47,7 +48,7 @@ def evaluate(arguments: list[str]) -> None:
     from deeplab_jax.weights.files import load_weights
 
     weights = load_weights(args.weights)
-    config = evaluation_config(rest, weights.config)
+    config = evaluation_config(rest, weights.config, args.output_stride)
     mesh = data_mesh()
     source = open_split(config.data, config.data.eval_split, config.model.num_classes)
     check_source(source)
@@ -59,17 +60,21 @@ def evaluate(arguments: list[str]) -> None:
     print(f", {len(source)} pictures in {result.seconds:.0f} s; pictures and tables in {out}")
 
 
-def evaluation_config(arguments: list[str], trained: Config) -> Config:
+def evaluation_config(arguments: list[str], trained: Config, output_stride: int | None) -> Config:
     """The data of --config (or of the weights), the network of the weights, and the changes."""
     path, rest = pop_config(arguments)
     base = trained
     if path:
         chosen = parse([f"--config={path}"], path)
         base = dataclasses.replace(chosen, model=trained.model, train=trained.train)
+    if output_stride is not None:
+        base = at_output_stride(base, output_stride)
     config = override(base, rest)
-    same = dataclasses.replace(config.model, output_stride=trained.model.output_stride)
-    if dataclasses.replace(same, dtype=trained.model.dtype) != trained.model:
-        raise UserError("--model.*: only output_stride and dtype may differ from the weights'")
+    if dataclasses.replace(config.model, dtype=base.model.dtype) != base.model:
+        raise UserError(
+            "--model.*: only dtype, and by --output-stride the output stride, may differ from the"
+            " weights'"
+        )
     return config
 
 
@@ -79,11 +84,12 @@ def predict(arguments: list[str]) -> None:
     p.add_argument("pictures", type=Path, metavar="IMAGE_OR_FOLDER")
     p.add_argument("--weights", required=True, help="a run's folder or a converted one")
     p.add_argument("--out", required=True, type=Path, help="folder for what is drawn")
+    p.add_argument("--output-stride", type=int, help="8, 16 or 32 [as trained]; rates follow")
     args = p.parse_args(arguments)
     from deeplab_jax.predict import find_pictures, load, predict_files
 
     files = find_pictures(args.pictures)
-    predict_files(load(args.weights), files, args.out)
+    predict_files(load(args.weights, args.output_stride), files, args.out)
     print(f"wrote class ids (NAME.png) and overlays (NAME_overlay.png) to {args.out}")
 
 
