@@ -192,7 +192,7 @@ def configure(args: argparse.Namespace, devices: int) -> "Config":
     crop = (args.crop, args.crop) if args.crop else base.data.crop_size
     return dataclasses.replace(
         base,
-        model=dataclasses.replace(base.model, dtype=args.dtype),
+        model=dataclasses.replace(base.model, dtype=args.dtype, remat=args.remat),
         data=dataclasses.replace(base.data, crop_size=crop),
         train=dataclasses.replace(base.train, batch_size=args.batch_per_chip * devices),
     )
@@ -242,6 +242,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--batch-per-chip", type=int, default=4, help="pictures on each chip (%(default)s)")
     add("--crop", type=int, help="side of a square crop instead of the experiment's (voc: 513)")
     add("--dtype", default="bfloat16", help="of the network's arithmetic (%(default)s)")
+    add("--remat", default="none", help="model.remat: none, convolutions or units (%(default)s)")
     add("--hlo", metavar="FILE", help="write the compiled program's text there")
     args = parser.parse_args(arguments)
     if args.topology.partition(":")[0] not in CHIP_GB:

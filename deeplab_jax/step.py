@@ -18,7 +18,13 @@ from deeplab_jax.data.augment import augment
 from deeplab_jax.losses import hard_pixel_loss, hard_pixel_share, mean_loss, pixel_losses
 from deeplab_jax.metrics import confusion_matrix
 from deeplab_jax.models import Network, build_model
-from deeplab_jax.models.layers import height_width, resize_bilinear
+from deeplab_jax.models.layers import (
+    height_width,
+    join_rows,
+    resize_bilinear,
+    row_blocks,
+    upsample_rows,
+)
 from deeplab_jax.optim import poly_schedule, sgd
 from deeplab_jax.sharding import over_batch, replicated
 from deeplab_jax.state import TrainState
@@ -98,7 +104,12 @@ def train_step(
 def predict_labels(variables: Any, image: Array, *, model: Network) -> Array:
     """image u8 [b h w 3] -> the most likely class of each pixel, u8 [b h w]."""
     logits = cast(Array, model.apply(variables, image.astype(jnp.float32), train=False))
-    return jnp.argmax(resize_bilinear(logits, height_width(image)), axis=-1).astype(jnp.uint8)
+    height, width = height_width(image)
+
+    def block(matrix: Array) -> Array:  # the upsampled logits are never whole in memory
+        return jnp.argmax(upsample_rows(logits, matrix, width), axis=-1).astype(jnp.uint8)
+
+    return join_rows(jax.lax.map(block, row_blocks(logits.shape[1], height)), height)
 
 
 def predict_probabilities(variables: Any, image: Array, *, model: Network) -> Array:

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen.initializers import Initializer
 from jax import Array, lax
+from jax.ad_checkpoint import checkpoint_name
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
@@ -246,6 +247,31 @@ def resize_matrix(n_in: int, n_out: int) -> Array:
     return jnp.maximum(0.0, 1.0 - jnp.abs(position[:, None] - jnp.arange(n_in)[None, :]))
 
 
+BLOCK_ROWS = 64  # of an upsampled map handled at once
+
+
+def row_blocks(n_in: int, n_out: int) -> Array:
+    """`resize_matrix` cut into blocks of rows: [blocks, rows, n_in], the last padded with zeros."""
+    blocks = -(-n_out // BLOCK_ROWS)
+    rows = -(-n_out // blocks)
+    matrix = jnp.pad(resize_matrix(n_in, n_out), ((0, blocks * rows - n_out), (0, 0)))
+    return matrix.reshape(blocks, rows, n_in)
+
+
+def upsample_rows(x: Array, matrix: Array, width: int) -> Array:
+    """Some rows of x f32 [b, h, w, c] upsampled: matrix [rows, h] -> [b, rows, width, c]."""
+    y = jnp.einsum("rh,bhwc->brwc", matrix, x, precision="highest")
+    if x.shape[2] == width:
+        return y
+    return jnp.einsum("ow,brwc->broc", resize_matrix(x.shape[2], width), y, precision="highest")
+
+
+def join_rows(blocks: Array, height: int) -> Array:
+    """[blocks, b, rows, w] -> [b, height, w], without what `row_blocks` padded."""
+    n, b, rows, w = blocks.shape
+    return blocks.swapaxes(0, 1).reshape(b, n * rows, w)[:, :height]
+
+
 def resize_bilinear(x: Array, size: tuple[int, int]) -> Array:
     """Bilinear resize of x [b, h, w, c] to [b, *size, c] with aligned corners, in float32.
 
@@ -255,9 +281,8 @@ def resize_bilinear(x: Array, size: tuple[int, int]) -> Array:
         return x
     if x.shape[1:3] == (1, 1):  # the pooled image
         return jnp.broadcast_to(x, (x.shape[0], *size, x.shape[3]))
-    y = jnp.einsum("oh,bhwc->bowc", resize_matrix(x.shape[1], size[0]), x.astype(jnp.float32))
-    y = jnp.einsum("ow,bhwc->bhoc", resize_matrix(x.shape[2], size[1]), y)
-    return y.astype(x.dtype)
+    x32 = x.astype(jnp.float32)
+    return upsample_rows(x32, resize_matrix(x.shape[1], size[0]), size[1]).astype(x.dtype)
 
 
 def moments(x: Array) -> tuple[Array, Array]:
@@ -276,32 +301,40 @@ class BatchNorm(nn.Module):
     `moments` is mutable, the input's mean and variance are written there (`weights/batch_norm.py`).
     """
 
+    features: int
     decay: float
     epsilon: float
 
-    @nn.compact
+    def setup(self) -> None:
+        c = (self.features,)
+        self.scale = self.param("scale", nn.initializers.ones, c)
+        self.bias = self.param("bias", nn.initializers.zeros, c)
+        self.mean = self.variable("batch_stats", "mean", jnp.zeros, c)
+        self.var = self.variable("batch_stats", "var", jnp.ones, c)
+
+    def affine(self) -> tuple[Array, Array]:
+        """(gain, shift) with y = gain x + shift, by the averages."""
+        gain = self.scale * lax.rsqrt(self.var.value + self.epsilon)
+        return gain, self.bias - self.mean.value * gain
+
     def __call__(self, x: Array, *, train: bool) -> Array:
-        c = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (c,))
-        bias = self.param("bias", nn.initializers.zeros, (c,))
-        mean = self.variable("batch_stats", "mean", jnp.zeros, (c,))
-        var = self.variable("batch_stats", "var", jnp.ones, (c,))
-        m, v = mean.value, var.value
+        m, v = self.mean.value, self.var.value
         if self.is_mutable_collection("moments") and not self.is_initializing():
             self.sow("moments", "mean_var", moments(x))
         if train:
-            m, v = moments(x)
+            m, v = checkpoint_name(moments(x), "moments")
             if not self.is_initializing():
-                mean.value = self.decay * mean.value + (1 - self.decay) * m
-                var.value = self.decay * var.value + (1 - self.decay) * v
-        gain = scale * lax.rsqrt(v + self.epsilon)
-        return ((x - m) * gain + bias).astype(x.dtype)
+                self.mean.value = self.decay * self.mean.value + (1 - self.decay) * m
+                self.var.value = self.decay * self.var.value + (1 - self.decay) * v
+        gain = self.scale * lax.rsqrt(v + self.epsilon)
+        return ((x - m) * gain + self.bias).astype(x.dtype)
 
 
 class ConvBN(nn.Module):
     """Convolution, BatchNorm and, when asked, an activation: the brick of every network here.
 
-    `features=None` makes it depthwise.
+    `features=None` makes it depthwise. Outside training BatchNorm is folded into the kernel: one
+    pass over the output less.
     """
 
     features: int | None
@@ -317,23 +350,46 @@ class ConvBN(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        x = x.astype(self.dtype)
-        x = self.convolve(x)
-        x = BatchNorm(self.decay, self.epsilon, name="norm")(x, train=train)
+        k, c = self.kernel, x.shape[-1]
+        shape = (k, k, 1, c) if self.features is None else (k, k, c, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        norm = BatchNorm(self.features or c, self.decay, self.epsilon, name="norm")
+        if train or self.is_mutable_collection("moments"):
+            x = norm(checkpoint_name(self.convolve(x, kernel), "convolution"), train=train)
+        else:
+            gain, shift = norm.affine()
+            x = self.convolve(x, kernel * gain) + shift.astype(self.dtype)
         return self.activation(x) if self.activation is not None else x
 
     @nn.nowrap
-    def convolve(self, x: Array) -> Array:
-        k, c = self.kernel, x.shape[-1]
-        depthwise = self.features is None
-        shape = (k, k, 1, c) if depthwise else (k, k, c, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
-        if k == 1 and not depthwise:
+    def convolve(self, x: Array, kernel: Array) -> Array:
+        x, kernel, k = x.astype(self.dtype), kernel.astype(self.dtype), self.kernel
+        if k == 1 and self.features is not None:
             return pointwise_conv(x, kernel, self.stride)
         pads = spatial_pads(height_width(x), k, self.stride, self.rate, self.tf_same)
-        if depthwise:
+        if self.features is None:
             return depthwise_conv(x, kernel, self.stride, self.rate, pads)
         return conv(x, kernel, self.stride, self.rate, pads)
+
+
+def recompute_policy(remat: str) -> Any:
+    """What `jax.checkpoint` keeps of a unit for the backward pass; the rest is computed again."""
+    if remat == "convolutions":
+        return jax.checkpoint_policies.save_only_these_names("convolution", "moments")
+    return jax.checkpoint_policies.nothing_saveable
+
+
+def apply_unit(
+    unit: nn.Module, x: Array, *, train: bool, remat: str = "none"
+) -> tuple[Array, Array]:
+    """A unit of a backbone, its inside recomputed in the backward pass as `remat` says."""
+
+    def call(unit: nn.Module, x: Array) -> tuple[Array, Array]:
+        return unit(x, train=train)
+
+    if remat == "none" or not train:
+        return call(unit, x)
+    return nn.remat(call, policy=recompute_policy(remat))(unit, x)
 
 
 relu = nn.relu

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from deeplab_jax.models.layers import ConvBN, atrous_plan, relu6
+from deeplab_jax.models.layers import ConvBN, apply_unit, atrous_plan, relu6
 
 # (expansion, channels, stride) of expanded_conv, expanded_conv_1, ... expanded_conv_16
 UNITS = (
@@ -61,6 +61,7 @@ class MobileNetV2(nn.Module):
     width: float = 1.0
     decay: float = 0.997
     dtype: Any = jnp.float32
+    remat: str = "none"
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> tuple[Array, dict[int, Array]]:
@@ -75,7 +76,7 @@ class MobileNetV2(nn.Module):
         low_levels: dict[int, Array] = {}
         plan = atrous_plan([stride for _, _, stride in UNITS], 2, self.output_stride)
         for i, ((expansion, channels, _), step) in enumerate(zip(UNITS, plan, strict=True)):
-            x, low_level = InvertedResidual(
+            unit = InvertedResidual(
                 expansion,
                 wide(channels),
                 step.stride,
@@ -83,7 +84,8 @@ class MobileNetV2(nn.Module):
                 self.decay,
                 self.dtype,
                 name="expanded_conv" + (f"_{i}" if i else ""),
-            )(x, train=train)
+            )
+            x, low_level = apply_unit(unit, x, train=train, remat=self.remat)
             # layer_2, layer_4, layer_7, layer_14, the last three as in `networks_to_feature_maps`
             if i in (0, 2, 5, 12):
                 low_levels[step.natural_stride] = low_level

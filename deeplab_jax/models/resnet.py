@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from deeplab_jax.models.layers import ConvBN, atrous_plan, max_pool, relu
+from deeplab_jax.models.layers import ConvBN, apply_unit, atrous_plan, max_pool, relu
 
 UNITS = {"resnet_v1_50": (3, 4, 6, 3), "resnet_v1_101": (3, 4, 23, 3)}  # of blocks 1 to 4
 DEPTHS = (64, 128, 256, 512)  # of the 3x3 convolution; a unit's output has four times as many
@@ -66,6 +66,7 @@ class ResNet(nn.Module):
     width: float = 1.0
     decay: float = 0.95
     dtype: Any = jnp.float32
+    remat: str = "none"
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> tuple[Array, dict[int, Array]]:
@@ -95,14 +96,15 @@ class ResNet(nn.Module):
         plan = atrous_plan(strides, 4, self.output_stride)
         for (block, unit, last), step in zip(places, plan, strict=True):
             grid = self.multi_grid[unit - 1] if block == 4 else 1
-            x, low_level = Bottleneck(
+            bottleneck = Bottleneck(
                 wide(DEPTHS[block - 1]),
                 step.stride,
                 step.rate * grid,
                 self.decay,
                 self.dtype,
                 name=f"block{block}_unit_{unit}",
-            )(x, train=train)
+            )
+            x, low_level = apply_unit(bottleneck, x, train=train, remat=self.remat)
             if not last and block < 4:  # the one before the stride is the last to be kept
                 low_levels[step.natural_stride] = low_level
         return x, low_levels

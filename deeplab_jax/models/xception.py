@@ -5,13 +5,15 @@ every depthwise convolution. What the released networks do differently from the 
 ReLU between depthwise and pointwise except in `exit_flow_block2`, and none after a residual sum.
 """
 
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 
-from deeplab_jax.models.layers import ConvBN, atrous_plan, relu
+from deeplab_jax.models.layers import ConvBN, apply_unit, atrous_plan, recompute_policy, relu
 
 
 class Block(NamedTuple):
@@ -102,6 +104,7 @@ class Xception(nn.Module):
     width: float = 1.0
     decay: float = 0.9997
     dtype: Any = jnp.float32
+    remat: str = "none"
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> tuple[Array, dict[int, Array]]:
@@ -123,17 +126,50 @@ class Xception(nn.Module):
             for unit in range(1, block.units + 1)
         ]
         plan = atrous_plan([stride for _, _, stride in units], 2, self.output_stride)
-        for (block, unit, natural), step in zip(units, plan, strict=True):
+        one_by_one = self.is_initializing() or self.is_mutable_collection("moments")
+        one_by_one = one_by_one or self.is_mutable_collection("intermediates")
+        for (block, number, natural), step in zip(units, plan, strict=True):
+            if block.units > 1 and number > 1 and not one_by_one:
+                continue  # scanned with the first
             grid = self.multi_grid if block.skip == "none" else (1, 1, 1)
-            x, low_level = XceptionUnit(
+            unit = partial(
+                XceptionUnit,
                 tuple(wide(d) for d in block.depths),
                 step.stride,
                 tuple(step.rate * g for g in grid),
                 block.skip,
                 self.decay,
                 self.dtype,
-                name=f"{block.name}_unit_{unit}",
-            )(x, train=train)
+            )
+            if block.units > 1 and not one_by_one:
+                x = self.scan(unit(parent=None), block, x, train)
+                continue
+            named = unit(name=f"{block.name}_unit_{number}")
+            x, low_level = apply_unit(named, x, train=train, remat=self.remat)
             if natural == 2:
                 low_levels[step.natural_stride] = low_level
         return x, low_levels
+
+    @nn.nowrap
+    def scan(self, unit: XceptionUnit, block: Block, x: Array, train: bool) -> Array:
+        """The equal units of the middle flow as one scanned body: compiled once, not 16 times.
+
+        In the variable tree each unit keeps its name.
+        """
+        names = [f"{block.name}_unit_{number}" for number in range(1, block.units + 1)]
+        stacked = {
+            collection: jax.tree.map(lambda *x: jnp.stack(x), *(tree[name] for name in names))
+            for collection, tree in self.variables.items()
+        }
+
+        def body(x: Array, variables: Any) -> tuple[Array, Any]:
+            (x, _), updates = unit.apply(variables, x, train=train, mutable=["batch_stats"])
+            return x, updates["batch_stats"]
+
+        if train and self.remat != "none":
+            body = jax.checkpoint(body, policy=recompute_policy(self.remat), prevent_cse=False)
+        x, stats = jax.lax.scan(body, x, stacked)
+        for i, name in enumerate(names):
+            if train:
+                self.put_variable("batch_stats", name, jax.tree.map(lambda s, i=i: s[i], stats))
+        return x

@@ -103,7 +103,7 @@ def test_resize_by_a_whole_factor_keeps_the_samples() -> None:
 
 
 def test_batch_norm_normalises_in_training_and_uses_averages_otherwise() -> None:
-    norm = BatchNorm(decay=0.9, epsilon=1e-5)
+    norm = BatchNorm(features=5, decay=0.9, epsilon=1e-5)
     x = 3 + 2 * jax.random.normal(jax.random.key(0), (4, 6, 6, 5))
     variables = norm.init(jax.random.key(1), x, train=False)
     y, updates = norm.apply(variables, x, train=True, mutable=["batch_stats"])
