@@ -14,6 +14,7 @@ usage: python -m deeplab_jax COMMAND [--help]
   evaluate  mIoU, per-class IoU and pictures of a split, from saved weights
   predict   segment pictures: class indices, overlays, a contact sheet
   convert   official TensorFlow checkpoints or .npz files into a folder of weights
+  summary   a network's layers, receptive fields, parameters and multiply-adds
 """
 
 
@@ -21,7 +22,13 @@ def commands() -> dict[str, Callable[[list[str]], None]]:
     """Imported late: `--help` of the whole needs no JAX."""
     from deeplab_jax import commands as c
 
-    return {"train": c.train, "evaluate": c.evaluate, "predict": c.predict, "convert": c.convert}
+    return {
+        "train": c.train,
+        "evaluate": c.evaluate,
+        "predict": c.predict,
+        "convert": c.convert,
+        "summary": c.summary,
+    }
 
 
 def main(command: str | None = None) -> None:

@@ -122,6 +122,31 @@ def convert(arguments: list[str]) -> None:
     print(f"wrote {args.out}")
 
 
+def summary(arguments: list[str]) -> None:
+    """The network on one page."""
+    p = parser(
+        "summary",
+        "Every layer of a network: output size, stride, rate, receptive field, parameters and"
+        " multiply-adds. Nothing is computed and no data is needed.",
+        "Other arguments set the configuration, as for training: --config=configs/voc.py"
+        " --model.output_stride=8 ... [configs/scenes.py]",
+    )
+    p.add_argument(
+        "--size",
+        nargs=2,
+        type=int,
+        metavar=("H", "W"),
+        help="height and width of the image [the configuration's data.crop_size]",
+    )
+    args, rest = p.parse_known_args(arguments)
+    config = parse(rest, DEFAULT_CONFIG)
+    from deeplab_jax.models.summary import format_summary, summarise
+
+    height, width = args.size or config.data.crop_size
+    rows = summarise(config.model, (height, width))
+    print(format_summary(config.model, (height, width), rows))
+
+
 def class_list(
     file: Path | None, num_classes: int
 ) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
