@@ -32,6 +32,8 @@ def fails(arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         ("evaluate --weights nowhere", "nowhere: no model.safetensors"),
         ("predict nowhere --weights nowhere --out x", "nowhere: no such file or folder"),
         ("convert nowhere --out x", "nowhere: no checkpoint there"),
+        ("convert model.pth --out x", "model.pth: a pickle can run code"),
+        ("export-tf nowhere --out x.npz", "nowhere: no model.safetensors"),
     ],
 )
 def test_mistakes(
@@ -59,4 +61,4 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture, monkeypatch: obj
         [sys.executable, "-m", "deeplab_jax", "--help"], cwd=ROOT, capture_output=True, text=True
     )
     assert out.returncode == 0
-    assert all(c in out.stdout for c in ("train", "evaluate", "predict", "convert"))
+    assert all(c in out.stdout for c in ("train", "evaluate", "predict", "convert", "export-tf"))

@@ -9,7 +9,7 @@ from conftest import TINY_MODEL
 from flax.traverse_util import flatten_dict
 
 from deeplab_jax import ModelConfig, build_model
-from deeplab_jax.weights.tf_names import abstract_variables
+from deeplab_jax.models.build import abstract_variables
 
 
 @pytest.mark.parametrize(
