@@ -94,26 +94,30 @@ def predict(arguments: list[str]) -> None:
 
 
 def convert(arguments: list[str]) -> None:
-    """Official TensorFlow weights into a folder of ours."""
+    """Official TensorFlow weights, or timm's, into a folder of ours."""
     p = parser(
         "convert",
-        "Official TensorFlow weights into config.json + model.safetensors.",
+        "Official TensorFlow weights, or timm's Xceptions, into config.json + model.safetensors.",
         "Other arguments set the configuration, as for training: --model.backbone=mobilenet_v2 ...",
     )
-    p.add_argument("source", help="TF1 checkpoint (prefix or .tar.gz) or .npz of TF names")
+    p.add_argument(
+        "source",
+        help="TF1 checkpoint (prefix or .tar.gz), .npz of TF names, or timm's .safetensors",
+    )
     p.add_argument("--out", required=True, type=Path, help="folder to write")
     p.add_argument("--classes", type=Path, help="file with one class name a line")
     p.add_argument("--fresh-logits", action="store_true", help="re-initialise the last layer")
     p.add_argument("--backbone-only", action="store_true", help="for ImageNet checkpoints")
     args, rest = p.parse_known_args(arguments)
     config = parse(rest, "")
-    from deeplab_jax.weights.convert import convert_variables, read_tf_arrays
+    from deeplab_jax.weights.convert import convert_variables, read_arrays
     from deeplab_jax.weights.files import Weights, save_weights
 
     names, colors = class_list(args.classes, config.model.num_classes)
     variables, report = convert_variables(
-        read_tf_arrays(args.source),
+        read_arrays(args.source),
         config,
+        timm=args.source.endswith(".safetensors"),
         backbone_only=args.backbone_only,
         fresh_logits=args.fresh_logits,
     )
@@ -145,6 +149,26 @@ def summary(arguments: list[str]) -> None:
     height, width = args.size or config.data.crop_size
     rows = summarise(config.model, (height, width))
     print(format_summary(config.model, (height, width), rows))
+
+
+def export_tf(arguments: list[str]) -> None:
+    """A folder of weights as official TensorFlow variables."""
+    p = parser(
+        "export-tf",
+        "Our weights under the official TensorFlow variable names: a TF1 checkpoint or an .npz.",
+        "A checkpoint is written by TensorFlow (pip install tensorflow-cpu); an .npz without it.",
+    )
+    p.add_argument("weights", metavar="WEIGHTS", help="a run's folder or a converted one")
+    p.add_argument("--out", required=True, help="prefix of the checkpoint, or FILE.npz")
+    args = p.parse_args(arguments)
+    from deeplab_jax.weights import to_tf_variables
+    from deeplab_jax.weights.convert import write_tf_arrays
+    from deeplab_jax.weights.files import load_weights
+
+    weights = load_weights(args.weights, complete=False)
+    arrays = to_tf_variables(weights.variables, weights.config.model)
+    write_tf_arrays(args.out, arrays)
+    print(f"wrote {len(arrays)} variables to {args.out}")
 
 
 def class_list(

@@ -35,6 +35,8 @@ def fails(arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         ("summary --size 16 513", "size = (16, 513) is not possible: height and width, each"),
         ("summary --size 513", "argument --size: expected 2 arguments"),
         ("summary --model.widht=0.5", "--model.widht"),
+        ("convert model.pth --out x", "model.pth: a pickle can run code"),
+        ("export-tf nowhere --out x.npz", "nowhere: no model.safetensors"),
     ],
 )
 def test_mistakes(
@@ -62,7 +64,9 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture, monkeypatch: obj
         [sys.executable, "-m", "deeplab_jax", "--help"], cwd=ROOT, capture_output=True, text=True
     )
     assert out.returncode == 0
-    assert all(c in out.stdout for c in ("train", "evaluate", "predict", "convert", "summary"))
+    assert all(
+        c in out.stdout for c in ("train", "evaluate", "predict", "convert", "export-tf", "summary")
+    )
 
 
 def test_summary_of_the_paper_s_network(
