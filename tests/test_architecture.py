@@ -31,7 +31,6 @@ LAYERS = [
     ["models.xception", "models.resnet", "models.mobilenet", "data.scenes", "data.voc"],
     ["models.deeplab", "models.pspnet", "models.unet", "models.classifier"],
     ["models.build", "models", "data.sources"],
-    ["models.receptive_field"],
     ["models.summary"],
     [
         "data.pipeline",
