@@ -13,6 +13,8 @@ from conftest import TINY_MODEL
 from synthetic import random_variables, square_picture
 
 from deeplab_jax import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig, build_model
+from deeplab_jax.data import scenes
+from deeplab_jax.metrics import scores
 from deeplab_jax.sharding import data_mesh, place_batch, replicated
 from deeplab_jax.state import TrainState, init_state
 from deeplab_jax.step import (
@@ -135,6 +137,56 @@ def test_overfits_eight_pictures(step: Callable[..., Any]) -> None:
     for _ in range(400):
         state, metrics = step(state, batch)
     assert float(metrics["loss"]) < 0.1
+
+
+def four_scenes() -> dict[str, np.ndarray]:
+    """Four rendered pictures of 129 x 161 pixels."""
+    pairs = [scenes.render(0, index, 129, 161) for index in range(4)]
+    return {
+        "image": np.stack([image for image, _ in pairs]),
+        "label": np.stack([label for _, label in pairs]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("head", "backbone"),
+    [
+        ("deeplabv3plus", "xception_41"),
+        ("deeplabv3plus", "resnet_v1_50_beta"),
+        ("deeplabv3", "mobilenet_v2"),
+        ("pspnet", "mobilenet_v2"),
+        ("unet", "mobilenet_v2"),
+        ("unet", "unet"),
+    ],
+)
+def test_every_network_overfits_four_scenes(head: str, backbone: str) -> None:
+    model = ModelConfig(
+        backbone=backbone,  # type: ignore[arg-type]
+        head=head,  # type: ignore[arg-type]
+        num_classes=len(scenes.CLASS_NAMES),
+        width=0.25 if backbone == "mobilenet_v2" else 0.06,
+        output_stride=16 if backbone == "unet" else 8,
+        aspp_channels=32,
+        decoder_channels=32,
+        decoder_low_level_channels=16,
+        batch_norm_decay=0.9,
+    )
+    config = Config(
+        model=model,
+        data=DataConfig(crop_size=(129, 161), flip=False),
+        optim=OptimConfig(learning_rate=0.1),
+        train=TrainConfig(steps=150, batch_size=4),
+    )
+    mesh, batch = data_mesh(jax.devices()[:1]), four_scenes()
+    state = fresh_state(config, 1)
+    train_step = compile_train_step(config, state.params, mesh, scenes.IGNORE_LABEL)
+    for _ in range(config.train.steps):
+        state, _ = train_step(state, batch)
+    sizes = np.tile(np.array([129, 161], np.int32), (4, 1))
+    evaluate = compile_eval_step(config, mesh, scenes.IGNORE_LABEL)
+    counts, _ = evaluate(state.variables, {**batch, "scaled": sizes, "size": sizes})
+    print("MIOU", head, backbone, scores(np.asarray(counts)).miou)
+    assert scores(np.asarray(counts)).miou >= 0.8
 
 
 @pytest.mark.parametrize("frozen", ["freeze_batch_norm", "freeze_backbone"])
