@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from deeplab_jax.config import Config, override, parse, pop_config
+from deeplab_jax.config import Config, at_output_stride, override, parse, pop_config
 from deeplab_jax.errors import UserError
 
 DEFAULT_CONFIG = "configs/scenes.py"
@@ -37,6 +37,7 @@ def evaluate(arguments: list[str]) -> None:
     )
     p.add_argument("--weights", required=True, help="a run's folder or a converted one")
     p.add_argument("--out", type=Path, help="folder for tables and pictures [WEIGHTS/evaluation]")
+    p.add_argument("--output-stride", type=int, help="8, 16 or 32 [as trained]; rates follow")
     args, rest = p.parse_known_args(arguments)
     import jax
 
@@ -47,7 +48,7 @@ def evaluate(arguments: list[str]) -> None:
     from deeplab_jax.weights.files import load_weights
 
     weights = load_weights(args.weights)
-    config = evaluation_config(rest, weights.config)
+    config = evaluation_config(rest, weights.config, args.output_stride)
     mesh = data_mesh()
     source = open_split(config.data, config.data.eval_split, config.model)
     check_source(source)
@@ -58,17 +59,21 @@ def evaluate(arguments: list[str]) -> None:
     print(f"pictures and tables in {out}")
 
 
-def evaluation_config(arguments: list[str], trained: Config) -> Config:
+def evaluation_config(arguments: list[str], trained: Config, output_stride: int | None) -> Config:
     """The data of --config (or of the weights), the network of the weights, and the changes."""
     path, rest = pop_config(arguments)
     base = trained
     if path:
         chosen = parse([f"--config={path}"], path)
         base = dataclasses.replace(chosen, model=trained.model, train=trained.train)
+    if output_stride is not None:
+        base = at_output_stride(base, output_stride)
     config = override(base, rest)
-    same = dataclasses.replace(config.model, output_stride=trained.model.output_stride)
-    if dataclasses.replace(same, dtype=trained.model.dtype) != trained.model:
-        raise UserError("--model.*: only output_stride and dtype may differ from the weights'")
+    if dataclasses.replace(config.model, dtype=base.model.dtype) != base.model:
+        raise UserError(
+            "--model.*: only dtype, and by --output-stride the output stride, may differ from the"
+            " weights'"
+        )
     return config
 
 
@@ -78,11 +83,12 @@ def predict(arguments: list[str]) -> None:
     p.add_argument("pictures", type=Path, metavar="IMAGE_OR_FOLDER")
     p.add_argument("--weights", required=True, help="a run's folder or a converted one")
     p.add_argument("--out", type=Path, help="folder for what is drawn; not for a classifier")
+    p.add_argument("--output-stride", type=int, help="8, 16 or 32 [as trained]; rates follow")
     args = p.parse_args(arguments)
     from deeplab_jax.predict import classify_files, find_pictures, load, predict_files
 
     files = find_pictures(args.pictures)
-    predictor = load(args.weights)
+    predictor = load(args.weights, args.output_stride)
     if predictor.classifies:
         classify_files(predictor, files)
         return
@@ -93,32 +99,81 @@ def predict(arguments: list[str]) -> None:
 
 
 def convert(arguments: list[str]) -> None:
-    """Official TensorFlow weights into a folder of ours."""
+    """Official TensorFlow weights, or timm's, into a folder of ours."""
     p = parser(
         "convert",
-        "Official TensorFlow weights into config.json + model.safetensors.",
+        "Official TensorFlow weights, or timm's Xceptions, into config.json + model.safetensors.",
         "Other arguments set the configuration, as for training: --model.backbone=mobilenet_v2 ...",
     )
-    p.add_argument("source", help="TF1 checkpoint (prefix or .tar.gz) or .npz of TF names")
+    p.add_argument(
+        "source",
+        help="TF1 checkpoint (prefix or .tar.gz), .npz of TF names, or timm's .safetensors",
+    )
     p.add_argument("--out", required=True, type=Path, help="folder to write")
     p.add_argument("--classes", type=Path, help="file with one class name a line")
     p.add_argument("--fresh-logits", action="store_true", help="re-initialise the last layer")
     p.add_argument("--backbone-only", action="store_true", help="for ImageNet checkpoints")
     args, rest = p.parse_known_args(arguments)
     config = parse(rest, "")
-    from deeplab_jax.weights.convert import convert_variables, read_tf_arrays
+    from deeplab_jax.weights.convert import convert_variables, read_arrays
     from deeplab_jax.weights.files import Weights, save_weights
 
     names, colors = class_list(args.classes, config.model.num_classes)
     variables, report = convert_variables(
-        read_tf_arrays(args.source),
+        read_arrays(args.source),
         config,
+        timm=args.source.endswith(".safetensors"),
         backbone_only=args.backbone_only,
         fresh_logits=args.fresh_logits,
     )
     print(report)
     save_weights(args.out, Weights(config, variables, names, colors))
     print(f"wrote {args.out}")
+
+
+def summary(arguments: list[str]) -> None:
+    """The network on one page."""
+    p = parser(
+        "summary",
+        "Every layer of a network: output size, stride, rate, receptive field, parameters and"
+        " multiply-adds. Nothing is computed and no data is needed.",
+        "Other arguments set the configuration, as for training: --config=configs/voc.py"
+        " --model.output_stride=8 ... [configs/scenes.py]",
+    )
+    p.add_argument(
+        "--size",
+        nargs=2,
+        type=int,
+        metavar=("H", "W"),
+        help="height and width of the image [the configuration's data.crop_size]",
+    )
+    args, rest = p.parse_known_args(arguments)
+    config = parse(rest, DEFAULT_CONFIG)
+    from deeplab_jax.models.summary import format_summary, summarise
+
+    height, width = args.size or config.data.crop_size
+    rows = summarise(config.model, (height, width))
+    print(format_summary(config.model, (height, width), rows))
+
+
+def export_tf(arguments: list[str]) -> None:
+    """A folder of weights as official TensorFlow variables."""
+    p = parser(
+        "export-tf",
+        "Our weights under the official TensorFlow variable names: a TF1 checkpoint or an .npz.",
+        "A checkpoint is written by TensorFlow (pip install tensorflow-cpu); an .npz without it.",
+    )
+    p.add_argument("weights", metavar="WEIGHTS", help="a run's folder or a converted one")
+    p.add_argument("--out", required=True, help="prefix of the checkpoint, or FILE.npz")
+    args = p.parse_args(arguments)
+    from deeplab_jax.weights import to_tf_variables
+    from deeplab_jax.weights.convert import write_tf_arrays
+    from deeplab_jax.weights.files import load_weights
+
+    weights = load_weights(args.weights, complete=False)
+    arrays = to_tf_variables(weights.variables, weights.config.model)
+    write_tf_arrays(args.out, arrays)
+    print(f"wrote {len(arrays)} variables to {args.out}")
 
 
 def class_list(

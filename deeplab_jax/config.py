@@ -307,6 +307,35 @@ class Config:
         require(start < self.train.steps, "optim.slow_start_steps", start, allowed)
 
 
+def at_output_stride(config: Config, stride: int) -> Config:
+    """The same experiment at another output stride.
+
+    Atrous rates follow, and sizes that do not fit the stride are rounded up to k * stride + 1.
+
+    Raises:
+      UserError: the stride is not 8, 16 or 32, or the network does not have it.
+    """
+    one_of("output_stride", stride, OUTPUT_STRIDES)
+    model, data = config.model, config.data
+    rates = model.atrous_rates and tuple(
+        max(1, r * model.output_stride // stride) for r in model.atrous_rates
+    )
+
+    def fit(size: tuple[int, int]) -> tuple[int, int]:
+        if model.head == "classifier":  # takes any
+            return size
+        h, w = (n if n % stride in (0, 1) else -(-(n - 1) // stride) * stride + 1 for n in size)
+        return (h, w)
+
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(model, output_stride=stride, atrous_rates=rates),
+        data=dataclasses.replace(
+            data, crop_size=fit(data.crop_size), eval_size=data.eval_size and fit(data.eval_size)
+        ),
+    )
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as JSON-ready nested dictionaries."""
     return dataclasses.asdict(config)

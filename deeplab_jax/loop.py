@@ -18,6 +18,7 @@ from deeplab_jax.data.sources import Source, check_source
 from deeplab_jax.errors import UserError
 from deeplab_jax.evaluate import Evaluation, Evaluator, summary, write_evaluation
 from deeplab_jax.models import build_model, mean_pixel
+from deeplab_jax.models.build import init_variables
 from deeplab_jax.progress import Ticker
 from deeplab_jax.sharding import check_batch_size, data_mesh, place_batch, replicated
 from deeplab_jax.state import TrainState, init_state
@@ -117,10 +118,8 @@ def start(config: Config, source: Source, checkpoints: Checkpoints, mesh: Mesh) 
 
 def initial_variables(config: Config, source: Source, *, fresh: bool) -> Any:
     """Random variables, overlaid with the pretrained ones where asked for."""
-    model = build_model(config.model)
-    image = jnp.zeros((1, *config.data.crop_size, 3))
-    init = jax.jit(lambda key: model.init(key, image, train=False))
-    variables = init(jax.random.key(config.train.seed))
+    key = jax.random.key(config.train.seed)
+    variables = jax.jit(init_variables, static_argnums=0)(config.model, key)
     if not config.pretrained or not fresh:
         return variables
     variables = overlay(variables, load_weights(config.pretrained, complete=False), config)
@@ -129,7 +128,7 @@ def initial_variables(config: Config, source: Source, *, fresh: bool) -> Any:
             source, config.data, batch_size=config.train.batch_size, seed=config.train.seed
         )
         images = (next(batches)["image"] for _ in range(BATCH_NORM_BATCHES))
-        variables = reestimate_batch_norm(variables, model, images)
+        variables = reestimate_batch_norm(variables, build_model(config.model), images)
     return variables
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from deeplab_jax import pictures
+from deeplab_jax.config import at_output_stride
 from deeplab_jax.data.decode import decode_image
 from deeplab_jax.data.sources import SUFFIXES
 from deeplab_jax.data.transforms import Size, central_crop, cut, fit_size, whole
@@ -106,13 +107,16 @@ def smooth_to_size(probabilities: np.ndarray, size: Size) -> np.ndarray:
     return np.asarray(resize_bilinear(jnp.asarray(probabilities[None]), size))[0]
 
 
-def load(directory: str | Path) -> Predictor:
-    """The predictor of a run's folder or a converted one.
+def load(directory: str | Path, output_stride: int | None = None) -> Predictor:
+    """The predictor of a run's folder or a converted one, at its own output stride or another.
 
     Raises:
       UserError: the folder holds no weights, or weights that do not fit its config.json.
     """
-    return Predictor(load_weights(directory))
+    weights = load_weights(directory)
+    if output_stride is not None:
+        weights = weights._replace(config=at_output_stride(weights.config, output_stride))
+    return Predictor(weights)
 
 
 def find_pictures(path: Path) -> list[Path]:

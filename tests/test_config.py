@@ -10,10 +10,10 @@ import pytest
 
 from deeplab_jax import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig, UserError
 from deeplab_jax.config import from_dict, load_config_file, load_json, parse, save_json, to_dict
+from deeplab_jax.models.build import abstract_variables
 from deeplab_jax.sharding import data_mesh
 from deeplab_jax.state import init_state
 from deeplab_jax.step import compile_train_step, make_optimizer
-from deeplab_jax.weights.tf_names import abstract_variables
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
 

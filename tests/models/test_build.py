@@ -4,12 +4,15 @@ import dataclasses
 from functools import partial
 
 import jax
+import numpy as np
 import pytest
 from conftest import TINY_MODEL
 from flax.traverse_util import flatten_dict
+from synthetic import random_variables
 
 from deeplab_jax import ModelConfig, build_model
-from deeplab_jax.weights.tf_names import abstract_variables
+from deeplab_jax.models.build import abstract_variables
+from deeplab_jax.models.layers import scale_dimension
 
 
 @pytest.mark.parametrize(
@@ -22,21 +25,96 @@ def test_parameter_counts_are_the_published_ones(backbone: str, parameters: int)
     assert abs(count - parameters) < (1 if backbone == "xception_65" else 500)
 
 
-@pytest.mark.parametrize("backbone", ["xception_41", "mobilenet_v2"])
+@pytest.mark.parametrize("head", ["deeplabv3plus", "deeplabv3", "pspnet", "unet"])
+@pytest.mark.parametrize("backbone", ["xception_41", "resnet_v1_50_beta", "mobilenet_v2"])
 @pytest.mark.parametrize("size", [(65, 97), (64, 96), (51, 70)])
-def test_one_variable_tree_serves_every_output_stride(backbone: str, size: tuple[int, int]) -> None:
-    base = dataclasses.replace(TINY_MODEL, backbone=backbone)
+def test_one_variable_tree_serves_every_output_stride(
+    head: str, backbone: str, size: tuple[int, int]
+) -> None:
+    base = dataclasses.replace(TINY_MODEL, backbone=backbone, head=head)
     variables = abstract_variables(base)
     image = jax.ShapeDtypeStruct((2, *size, 3), "float32")
     for stride in (8, 16, 32):
         model = build_model(dataclasses.replace(base, output_stride=stride))
         logits = jax.eval_shape(partial(model.apply, train=False), variables, image)
-        assert logits.shape == (2, (size[0] - 1) // 4 + 1, (size[1] - 1) // 4 + 1, 3)
+        at = {"deeplabv3plus": 4, "unet": 2}.get(head, stride)
+        assert logits.shape == (2, scale_dimension(size[0], at), scale_dimension(size[1], at), 3)
 
 
-def test_deeplabv3_has_no_decoder() -> None:
-    config = ModelConfig(backbone="mobilenet_v2", head="deeplabv3")
-    assert set(abstract_variables(config)["params"]) == {"backbone", "aspp", "logits"}
+@pytest.mark.parametrize("head", ["deeplabv3plus", "deeplabv3", "pspnet", "unet", "classifier"])
+def test_a_network_has_only_its_own_parts(head: str) -> None:
+    parts = {
+        "deeplabv3plus": {"aspp", "decoder0"},
+        "deeplabv3": {"aspp"},
+        "pspnet": {"pyramid_pooling"},
+        "unet": {"expanding_path"},
+        "classifier": {"classifier"},  # MobileNetV2's 1280-channel layer
+    }
+    config = ModelConfig(backbone="mobilenet_v2", head=head)  # type: ignore[arg-type]
+    assert set(abstract_variables(config)["params"]) == {"backbone", *parts[head], "logits"}
+
+
+def test_unet_is_the_papers_size() -> None:
+    """milesial/Pytorch-UNet `UNet(n_channels=3, n_classes=2)`: the paper's with BatchNorm."""
+    config = ModelConfig(backbone="unet", head="unet", num_classes=2)
+    count = sum(x.size for x in jax.tree.leaves(abstract_variables(config)["params"]))
+    assert count == 31_037_698
+
+
+def test_pspnet_is_the_papers_size() -> None:
+    """hszhao/semseg `PSPNet(layers=50, classes=21)` without its auxiliary head, summed by hand."""
+    stem = 3 * 64 * 9 + 64 * 64 * 9 + 64 * 128 * 9 + 2 * (64 + 64 + 128)
+    blocks, channels = 0, 128
+    for depth, units in ((64, 3), (128, 4), (256, 6), (512, 3)):
+        for unit in range(units):
+            out = 4 * depth
+            blocks += channels * depth + 9 * depth**2 + depth * out + 2 * (2 * depth + out)
+            blocks += (channels * out + 2 * out) if unit == 0 else 0
+            channels = out
+    pooling = 4 * (2048 * 512 + 2 * 512)
+    merge, logits = 9 * 4096 * 512 + 2 * 512, 512 * 21 + 21
+    config = ModelConfig(backbone="resnet_v1_50_beta", head="pspnet")
+    count = sum(x.size for x in jax.tree.leaves(abstract_variables(config)["params"]))
+    assert count == stem + blocks + pooling + merge + logits == 46_716_373
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size"),
+    [
+        ("xception_41", (65, 97)),
+        ("xception_41", (64, 90)),
+        ("resnet_v1_50_beta", (65, 97)),
+        ("resnet_v1_50", (64, 90)),
+        ("mobilenet_v2", (65, 97)),
+    ],
+)
+def test_atrous_equivalence(backbone: str, size: tuple[int, int]) -> None:
+    """The denser network computes the coarser one's values at every second pixel.
+
+    A strided convolution is the dense one sub-sampled, and a rate of 2 on the dense grid meets the
+    same pixels. For MobileNetV2 only where TensorFlow's SAME pads evenly: on sizes k * stride + 1.
+    Image pooling is left out, as it averages over other pixels.
+    """
+    multi_grid = (1, 1, 1) if backbone == "mobilenet_v2" else (1, 2, 4)
+    base = dataclasses.replace(
+        TINY_MODEL,
+        backbone=backbone,
+        head="deeplabv3",
+        image_pooling=False,
+        multi_grid=multi_grid,
+        output_stride=32,
+    )
+    variables = random_variables(base)
+    image = np.random.default_rng(0).uniform(0, 255, (1, *size, 3)).astype(np.float32)
+    logits = {
+        stride: jax.jit(
+            partial(build_model(dataclasses.replace(base, output_stride=stride)).apply, train=False)
+        )(variables, image)
+        for stride in (8, 16, 32)
+    }
+    for dense, coarse in ((8, 16), (16, 32)):
+        tolerance = 1e-5 * np.abs(logits[coarse]).max()
+        np.testing.assert_allclose(logits[dense][:, ::2, ::2], logits[coarse], atol=tolerance)
 
 
 def test_bfloat16_keeps_parameters_and_logits_in_float32() -> None:
