@@ -12,7 +12,7 @@ usage: python -m deeplab_jax COMMAND [--help]
 
   train     train a network, evaluate it and draw its predictions (the same as train.py)
   evaluate  mIoU, per-class IoU and pictures of a split, from saved weights
-  predict   segment pictures: class indices, overlays, a contact sheet
+  predict   segment pictures: class indices, overlays, a contact sheet; or classify them
   convert   official TensorFlow checkpoints, .npz files or timm's Xceptions into a folder of weights
   export-tf a folder of weights as an official TensorFlow checkpoint or .npz
   summary   a network's layers, receptive fields, parameters and multiply-adds

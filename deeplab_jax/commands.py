@@ -50,14 +50,13 @@ def evaluate(arguments: list[str]) -> None:
     weights = load_weights(args.weights)
     config = evaluation_config(rest, weights.config, args.output_stride)
     mesh = data_mesh()
-    source = open_split(config.data, config.data.eval_split, config.model.num_classes)
+    source = open_split(config.data, config.data.eval_split, config.model)
     check_source(source)
     result = Evaluator(config, source, mesh)(jax.device_put(weights.variables, replicated(mesh)))
     out = args.out or Path(args.weights) / "evaluation"
     print(write_evaluation(result, source, out))
-    s = result.scores
-    print(f"\nmIoU {100 * s.miou:.2f} %, pixel accuracy {100 * s.pixel_accuracy:.2f} %", end="")
-    print(f", {len(source)} pictures in {result.seconds:.0f} s; pictures and tables in {out}")
+    print(f"\n{result.headline}, {len(source)} pictures in {result.seconds:.0f} s;", end=" ")
+    print(f"pictures and tables in {out}")
 
 
 def evaluation_config(arguments: list[str], trained: Config, output_stride: int | None) -> Config:
@@ -79,17 +78,23 @@ def evaluation_config(arguments: list[str], trained: Config, output_stride: int 
 
 
 def predict(arguments: list[str]) -> None:
-    """Segment pictures."""
-    p = parser("predict", "Segment a picture or all pictures of a folder.")
+    """Segment or classify pictures."""
+    p = parser("predict", "Segment or classify a picture or all pictures of a folder.")
     p.add_argument("pictures", type=Path, metavar="IMAGE_OR_FOLDER")
     p.add_argument("--weights", required=True, help="a run's folder or a converted one")
-    p.add_argument("--out", required=True, type=Path, help="folder for what is drawn")
+    p.add_argument("--out", type=Path, help="folder for what is drawn; not for a classifier")
     p.add_argument("--output-stride", type=int, help="8, 16 or 32 [as trained]; rates follow")
     args = p.parse_args(arguments)
-    from deeplab_jax.predict import find_pictures, load, predict_files
+    from deeplab_jax.predict import classify_files, find_pictures, load, predict_files
 
     files = find_pictures(args.pictures)
-    predict_files(load(args.weights, args.output_stride), files, args.out)
+    predictor = load(args.weights, args.output_stride)
+    if predictor.classifies:
+        classify_files(predictor, files)
+        return
+    if args.out is None:
+        raise UserError("--out is missing: the folder for what is drawn")
+    predict_files(predictor, files, args.out)
     print(f"wrote class ids (NAME.png) and overlays (NAME_overlay.png) to {args.out}")
 
 

@@ -19,7 +19,7 @@ from deeplab_jax.losses import hard_pixel_loss, hard_pixel_share, mean_loss, pix
 from deeplab_jax.metrics import confusion_matrix
 from deeplab_jax.models import Network, build_model
 from deeplab_jax.models.layers import height_width, resize_bilinear
-from deeplab_jax.optim import poly_schedule, sgd
+from deeplab_jax.optim import poly_schedule, sgd, slow_start, step_schedule
 from deeplab_jax.sharding import over_batch, replicated
 from deeplab_jax.state import TrainState
 
@@ -68,7 +68,7 @@ def train_step(
     config: Config,
     ignore_label: int,
 ) -> tuple[TrainState, Metrics]:
-    """One update from a batch {image u8 [b h w 3], label u8 [b h w]}.
+    """One update from a batch {image u8 [b h w 3], label u8 [b h w]}; classifier: u16 [b 1 1].
 
     All randomness follows from (seed, step), so there is no key to carry or to save.
     """
@@ -95,16 +95,23 @@ def train_step(
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
 
-def predict_labels(variables: Any, image: Array, *, model: Network) -> Array:
-    """image u8 [b h w 3] -> the most likely class of each pixel, u8 [b h w]."""
+def predict_logits(variables: Any, image: Array, *, model: Network) -> Array:
+    """image u8 [b h w 3] -> logits f32 [b h w c]; of a classifier [b 1 1 c]."""
     logits = cast(Array, model.apply(variables, image.astype(jnp.float32), train=False))
-    return jnp.argmax(resize_bilinear(logits, height_width(image)), axis=-1).astype(jnp.uint8)
+    if model.config.head == "classifier":
+        return logits
+    return resize_bilinear(logits, height_width(image))
+
+
+def predict_labels(variables: Any, image: Array, *, model: Network) -> Array:
+    """image u8 [b h w 3] -> the most likely class of each pixel, u8 [b h w]; classifier: u16."""
+    dtype = jnp.uint16 if model.config.head == "classifier" else jnp.uint8
+    return jnp.argmax(predict_logits(variables, image, model=model), axis=-1).astype(dtype)
 
 
 def predict_probabilities(variables: Any, image: Array, *, model: Network) -> Array:
-    """image u8 [b h w 3] -> class probabilities f32 [b h w c]."""
-    logits = cast(Array, model.apply(variables, image.astype(jnp.float32), train=False))
-    return jax.nn.softmax(resize_bilinear(logits, height_width(image)), axis=-1)
+    """image u8 [b h w 3] -> class probabilities f32 [b h w c]; of a classifier [b 1 1 c]."""
+    return jax.nn.softmax(predict_logits(variables, image, model=model), axis=-1)
 
 
 def to_original(prediction: Array, scaled: Array, size: Array, out_size: tuple[int, int]) -> Array:
@@ -127,7 +134,7 @@ def to_original(prediction: Array, scaled: Array, size: Array, out_size: tuple[i
 def eval_step(
     variables: Any, batch: Batch, *, model: Network, num_classes: int, ignore_label: int
 ) -> tuple[Array, Array]:
-    """A batch of `eval_batches` -> (confusion int32 [c c], predictions u8 at the labels' size)."""
+    """A batch of `eval_batches` -> (confusion int32 [c c], predictions at the labels' size)."""
     labels = predict_labels(variables, batch["image"], model=model)
     labels = to_original(labels, batch["scaled"], batch["size"], height_width(batch["label"]))
     truth = batch["label"].astype(jnp.int32)
@@ -138,18 +145,17 @@ def eval_step(
 def make_optimizer(config: Config, params: Any) -> tuple[optax.GradientTransformation, Any]:
     """The optimiser and its schedule, as the configuration says."""
     o = config.optim
-    schedule = poly_schedule(
-        o.learning_rate,
-        config.train.steps,
-        power=o.power,
-        end=o.end_learning_rate,
-        slow_start_steps=o.slow_start_steps,
-        slow_start=o.slow_start_learning_rate,
-    )
+    if o.schedule == "poly":
+        steps = config.train.steps - o.slow_start_steps
+        schedule = poly_schedule(o.learning_rate, steps, power=o.power, end=o.end_learning_rate)
+    else:
+        schedule = step_schedule(o.learning_rate, o.decay_steps, o.decay_rate)
+    schedule = slow_start(schedule, o.slow_start_steps, o.slow_start_learning_rate)
     optimizer = sgd(
         params,
         schedule,
         momentum=o.momentum,
+        nesterov=o.nesterov,
         weight_decay=o.weight_decay,
         new_layers_multiplier=o.new_layers_multiplier,
         freeze_backbone=config.train.freeze_backbone,
