@@ -12,8 +12,10 @@ usage: python -m deeplab_jax COMMAND [--help]
 
   train     train a network, evaluate it and draw its predictions (the same as train.py)
   evaluate  mIoU, per-class IoU and pictures of a split, from saved weights
-  predict   segment pictures: class indices, overlays, a contact sheet
-  convert   official TensorFlow checkpoints or .npz files into a folder of weights
+  predict   segment pictures: class indices, overlays, a contact sheet; or classify them
+  convert   official TensorFlow checkpoints, .npz files or timm's Xceptions into a folder of weights
+  export-tf a folder of weights as an official TensorFlow checkpoint or .npz
+  summary   a network's layers, receptive fields, parameters and multiply-adds
 """
 
 
@@ -21,7 +23,14 @@ def commands() -> dict[str, Callable[[list[str]], None]]:
     """Imported late: `--help` of the whole needs no JAX."""
     from deeplab_jax import commands as c
 
-    return {"train": c.train, "evaluate": c.evaluate, "predict": c.predict, "convert": c.convert}
+    return {
+        "train": c.train,
+        "evaluate": c.evaluate,
+        "predict": c.predict,
+        "convert": c.convert,
+        "summary": c.summary,
+        "export-tf": c.export_tf,
+    }
 
 
 def main(command: str | None = None) -> None:

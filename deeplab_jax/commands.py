@@ -50,14 +50,13 @@ def evaluate(arguments: list[str]) -> None:
     weights = load_weights(args.weights)
     config = evaluation_config(rest, weights.config, args.output_stride)
     mesh = data_mesh()
-    source = open_split(config.data, config.data.eval_split, config.model.num_classes)
+    source = open_split(config.data, config.data.eval_split, config.model)
     check_source(source)
     result = Evaluator(config, source, mesh)(jax.device_put(weights.variables, replicated(mesh)))
     out = args.out or Path(args.weights) / "evaluation"
     print(write_evaluation(result, source, out))
-    s = result.scores
-    print(f"\nmIoU {100 * s.miou:.2f} %, pixel accuracy {100 * s.pixel_accuracy:.2f} %", end="")
-    print(f", {len(source)} pictures in {result.seconds:.0f} s; pictures and tables in {out}")
+    print(f"\n{result.headline}, {len(source)} pictures in {result.seconds:.0f} s;", end=" ")
+    print(f"pictures and tables in {out}")
 
 
 def evaluation_config(arguments: list[str], trained: Config, output_stride: int | None) -> Config:
@@ -79,47 +78,102 @@ def evaluation_config(arguments: list[str], trained: Config, output_stride: int 
 
 
 def predict(arguments: list[str]) -> None:
-    """Segment pictures."""
-    p = parser("predict", "Segment a picture or all pictures of a folder.")
+    """Segment or classify pictures."""
+    p = parser("predict", "Segment or classify a picture or all pictures of a folder.")
     p.add_argument("pictures", type=Path, metavar="IMAGE_OR_FOLDER")
     p.add_argument("--weights", required=True, help="a run's folder or a converted one")
-    p.add_argument("--out", required=True, type=Path, help="folder for what is drawn")
+    p.add_argument("--out", type=Path, help="folder for what is drawn; not for a classifier")
     p.add_argument("--output-stride", type=int, help="8, 16 or 32 [as trained]; rates follow")
     args = p.parse_args(arguments)
-    from deeplab_jax.predict import find_pictures, load, predict_files
+    from deeplab_jax.predict import classify_files, find_pictures, load, predict_files
 
     files = find_pictures(args.pictures)
-    predict_files(load(args.weights, args.output_stride), files, args.out)
+    predictor = load(args.weights, args.output_stride)
+    if predictor.classifies:
+        classify_files(predictor, files)
+        return
+    if args.out is None:
+        raise UserError("--out is missing: the folder for what is drawn")
+    predict_files(predictor, files, args.out)
     print(f"wrote class ids (NAME.png) and overlays (NAME_overlay.png) to {args.out}")
 
 
 def convert(arguments: list[str]) -> None:
-    """Official TensorFlow weights into a folder of ours."""
+    """Official TensorFlow weights, or timm's, into a folder of ours."""
     p = parser(
         "convert",
-        "Official TensorFlow weights into config.json + model.safetensors.",
+        "Official TensorFlow weights, or timm's Xceptions, into config.json + model.safetensors.",
         "Other arguments set the configuration, as for training: --model.backbone=mobilenet_v2 ...",
     )
-    p.add_argument("source", help="TF1 checkpoint (prefix or .tar.gz) or .npz of TF names")
+    p.add_argument(
+        "source",
+        help="TF1 checkpoint (prefix or .tar.gz), .npz of TF names, or timm's .safetensors",
+    )
     p.add_argument("--out", required=True, type=Path, help="folder to write")
     p.add_argument("--classes", type=Path, help="file with one class name a line")
     p.add_argument("--fresh-logits", action="store_true", help="re-initialise the last layer")
     p.add_argument("--backbone-only", action="store_true", help="for ImageNet checkpoints")
     args, rest = p.parse_known_args(arguments)
     config = parse(rest, "")
-    from deeplab_jax.weights.convert import convert_variables, read_tf_arrays
+    from deeplab_jax.weights.convert import convert_variables, read_arrays
     from deeplab_jax.weights.files import Weights, save_weights
 
     names, colors = class_list(args.classes, config.model.num_classes)
     variables, report = convert_variables(
-        read_tf_arrays(args.source),
+        read_arrays(args.source),
         config,
+        timm=args.source.endswith(".safetensors"),
         backbone_only=args.backbone_only,
         fresh_logits=args.fresh_logits,
     )
     print(report)
     save_weights(args.out, Weights(config, variables, names, colors))
     print(f"wrote {args.out}")
+
+
+def summary(arguments: list[str]) -> None:
+    """The network on one page."""
+    p = parser(
+        "summary",
+        "Every layer of a network: output size, stride, rate, receptive field, parameters and"
+        " multiply-adds. Nothing is computed and no data is needed.",
+        "Other arguments set the configuration, as for training: --config=configs/voc.py"
+        " --model.output_stride=8 ... [configs/scenes.py]",
+    )
+    p.add_argument(
+        "--size",
+        nargs=2,
+        type=int,
+        metavar=("H", "W"),
+        help="height and width of the image [the configuration's data.crop_size]",
+    )
+    args, rest = p.parse_known_args(arguments)
+    config = parse(rest, DEFAULT_CONFIG)
+    from deeplab_jax.models.summary import format_summary, summarise
+
+    height, width = args.size or config.data.crop_size
+    rows = summarise(config.model, (height, width))
+    print(format_summary(config.model, (height, width), rows))
+
+
+def export_tf(arguments: list[str]) -> None:
+    """A folder of weights as official TensorFlow variables."""
+    p = parser(
+        "export-tf",
+        "Our weights under the official TensorFlow variable names: a TF1 checkpoint or an .npz.",
+        "A checkpoint is written by TensorFlow (pip install tensorflow-cpu); an .npz without it.",
+    )
+    p.add_argument("weights", metavar="WEIGHTS", help="a run's folder or a converted one")
+    p.add_argument("--out", required=True, help="prefix of the checkpoint, or FILE.npz")
+    args = p.parse_args(arguments)
+    from deeplab_jax.weights import to_tf_variables
+    from deeplab_jax.weights.convert import write_tf_arrays
+    from deeplab_jax.weights.files import load_weights
+
+    weights = load_weights(args.weights, complete=False)
+    arrays = to_tf_variables(weights.variables, weights.config.model)
+    write_tf_arrays(args.out, arrays)
+    print(f"wrote {len(arrays)} variables to {args.out}")
 
 
 def class_list(

@@ -29,6 +29,7 @@ Backbone = Literal[
     "unet",
 ]
 Head = Literal["deeplabv3plus", "deeplabv3", "pspnet", "unet", "classifier"]
+DataKind = Literal["scenes", "folder", "voc2012", "cityscapes", "imagenet2012"]
 OUTPUT_STRIDES = (8, 16, 32)
 
 
@@ -140,9 +141,10 @@ class ModelConfig:
 class DataConfig:
     """Where the pictures come from and how they are cut."""
 
-    source: Literal["scenes", "folder", "voc2012", "cityscapes"] = "scenes"
+    source: DataKind = "scenes"
+    """imagenet2012 is for head classifier, the others are for segmentation."""
     root: str = ""
-    """folder: has images/ and masks/; voc2012: VOCdevkit; cityscapes: TFDS's manual downloads."""
+    """folder: has images/ and masks/; voc2012: VOCdevkit; else: TFDS's manual downloads."""
     prepared_dir: str = "~/.cache/deeplab_jax/tfds"
     """Where TFDS builders keep their ArrayRecord files."""
     train_split: str = "train"
@@ -157,12 +159,16 @@ class DataConfig:
     """folder: accept palette PNGs, whose indices are then the labels."""
     ignore_label: int = 255
     crop_size: tuple[int, int] = (257, 321)
-    """Height and width of a training crop: k * output_stride, or one more."""
+    """Height and width of a training crop: k * output_stride, or one more; classifier: any."""
     eval_size: tuple[int, int] | None = None
-    """Height and width at evaluation; None: the largest picture's, rounded up to k * stride + 1."""
+    """Height and width at evaluation; None: the largest picture's, rounded up to k * stride + 1.
+
+    Of a classifier: the central crop's; None: crop_size.
+    """
     resize: Literal["keep", "fit"] = "keep"
     """fit: scale every picture to fit into eval_size first (of training pictures too)."""
     min_scale: float = 0.5
+    """Not for a classifier, whose crops have a random area and aspect (`inception_crop`)."""
     max_scale: float = 2.0
     scale_step: float = 0.25
     flip: bool = True
@@ -172,7 +178,7 @@ class DataConfig:
     """Processes that decode; 0: threads of this one. The batches are the same for any number."""
 
     def __post_init__(self) -> None:
-        one_of("data.source", self.source, ("scenes", "folder", "voc2012", "cityscapes"))
+        one_of("data.source", self.source, get_args(DataKind))
         one_of("data.resize", self.resize, ("keep", "fit"))
         if self.source != "scenes":
             what = f"name the {self.source} data set's folder: --data.root=PATH"
@@ -192,13 +198,23 @@ class DataConfig:
         require(0 <= self.photometric <= 1, "data.photometric", self.photometric, "0 to 1")
         require(self.workers >= 0, "data.workers", self.workers, "0 or more")
 
+    @property
+    def one_label(self) -> bool:
+        """Whether a picture has one label, u16 [1 1], instead of one a pixel."""
+        return self.source == "imagenet2012"
+
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """SGD with momentum in the official (TF1) form, poly schedule, L2 on convolution kernels."""
+    """SGD with momentum in the official (TF1) form, L2 on convolution kernels."""
 
     learning_rate: float = 0.007
     momentum: float = 0.9
+    nesterov: bool = False
+    schedule: Literal["poly", "step"] = "poly"
+    """The official `learning_policy`; step: times decay_rate every decay_steps."""
+    decay_steps: int = 2000
+    decay_rate: float = 0.1
     power: float = 0.9
     end_learning_rate: float = 0.0
     slow_start_steps: int = 0
@@ -210,6 +226,9 @@ class OptimConfig:
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, "optim.learning_rate", self.learning_rate, "above 0")
         require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "from 0 up to below 1")
+        one_of("optim.schedule", self.schedule, ("poly", "step"))
+        require(self.decay_steps >= 1, "optim.decay_steps", self.decay_steps, "1 or more")
+        require(0 < self.decay_rate <= 1, "optim.decay_rate", self.decay_rate, "above 0 up to 1")
         for name in ("power", "end_learning_rate", "slow_start_steps", "weight_decay"):
             require(getattr(self, name) >= 0, f"optim.{name}", getattr(self, name), "0 or more")
         m = self.new_layers_multiplier
@@ -278,10 +297,10 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
 
     def __post_init__(self) -> None:
-        stride = self.model.output_stride
+        stride, any_size = self.model.output_stride, self.model.head == "classifier"
         for name in ("crop_size", "eval_size"):
             size = getattr(self.data, name)
-            fits = size is None or all(n % stride in (0, 1) for n in size)
+            fits = any_size or size is None or all(n % stride in (0, 1) for n in size)
             near = size and tuple(max(1, round((n - 1) / stride)) * stride + 1 for n in size)
             allowed = (
                 f"output stride {stride} takes k * {stride} or k * {stride} + 1, such as {near}"
@@ -310,6 +329,8 @@ def at_output_stride(config: Config, stride: int) -> Config:
     )
 
     def fit(size: tuple[int, int]) -> tuple[int, int]:
+        if model.head == "classifier":  # takes any
+            return size
         h, w = (n if n % stride in (0, 1) else -(-(n - 1) // stride) * stride + 1 for n in size)
         return (h, w)
 

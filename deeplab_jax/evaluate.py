@@ -26,16 +26,27 @@ EvalStep = Callable[[Any, Batch], tuple[Array, Array]]
 
 
 class Evaluation(NamedTuple):
-    """confusion int64 [c c]; some predictions u8 [h w] by index, at the pictures' own sizes."""
+    """confusion int64 [c c]; some predictions u8 [h w] by index, at the pictures' own sizes.
+
+    With `one_label` a picture counts as one pixel, and a prediction is u16 [1 1].
+    """
 
     confusion: np.ndarray
     predictions: dict[int, np.ndarray]
     seconds: float
+    one_label: bool
 
     @property
     def scores(self) -> Scores:
         """The measures that follow from the counts."""
         return scores(self.confusion)
+
+    @property
+    def headline(self) -> str:
+        """The scores in a line."""
+        s = self.scores
+        accuracy = f"accuracy {100 * s.pixel_accuracy:.2f} %"
+        return accuracy if self.one_label else f"mIoU {100 * s.miou:.2f} %, pixel {accuracy}"
 
 
 class Evaluator:
@@ -73,7 +84,7 @@ class Evaluator:
                     h, w = batch["size"][index - i * size]
                     predictions[index] = np.asarray(labels[index - i * size])[:h, :w]
                 ticker.tick(min((i + 1) * size, n))
-        return Evaluation(total, predictions, time.monotonic() - start)
+        return Evaluation(total, predictions, time.monotonic() - start, c.data.one_label)
 
 
 def summary(result: Evaluation) -> dict[str, float]:
@@ -85,7 +96,10 @@ def summary(result: Evaluation) -> dict[str, float]:
 
 
 def write_evaluation(result: Evaluation, source: Source, directory: Path) -> str:
-    """Write evaluation.json, per_class.txt, per_class.png and predictions.png; return the table."""
+    """Write evaluation.json, per_class.txt, per_class.png and predictions.png; return the table.
+
+    A classifier has no per_class.png, and of its table, a thousand lines, only the means return.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     table = pictures.class_table(result.confusion, source.class_names)
     (directory / "per_class.txt").write_text(table + "\n")
@@ -100,14 +114,23 @@ def write_evaluation(result: Evaluation, source: Source, directory: Path) -> str
         "confusion": result.confusion.tolist(),
     }
     (directory / "evaluation.json").write_text(json.dumps(numbers) + "\n")
+    shown = [source[i] for i in sorted(result.predictions)]
+    images = [decode_image(e["image"], e["id"]) for e in shown]
+    labels = [e["label"] for e in shown]
+    predictions = [result.predictions[i] for i in sorted(result.predictions)]
+    if result.one_label:
+        names = [[source.class_names[x.item()] for x in row] for row in (predictions, labels)]
+        titles = [f"{p}, truly {t}" for p, t in zip(*names, strict=True)]
+        pictures.contact_sheet(images, titles).save(directory / "predictions.png")
+        header, *_, means = table.splitlines()
+        return f"{header}\n{means}"
     pictures.class_bars(
         result.confusion, source.class_names, source.colors, directory / "per_class.png"
     )
-    shown = [source[i] for i in sorted(result.predictions)]
     sheet = pictures.comparison(
-        [decode_image(e["image"], e["id"]) for e in shown],
-        [e["label"] for e in shown],
-        [result.predictions[i] for i in sorted(result.predictions)],
+        images,
+        labels,
+        predictions,
         [e["id"] for e in shown],
         source.colors,
         source.class_names,

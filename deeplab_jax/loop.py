@@ -18,6 +18,7 @@ from deeplab_jax.data.sources import Source, check_source
 from deeplab_jax.errors import UserError
 from deeplab_jax.evaluate import Evaluation, Evaluator, summary, write_evaluation
 from deeplab_jax.models import build_model, mean_pixel
+from deeplab_jax.models.build import init_variables
 from deeplab_jax.progress import Ticker
 from deeplab_jax.sharding import check_batch_size, data_mesh, place_batch, replicated
 from deeplab_jax.state import TrainState, init_state
@@ -74,8 +75,9 @@ def fit(config: Config) -> TrainState:
 
 def open_sources(config: Config) -> tuple[Source, Source]:
     """Both splits, with a sample of each decoded and checked."""
-    data, classes = config.data, config.model.num_classes
-    sources = [open_split(data, split, classes) for split in (data.train_split, data.eval_split)]
+    data = config.data
+    splits = (data.train_split, data.eval_split)
+    sources = [open_split(data, split, config.model) for split in splits]
     for source in sources:
         check_source(source)
     return sources[0], sources[1]
@@ -116,10 +118,8 @@ def start(config: Config, source: Source, checkpoints: Checkpoints, mesh: Mesh) 
 
 def initial_variables(config: Config, source: Source, *, fresh: bool) -> Any:
     """Random variables, overlaid with the pretrained ones where asked for."""
-    model = build_model(config.model)
-    image = jnp.zeros((1, *config.data.crop_size, 3))
-    init = jax.jit(lambda key: model.init(key, image, train=False))
-    variables = init(jax.random.key(config.train.seed))
+    key = jax.random.key(config.train.seed)
+    variables = jax.jit(init_variables, static_argnums=0)(config.model, key)
     if not config.pretrained or not fresh:
         return variables
     variables = overlay(variables, load_weights(config.pretrained, complete=False), config)
@@ -128,19 +128,22 @@ def initial_variables(config: Config, source: Source, *, fresh: bool) -> Any:
             source, config.data, batch_size=config.train.batch_size, seed=config.train.seed
         )
         images = (next(batches)["image"] for _ in range(BATCH_NORM_BATCHES))
-        variables = reestimate_batch_norm(variables, model, images)
+        variables = reestimate_batch_norm(variables, build_model(config.model), images)
     return variables
 
 
 def overlay(variables: Any, pretrained: Weights, config: Config) -> Any:
     """`variables` with every pretrained module put in place.
 
-    A module that the pretrained network lacks (a decoder, say) keeps its random start; one of
-    another shape is refused.
+    A module that the pretrained network lacks (a decoder, say) keeps its random start, as does the
+    last layer of a segmentation model that starts from a classifier; one of another shape is
+    refused.
     """
     out: dict[str, Any] = {}
     taken = [m for m in variables["params"] if m in pretrained.variables["params"]]
-    taken = [m for m in taken if m != "logits" or config.pretrained_logits]
+    classifiers = [c.model.head == "classifier" for c in (pretrained.config, config)]
+    if not config.pretrained_logits or any(classifiers) != all(classifiers):
+        taken = [m for m in taken if m != "logits"]
     for collection, modules in variables.items():
         out[collection] = dict(modules)
         for name in taken:
@@ -148,7 +151,9 @@ def overlay(variables: Any, pretrained: Weights, config: Config) -> Any:
                 theirs = pretrained.variables[collection][name]
                 check_shapes(f"{collection}/{name}", modules[name], theirs, config.pretrained)
                 out[collection][name] = theirs
-    print(f"from {config.pretrained}: {', '.join(taken)}", file=sys.stderr)
+    left = [m for m in pretrained.variables["params"] if m not in taken]
+    note = f"; left out: {', '.join(left)}" if left else ""
+    print(f"from {config.pretrained}: {', '.join(taken)}{note}", file=sys.stderr)
     return out
 
 
@@ -211,12 +216,7 @@ class Log:
     def evaluation(self, step: int, result: Evaluation) -> None:
         """Write and print an evaluation."""
         self._write({"step": step, **summary(result)})
-        s = result.scores
-        print(
-            f"step {step}: mIoU {s.miou:.4f}, pixel accuracy {s.pixel_accuracy:.4f}"
-            f" ({result.seconds:.0f} s)",
-            file=sys.stderr,
-        )
+        print(f"step {step}: {result.headline} ({result.seconds:.0f} s)", file=sys.stderr)
         self._last = (step, time.monotonic())  # the rate leaves evaluation out
 
     def _write(self, row: dict[str, Any]) -> None:
@@ -241,8 +241,9 @@ def keep_best(
     """Write the weights to `best` when no earlier evaluation was better."""
     best = workdir / "best"
     rows = read_metrics(workdir / "metrics.jsonl")
-    highest = max(row["eval/miou"] for row in rows if "eval/miou" in row)
-    if result.scores.miou >= highest or not best.exists():
+    score = "eval/pixel_accuracy" if result.one_label else "eval/miou"
+    highest = max(row[score] for row in rows if score in row)
+    if summary(result)[score] >= highest or not best.exists():
         variables = jax.device_get(state.variables)
         save_weights(best, Weights(config, variables, source.class_names, source.colors))
 
@@ -254,4 +255,5 @@ def finish(workdir: Path, evaluator: Evaluator, mesh: Mesh) -> None:
     table = write_evaluation(result, evaluator.source, workdir / "evaluation")
     pictures.curves(read_metrics(workdir / "metrics.jsonl"), workdir / "curves.png")
     print(table)
-    print(f"\nbest weights: {workdir / 'best'}; pictures: {workdir / 'evaluation'}")
+    print(f"\n{result.headline}; best weights: {workdir / 'best'}", end="; ")
+    print(f"pictures: {workdir / 'evaluation'}")

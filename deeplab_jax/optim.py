@@ -1,4 +1,4 @@
-"""The official optimiser: SGD with momentum in TF1's form, poly schedule, L2 in the gradient."""
+"""The official optimiser and schedules: SGD with momentum in TF1's form, L2 in the gradient."""
 
 from typing import Any
 
@@ -9,26 +9,27 @@ from jax import Array
 
 
 def poly_schedule(
-    base: float,
-    steps: int,
-    *,
-    power: float = 0.9,
-    end: float = 0.0,
-    slow_start_steps: int = 0,
-    slow_start: float = 1e-4,
+    base: float, steps: int, *, power: float = 0.9, end: float = 0.0
 ) -> optax.Schedule:
-    """(base - end) * (1 - t / D)^power + end after a slow start at a constant rate.
-
-    Official `get_model_learning_rate`: t counts from the slow start's end,
-    D = steps - slow_start_steps.
-    """
+    """(base - end) * (1 - t / steps)^power + end."""
 
     def rate(step: Array) -> Array:
-        t = jnp.clip(step - slow_start_steps, 0, steps - slow_start_steps)
-        poly = (base - end) * (1.0 - t / (steps - slow_start_steps)) ** power + end
-        return jnp.where(step < slow_start_steps, slow_start, poly)
+        return (base - end) * (1.0 - jnp.clip(step, 0, steps) / steps) ** power + end
 
     return rate
+
+
+def step_schedule(base: float, decay_steps: int, decay_rate: float) -> optax.Schedule:
+    """base * decay_rate^floor(t / decay_steps)."""
+    return lambda step: base * decay_rate ** (step // decay_steps)
+
+
+def slow_start(schedule: optax.Schedule, steps: int, constant: float) -> optax.Schedule:
+    """A constant rate for `steps` steps, then the schedule, whose t counts from their end.
+
+    As the official `get_model_learning_rate`.
+    """
+    return lambda step: jnp.where(step < steps, constant, schedule(jnp.maximum(step - steps, 0)))
 
 
 def path_names(path: tuple[Any, ...]) -> list[str]:
@@ -55,11 +56,15 @@ def sgd(
     schedule: optax.Schedule,
     *,
     momentum: float = 0.9,
+    nesterov: bool = False,
     weight_decay: float = 4e-5,
     new_layers_multiplier: float = 1.0,
     freeze_backbone: bool = False,
 ) -> optax.GradientTransformation:
-    """v <- momentum * v + g; w <- w - lr * v, with g the gradient of loss + wd * 1/2 |w|^2."""
+    """v <- momentum * v + g; w <- w - lr * v, with g the gradient of loss + wd * 1/2 |w|^2.
+
+    With `nesterov`, w <- w - lr * (g + momentum * v).
+    """
     decayed = jax.tree_util.tree_map_with_path(lambda path, _: is_decayed(path), params)
     multipliers = jax.tree_util.tree_map_with_path(
         lambda path, _: gradient_multiplier(path, new_layers_multiplier, freeze_backbone), params
@@ -68,6 +73,6 @@ def sgd(
     return optax.chain(
         optax.add_decayed_weights(weight_decay, decayed),
         scale,
-        optax.trace(momentum),
+        optax.trace(momentum, nesterov),
         optax.scale_by_learning_rate(schedule),
     )

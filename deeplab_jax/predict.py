@@ -15,7 +15,7 @@ from deeplab_jax import pictures
 from deeplab_jax.config import at_output_stride
 from deeplab_jax.data.decode import decode_image
 from deeplab_jax.data.sources import SUFFIXES
-from deeplab_jax.data.transforms import Size, fit_size, whole
+from deeplab_jax.data.transforms import Size, central_crop, cut, fit_size, whole
 from deeplab_jax.errors import UserError
 from deeplab_jax.models import build_model, mean_pixel
 from deeplab_jax.models.layers import resize_bilinear, round_up
@@ -30,6 +30,7 @@ class Predictor:
         self.config = weights.config
         self.class_names = weights.class_names
         self.colors = weights.colors
+        self.classifies = weights.config.model.head == "classifier"
         self._variables = jax.device_put(weights.variables)
         model = build_model(weights.config.model)
         self._labels = jax.jit(partial(predict_labels, model=model))
@@ -38,7 +39,8 @@ class Predictor:
     def predict(self, image: np.ndarray, *, probabilities: bool = False) -> np.ndarray:
         """image u8 [h w 3] -> class ids u8 [h w]; with `probabilities`, f32 [h w classes] instead.
 
-        The picture is scaled or padded as in training, the result brought back to its size.
+        The picture is scaled or padded as in training, the result brought back to its size. A
+        classifier looks at the centre and answers for the whole: u16 [1 1] or f32 [1 1 classes].
         """
         return self.predict_batch([image], probabilities=probabilities)[0]
 
@@ -54,6 +56,9 @@ class Predictor:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 found = f"{image.dtype} {list(image.shape)}"
                 raise UserError(f"image {i} is {found}; allowed is uint8 [height, width, 3], RGB")
+        run = self._probabilities if probabilities else self._labels
+        if self.classifies:
+            return list(np.asarray(run(self._variables, self._centres(images))))
         sizes: list[Size] = [(i.shape[0], i.shape[1]) for i in images]
         box = self.input_size((max(h for h, _ in sizes), max(w for _, w in sizes)))
         scaled = [self._scaled(size, box) for size in sizes]
@@ -64,14 +69,10 @@ class Predictor:
                 for image, s in zip(images, scaled, strict=True)
             ]
         )
-        run, restore = (
-            (self._probabilities, smooth_to_size)
-            if probabilities
-            else (self._labels, nearest_to_size)
-        )
         outputs = np.asarray(run(self._variables, batch))
-        cut = [o[:h, :w] for o, (h, w) in zip(outputs, scaled, strict=True)]
-        return [restore(o, size) for o, size in zip(cut, sizes, strict=True)]
+        cropped = [o[:h, :w] for o, (h, w) in zip(outputs, scaled, strict=True)]
+        restore = smooth_to_size if probabilities else nearest_to_size
+        return [restore(o, size) for o, size in zip(cropped, sizes, strict=True)]
 
     def input_size(self, size: Size) -> Size:
         """Height and width that the network gets for a picture of `size`."""
@@ -82,6 +83,12 @@ class Predictor:
             return data.eval_size
         h, w = (round_up(n, stride) for n in size)
         return (max(h, 2 * stride + 1), max(w, 2 * stride + 1))
+
+    def _centres(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """What a classifier sees of pictures of any size, as at evaluation."""
+        size = self.config.data.eval_size or self.config.data.crop_size
+        crop, fill = central_crop(size), mean_pixel(self.config.model.backbone)
+        return np.stack([cut(image, crop, size, fill, smooth=True) for image in images])
 
     def _scaled(self, size: Size, box: Size) -> Size:
         return fit_size(size, box) if self.config.data.resize == "fit" else size
@@ -159,6 +166,24 @@ def predict_files(predictor: Predictor, files: Iterable[Path], out: Path) -> lis
         sheet.save(out / "contact_sheet.png")
     if not overlays:
         raise UserError("none of the pictures could be read")
+    return lines
+
+
+def classify_files(predictor: Predictor, files: Iterable[Path]) -> list[str]:
+    """Return (and print) a line for each picture: its five most likely classes, or what is wrong.
+
+    `predictor` is of a classifier.
+    """
+    lines = []
+    for file in files:
+        try:
+            image = decode_image(file.read_bytes(), str(file), exif=True)
+            p = predictor.predict(image, probabilities=True)[0, 0]
+            best = [f"{predictor.class_names[i]} {100 * p[i]:.1f} %" for i in np.argsort(-p)[:5]]
+            lines.append(f"{file.name}: {', '.join(best)}")
+        except UserError as error:
+            lines.append(f"error: {error}")
+        print(lines[-1], flush=True)
     return lines
 
 

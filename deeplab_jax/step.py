@@ -25,7 +25,7 @@ from deeplab_jax.models.layers import (
     row_blocks,
     upsample_rows,
 )
-from deeplab_jax.optim import poly_schedule, sgd
+from deeplab_jax.optim import poly_schedule, sgd, slow_start, step_schedule
 from deeplab_jax.sharding import over_batch, replicated
 from deeplab_jax.state import TrainState
 
@@ -74,7 +74,7 @@ def train_step(
     config: Config,
     ignore_label: int,
 ) -> tuple[TrainState, Metrics]:
-    """One update from a batch {image u8 [b h w 3], label u8 [b h w]}.
+    """One update from a batch {image u8 [b h w 3], label u8 [b h w]}; classifier: u16 [b 1 1].
 
     All randomness follows from (seed, step), so there is no key to carry or to save.
     """
@@ -101,21 +101,30 @@ def train_step(
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
 
-def predict_labels(variables: Any, image: Array, *, model: Network) -> Array:
-    """image u8 [b h w 3] -> the most likely class of each pixel, u8 [b h w]."""
-    logits = cast(Array, model.apply(variables, image.astype(jnp.float32), train=False))
-    height, width = height_width(image)
+def output_size(image: Array, model: Network) -> tuple[int, int]:
+    """Height and width of a prediction: the image's, or a classifier's one pixel."""
+    return (1, 1) if model.config.head == "classifier" else height_width(image)
 
-    def block(matrix: Array) -> Array:  # the upsampled logits are never whole in memory
-        return jnp.argmax(upsample_rows(logits, matrix, width), axis=-1).astype(jnp.uint8)
+
+def predict_labels(variables: Any, image: Array, *, model: Network) -> Array:
+    """image u8 [b h w 3] -> the most likely class of each pixel, u8 [b h w]; classifier: u16.
+
+    A block of rows at a time, so that the upsampled logits are never whole in memory.
+    """
+    logits = cast(Array, model.apply(variables, image.astype(jnp.float32), train=False))
+    height, width = output_size(image, model)
+    dtype = jnp.uint16 if model.config.head == "classifier" else jnp.uint8
+
+    def block(matrix: Array) -> Array:
+        return jnp.argmax(upsample_rows(logits, matrix, width), axis=-1).astype(dtype)
 
     return join_rows(jax.lax.map(block, row_blocks(logits.shape[1], height)), height)
 
 
 def predict_probabilities(variables: Any, image: Array, *, model: Network) -> Array:
-    """image u8 [b h w 3] -> class probabilities f32 [b h w c]."""
+    """image u8 [b h w 3] -> class probabilities f32 [b h w c]; classifier: [b 1 1 c]."""
     logits = cast(Array, model.apply(variables, image.astype(jnp.float32), train=False))
-    return jax.nn.softmax(resize_bilinear(logits, height_width(image)), axis=-1)
+    return jax.nn.softmax(resize_bilinear(logits, output_size(image, model)), axis=-1)
 
 
 def to_original(prediction: Array, scaled: Array, size: Array, out_size: tuple[int, int]) -> Array:
@@ -138,7 +147,7 @@ def to_original(prediction: Array, scaled: Array, size: Array, out_size: tuple[i
 def eval_step(
     variables: Any, batch: Batch, *, model: Network, num_classes: int, ignore_label: int
 ) -> tuple[Array, Array]:
-    """A batch of `eval_batches` -> (confusion int32 [c c], predictions u8 at the labels' size)."""
+    """A batch of `eval_batches` -> (confusion int32 [c c], predictions at the labels' size)."""
     labels = predict_labels(variables, batch["image"], model=model)
     labels = to_original(labels, batch["scaled"], batch["size"], height_width(batch["label"]))
     truth = batch["label"].astype(jnp.int32)
@@ -149,18 +158,17 @@ def eval_step(
 def make_optimizer(config: Config, params: Any) -> tuple[optax.GradientTransformation, Any]:
     """The optimiser and its schedule, as the configuration says."""
     o = config.optim
-    schedule = poly_schedule(
-        o.learning_rate,
-        config.train.steps,
-        power=o.power,
-        end=o.end_learning_rate,
-        slow_start_steps=o.slow_start_steps,
-        slow_start=o.slow_start_learning_rate,
-    )
+    if o.schedule == "poly":
+        steps = config.train.steps - o.slow_start_steps
+        schedule = poly_schedule(o.learning_rate, steps, power=o.power, end=o.end_learning_rate)
+    else:
+        schedule = step_schedule(o.learning_rate, o.decay_steps, o.decay_rate)
+    schedule = slow_start(schedule, o.slow_start_steps, o.slow_start_learning_rate)
     optimizer = sgd(
         params,
         schedule,
         momentum=o.momentum,
+        nesterov=o.nesterov,
         weight_decay=o.weight_decay,
         new_layers_multiplier=o.new_layers_multiplier,
         freeze_backbone=config.train.freeze_backbone,

@@ -8,7 +8,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from PIL import Image
 
 from deeplab_jax import ModelConfig
-from deeplab_jax.weights.tf_names import abstract_variables
+from deeplab_jax.models.build import abstract_variables
 
 COLORS = np.array([(40, 40, 40), (220, 60, 60), (60, 90, 220)], np.uint8)
 SIZE = (40, 56)

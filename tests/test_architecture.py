@@ -10,7 +10,14 @@ PACKAGE = Path(__file__).resolve().parents[1] / "deeplab_jax"
 # Each line may import from the lines above it (and modules of its own line).
 LAYERS = [
     ["errors", "cpu", "version"],
-    ["config", "models.layers", "data.colors", "data.cityscapes", "data.transforms"],
+    [
+        "config",
+        "models.layers",
+        "models.receptive_field",
+        "data.colors",
+        "data.cityscapes",
+        "data.transforms",
+    ],
     [
         "losses",
         "metrics",
@@ -21,9 +28,18 @@ LAYERS = [
         "data.decode",
         "pictures",
     ],
-    ["models.xception", "models.mobilenet", "models.deeplab", "data.scenes", "data.voc"],
+    ["models.xception", "models.resnet", "models.mobilenet", "data.scenes", "data.voc"],
+    ["models.deeplab", "models.pspnet", "models.unet", "models.classifier"],
     ["models.build", "models", "data.sources"],
-    ["data.pipeline", "state", "weights.tf_names", "weights.batch_norm"],
+    ["models.summary"],
+    [
+        "data.pipeline",
+        "state",
+        "weights.slots",
+        "weights.tf_names",
+        "weights.timm",
+        "weights.batch_norm",
+    ],
     ["step", "checkpoint", "weights", "weights.files", "weights.convert"],
     ["evaluate", "predict"],
     ["loop"],

@@ -32,6 +32,11 @@ def fails(arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         ("evaluate --weights nowhere", "nowhere: no model.safetensors"),
         ("predict nowhere --weights nowhere --out x", "nowhere: no such file or folder"),
         ("convert nowhere --out x", "nowhere: no checkpoint there"),
+        ("summary --size 16 513", "size = (16, 513) is not possible: height and width, each"),
+        ("summary --size 513", "argument --size: expected 2 arguments"),
+        ("summary --model.widht=0.5", "--model.widht"),
+        ("convert model.pth --out x", "model.pth: a pickle can run code"),
+        ("export-tf nowhere --out x.npz", "nowhere: no model.safetensors"),
     ],
 )
 def test_mistakes(
@@ -59,4 +64,23 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture, monkeypatch: obj
         [sys.executable, "-m", "deeplab_jax", "--help"], cwd=ROOT, capture_output=True, text=True
     )
     assert out.returncode == 0
-    assert all(c in out.stdout for c in ("train", "evaluate", "predict", "convert"))
+    assert all(
+        c in out.stdout for c in ("train", "evaluate", "predict", "convert", "export-tf", "summary")
+    )
+
+
+def test_summary_of_the_paper_s_network(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = "summary --config=configs/voc.py --model.head=deeplabv3 --model.atrous_rates"
+    monkeypatch.setattr(sys, "argv", ["deeplab_jax", *arguments.split(), "--size", "257", "321"])
+    main()
+    out = capsys.readouterr().out
+    assert out.startswith("xception_65, deeplabv3: 21 classes, output stride 16")
+    assert "one image of 257 x 321" in out and "exit_flow_block2" in out
+    assert "aspp0" in out and "aspp1" not in out and "decoder0" not in out
+    monkeypatch.setattr(sys, "argv", ["deeplab_jax", "summary", "--config=configs/voc.py"])
+    main()
+    lines = [" ".join(line.split()[:4]) for line in capsys.readouterr().out.splitlines()]
+    assert "trainable parameters 41,055,413" in lines
+    assert any(line.startswith("multiply-adds 54.04 B") for line in lines)

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from deeplab_jax import Config, DataConfig, ModelConfig, TrainConfig, UserError
+from deeplab_jax import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig, UserError
 from deeplab_jax.config import from_dict, load_config_file, load_json, parse, save_json, to_dict
+from deeplab_jax.models.build import abstract_variables
 from deeplab_jax.sharding import data_mesh
 from deeplab_jax.state import init_state
 from deeplab_jax.step import compile_train_step, make_optimizer
-from deeplab_jax.weights.tf_names import abstract_variables
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
 
@@ -42,6 +42,8 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
             r"train.class_weights .* each of the 21 classes",
         ),
         (lambda: TrainConfig(batch_size=0), r"train.batch_size = 0"),
+        (lambda: OptimConfig(schedule="cosine"), r"optim.schedule = 'cosine' .* poly, step"),  # type: ignore[arg-type]
+        (lambda: OptimConfig(decay_rate=1.5), r"optim.decay_rate = 1.5"),
     ],
 )
 def test_contradictions(make: object, message: str) -> None:
@@ -104,7 +106,9 @@ def test_every_config_makes_a_training_step(file: Path) -> None:
     shape = (config.train.batch_size, *config.data.crop_size)
     batch = {
         "image": jax.ShapeDtypeStruct((*shape, 3), jnp.uint8),
-        "label": jax.ShapeDtypeStruct(shape, jnp.uint8),
+        "label": jax.ShapeDtypeStruct((shape[0], 1, 1), jnp.uint16)
+        if config.data.one_label
+        else jax.ShapeDtypeStruct(shape, jnp.uint8),
     }
     mesh = data_mesh(jax.devices()[:1])
     step = compile_train_step(config, state.params, mesh, config.data.ignore_label)

@@ -23,7 +23,7 @@ def test_counts_equal_a_plain_evaluation(tiny_config: Config, tmp_path: Path, re
     """Five pictures, batches of eight over eight devices: every pixel counted once, at its size."""
     data = dataclasses.replace(tiny_config.data, resize=resize, eval_size=(65, 65))
     config = dataclasses.replace(tiny_config, data=data)
-    source = open_split(data, "val", 3)
+    source = open_split(data, "val", config.model)
     variables = random_variables(config.model)
     mesh = data_mesh()
     result = Evaluator(config, source, mesh)(jax.device_put(variables, replicated(mesh)))

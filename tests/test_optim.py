@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from deeplab_jax.optim import poly_schedule, sgd
+from deeplab_jax.optim import poly_schedule, sgd, slow_start, step_schedule
 
 PARAMS = {
     "backbone": {
@@ -61,8 +61,29 @@ def test_momentum_keeps_the_rate_outside_its_buffer() -> None:
     np.testing.assert_allclose(params["backbone"]["a"]["kernel"][0], w, rtol=1e-6)
 
 
+def test_nesterov_looks_ahead() -> None:
+    """TF1's use_nesterov: v <- m v + g; w <- w - lr (g + m v)."""
+    params = {"backbone": {"a": {"kernel": jnp.ones(1)}}}
+    tx = sgd(params, lambda _: jnp.float32(0.1), nesterov=True, weight_decay=0.0)
+    state, w, v = tx.init(params), 1.0, 0.0
+    for g in (0.5, -1.0, 2.0):
+        grads = jax.tree.map(lambda x, g=g: jnp.full_like(x, g), params)
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        v = 0.9 * v + g
+        w -= 0.1 * (g + 0.9 * v)
+    np.testing.assert_allclose(params["backbone"]["a"]["kernel"][0], w, rtol=1e-6)
+
+
+def test_step_schedule_with_slow_start() -> None:
+    rate = slow_start(step_schedule(0.05, 20, 0.94), 10, 1e-4)
+    values = [float(rate(jnp.asarray(t))) for t in (0, 9, 10, 29, 30, 2010)]
+    expected = [1e-4, 1e-4, 0.05, 0.05, 0.05 * 0.94, 0.05 * 0.94**100]
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
+
+
 def test_poly_schedule_with_slow_start() -> None:
-    rate = poly_schedule(0.1, 110, slow_start_steps=10, slow_start=1e-4, end=0.01)
+    rate = slow_start(poly_schedule(0.1, 100, end=0.01), 10, 1e-4)
     values = [float(rate(jnp.asarray(t))) for t in (0, 9, 10, 60, 110, 500)]
     middle = 0.09 * 0.5**0.9 + 0.01
     np.testing.assert_allclose(values, [1e-4, 1e-4, 0.1, middle, 0.01, 0.01], rtol=1e-5)

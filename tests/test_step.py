@@ -13,6 +13,8 @@ from conftest import TINY_MODEL
 from synthetic import random_variables, square_picture
 
 from deeplab_jax import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig, build_model
+from deeplab_jax.data import scenes
+from deeplab_jax.metrics import scores
 from deeplab_jax.sharding import data_mesh, place_batch, replicated
 from deeplab_jax.state import TrainState, init_state
 from deeplab_jax.step import (
@@ -135,6 +137,53 @@ def test_overfits_eight_pictures(step: Callable[..., Any]) -> None:
     for _ in range(400):
         state, metrics = step(state, batch)
     assert float(metrics["loss"]) < 0.1
+
+
+def four_scenes() -> dict[str, np.ndarray]:
+    """A window of four rendered pictures in which every class that occurs is large enough."""
+    pictures = [scenes.render(0, index) for index in (3, 8, 16, 20)]
+    return {
+        "image": np.stack([image[128:193, 120:201] for image, _ in pictures]),
+        "label": np.stack([label[128:193, 120:201] for _, label in pictures]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("head", "backbone"),
+    [
+        ("deeplabv3plus", "xception_41"),
+        ("deeplabv3", "mobilenet_v2"),
+        ("pspnet", "mobilenet_v2"),
+        ("unet", "unet"),
+    ],
+)
+def test_every_network_overfits_four_scenes(head: str, backbone: str) -> None:
+    model = ModelConfig(
+        backbone=backbone,  # type: ignore[arg-type]
+        head=head,  # type: ignore[arg-type]
+        num_classes=len(scenes.CLASS_NAMES),
+        width=0.25 if backbone == "mobilenet_v2" else 0.06,
+        output_stride=16 if backbone == "unet" else 8,
+        aspp_channels=32,
+        decoder_channels=32,
+        decoder_low_level_channels=16,
+        batch_norm_decay=0.9,
+    )
+    config = Config(
+        model=model,
+        data=DataConfig(crop_size=(65, 81), flip=False),
+        optim=OptimConfig(learning_rate=0.1),
+        train=TrainConfig(steps=180, batch_size=4),
+    )
+    mesh, batch = data_mesh(jax.devices()[:1]), four_scenes()
+    state = fresh_state(config, 1)
+    train_step = compile_train_step(config, state.params, mesh, scenes.IGNORE_LABEL)
+    for _ in range(config.train.steps):
+        state, _ = train_step(state, batch)
+    sizes = np.tile(np.array([65, 81], np.int32), (4, 1))
+    evaluate = compile_eval_step(config, mesh, scenes.IGNORE_LABEL)
+    counts, _ = evaluate(state.variables, {**batch, "scaled": sizes, "size": sizes})
+    assert scores(np.asarray(counts)).miou >= 0.8
 
 
 @pytest.mark.parametrize("frozen", ["freeze_batch_norm", "freeze_backbone"])

@@ -4,7 +4,7 @@ Color = tuple[int, int, int]
 
 
 def voc_colormap(n: int = 256) -> tuple[Color, ...]:
-    """Return the first `n` (at most 256) RGB colours, 0..255, of the PASCAL VOC colour map.
+    """Return the first `n` RGB colours, 0..255, of the PASCAL VOC colour map; 512 are distinct.
 
     Source: VOCcode/VOClabelcolormap.m of the VOC devkit.
     """

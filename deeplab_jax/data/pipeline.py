@@ -12,15 +12,17 @@ import grain
 import numpy as np
 from absl import flags
 
-from deeplab_jax.config import DataConfig
+from deeplab_jax.config import DataConfig, ModelConfig
 from deeplab_jax.data.decode import decode_image
 from deeplab_jax.data.sources import Source, open_source
 from deeplab_jax.data.transforms import (
     GREY,
     Pixel,
     Size,
+    central_crop,
     cut,
     fit_size,
+    inception_crop,
     pad,
     random_crop,
     random_scale,
@@ -32,12 +34,18 @@ from deeplab_jax.models.layers import round_up
 Batch = dict[str, np.ndarray]
 
 
-def open_split(data: DataConfig, split: str, num_classes: int) -> Source:
-    """The source of one split, checked to have the model's number of classes.
+def open_split(data: DataConfig, split: str, model: ModelConfig) -> Source:
+    """The source of one split, checked to have the model's kind and number of classes.
 
     Raises:
       UserError: what is missing or does not fit, named.
     """
+    num_classes = model.num_classes
+    if data.one_label != (model.head == "classifier"):
+        raise UserError(
+            f"model.head = {model.head!r} does not fit data.source = {data.source!r}: classifier is"
+            " for imagenet2012, the other heads are for segmentation"
+        )
     source = open_source(
         data.source,
         split,
@@ -67,8 +75,14 @@ def train_example(
     ignore_label: int,
     fill: Pixel = GREY,
 ) -> Batch:
-    """Decode, scale, crop and pad one example: image u8 [*crop_size, 3], label u8 [*crop_size]."""
+    """Decode, scale, crop and pad one example: image u8 [*crop_size, 3], label u8 [*crop_size].
+
+    A picture with one label has it handed through, u16 [1 1].
+    """
     image, label = decode_image(example["image"], example["id"]), example["label"]
+    if data.one_label:
+        crop = inception_crop(rng, image.shape[:2], data.crop_size)
+        return {"image": cut(image, crop, data.crop_size, fill, smooth=True), "label": label}
     scale = random_scale(rng, data.min_scale, data.max_scale, data.scale_step)
     size = image.shape[:2]
     if data.resize == "fit" and data.eval_size is not None:
@@ -119,6 +133,8 @@ def network_size(data: DataConfig, source: Source, output_stride: int) -> Size:
     Raises:
       UserError: a picture is larger than `data.eval_size` and `data.resize` is "keep".
     """
+    if data.one_label:
+        return data.eval_size or data.crop_size
     largest = largest_size(source)
     if data.eval_size is None:
         stride = output_stride
@@ -149,15 +165,20 @@ def eval_example(
     """One whole picture for evaluation; an index past the end gives an example of ignored pixels.
 
     image u8 [*input_size, 3], scaled to `scaled` (h, w) and padded; label u8 [*label_size], at the
-    picture's own `size` (h, w) and padded with the ignored label.
+    picture's own `size` (h, w) and padded with the ignored label. A picture with one label, u16
+    [1 1], is cut to its centre, and both sizes are the label's.
     """
+    one = np.ones(2, np.int32)
     if index >= len(source):
-        one = np.ones(2, np.int32)
         blank = np.full((*input_size, 3), fill, np.uint8)
-        label = np.full(label_size, source.ignore_label, np.uint8)
+        dtype = np.uint16 if data.one_label else np.uint8
+        label = np.full(label_size, source.ignore_label, dtype)
         return {"image": blank, "label": label, "scaled": one, "size": one}
     example = source[index]
     image, label = decode_image(example["image"], example["id"]), example["label"]
+    if data.one_label:
+        image = cut(image, central_crop(input_size), input_size, fill, smooth=True)
+        return {"image": image, "label": label, "scaled": one, "size": one}
     size = image.shape[:2]
     scaled = fit_size(size, input_size) if data.resize == "fit" else size
     return {
@@ -184,7 +205,7 @@ def eval_batches(
         source=source,
         data=data,
         input_size=input_size,
-        label_size=largest_size(source),
+        label_size=(1, 1) if data.one_label else largest_size(source),
         fill=fill,
     )
     total = -(-len(source) // batch_size) * batch_size

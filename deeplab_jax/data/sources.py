@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict, get_args
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from deeplab_jax.config import DataKind
 from deeplab_jax.data import cityscapes, scenes, voc
 from deeplab_jax.data.colors import Color, voc_colormap
 from deeplab_jax.data.decode import decode_image, decode_label, image_size
@@ -26,12 +27,12 @@ SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 )
 
-Kind = Literal["scenes", "folder", "voc2012", "cityscapes"]
 Size = tuple[int, int]
+NO_CLASS = 65535  # the ignored label of pictures with one class: above every class id
 
 
 class Example(TypedDict):
-    """One picture, encoded or u8[h w 3], and its mask of class ids u8[h w]."""
+    """One picture, encoded or u8[h w 3], and its mask of class ids u8[h w], or one id u16[1 1]."""
 
     id: str
     image: bytes | np.ndarray
@@ -55,7 +56,7 @@ class Source(Protocol):
 
 
 def open_source(
-    kind: Kind,
+    kind: DataKind,
     split: str,
     *,
     root: str | None = None,
@@ -71,9 +72,9 @@ def open_source(
     """Open a split of a data set, prepared below `data_dir` as ArrayRecord if it comes from TFDS.
 
     `root` is the folder of the data: of the pairs ("folder"), the VOCdevkit ("voc2012") or the zips
-    as downloaded ("cityscapes", whose builder needs TensorFlow for preparing, once). The arguments
-    after `data_dir` belong to "folder"; see `open_folder`. Raises UserError for what is missing or
-    does not fit together.
+    as downloaded ("cityscapes", "imagenet2012", whose builders need TensorFlow for preparing,
+    once). The arguments after `data_dir` belong to "folder" (see `open_folder`), `num_classes` to
+    "imagenet2012" too. Raises UserError for what is missing or does not fit together.
     """
     if kind == "scenes":
         made = prepare(scenes.Scenes(data_dir=_expand(data_dir)))
@@ -97,7 +98,9 @@ def open_source(
         return open_tfds(made, split, voc.CLASS_NAMES, voc.COLORS)
     if kind == "cityscapes":
         return _open_cityscapes(root, split, data_dir)
-    raise UserError(f"data kind {kind!r} is unknown; there are scenes, folder, voc2012, cityscapes")
+    if kind == "imagenet2012":
+        return _open_imagenet(root, split, data_dir, num_classes)
+    raise UserError(f"data kind {kind!r} is unknown; there are {', '.join(get_args(DataKind))}")
 
 
 # ---- what every source promises of an example
@@ -259,7 +262,6 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[Color, ...]]:
             )
         names.append(match[1])
         colors.append(_rgb(match[2]) if match[2] else None)
-    _check_num_classes(len(names), str(path))
     return tuple(names), tuple(
         color or default for color, default in zip(colors, voc_colormap(len(names)), strict=True)
     )
@@ -278,6 +280,7 @@ def _classes(
         _check_num_classes(num_classes, "num_classes")
         return tuple(f"class {i}" for i in range(num_classes)), voc_colormap(num_classes)
     names, colors = read_classes(path)
+    _check_num_classes(len(names), str(path))
     if num_classes not in (None, len(names)):
         raise UserError(
             f"model.num_classes is {num_classes}, but {path} lists {len(names)} classes: "
@@ -367,8 +370,9 @@ def _walk(folder: Path) -> Iterator[Path]:
 class TfdsSource:
     """A split of a prepared TFDS data set, read without TensorFlow; made by `open_tfds`.
 
-    `label_map` has 256 entries, the class id for each value in the masks. Reading a bad example
-    raises UserError.
+    `label_map` has 256 entries, the class id for each value in the masks. With `label_offset` the
+    labels are no masks but a class a picture, counted from there. Reading a bad example raises
+    UserError.
     """
 
     builder_dir: str
@@ -380,6 +384,7 @@ class TfdsSource:
     image_key: str = "image"
     label_key: str = "label"
     label_map: tuple[int, ...] | None = None
+    label_offset: int | None = None
 
     def __len__(self) -> int:
         return len(self._records())
@@ -387,6 +392,11 @@ class TfdsSource:
     def __getitem__(self, index: int) -> Example:
         record = self._records()[index]
         id, image = record[self.id_key].decode(), record[self.image_key]
+        if self.label_offset is not None:
+            if record[self.label_key] < 0:  # TFDS's -1
+                raise UserError(f"{id}: the split {self.split!r} has no labels")
+            class_id = np.uint16(record[self.label_key] + self.label_offset)
+            return {"id": id, "image": image, "label": class_id.reshape(1, 1)}
         label = decode_label(record[self.label_key], f"mask of {id}")
         if self.label_map is not None:
             label = np.asarray(self.label_map, np.uint8)[label]
@@ -417,8 +427,9 @@ def open_tfds(
     image_key: str = "image",
     label_key: str = "label",
     label_map: tuple[int, ...] | None = None,
+    label_offset: int | None = None,
 ) -> TfdsSource:
-    """Open a split (or a part, as "train[:100]") of any prepared TFDS data set with masks.
+    """Open a split (or a part, as "train[:100]") of any prepared TFDS data set with labels.
 
     Raises UserError for a split or feature that it does not have, and if it is not ArrayRecord.
     """
@@ -442,6 +453,7 @@ def open_tfds(
         image_key,
         label_key,
         label_map,
+        label_offset,
     )
     try:
         if len(source) == 0:
@@ -487,19 +499,22 @@ def _open_records(builder_dir: str, split: str, image_key: str, label_key: str) 
     return tfds.builder_from_directory(builder_dir).as_data_source(split, decoders=decoders)
 
 
-def _open_cityscapes(root: str, split: str, data_dir: str) -> Source:
-    builder = tfds.builder("cityscapes/semantic_segmentation", data_dir=_expand(data_dir))
+def _prepare_downloads(builder: tfds.core.DatasetBuilder, root: str) -> str:
     try:
-        made = prepare(builder, manual_dir=_expand(root))
-    except AssertionError as error:  # TFDS's way to say which zips are missing
+        return prepare(builder, manual_dir=_expand(root))
+    except AssertionError as error:  # TFDS's way to say which files are missing
         raise UserError(f"{error} (root is {root})") from error
     except ImportError as error:
         raise UserError(
-            f"preparing Cityscapes, once, needs more packages ({error}): "
+            f"preparing {builder.name}, once, needs more packages ({error}): "
             "pip install tensorflow-cpu importlib_resources"
         ) from error
+
+
+def _open_cityscapes(root: str, split: str, data_dir: str) -> Source:
+    builder = tfds.builder("cityscapes/semantic_segmentation", data_dir=_expand(data_dir))
     return open_tfds(
-        made,
+        _prepare_downloads(builder, root),
         split,
         cityscapes.CLASS_NAMES,
         cityscapes.COLORS,
@@ -508,6 +523,35 @@ def _open_cityscapes(root: str, split: str, data_dir: str) -> Source:
         image_key="image_left",
         label_key="segmentation_label",
         label_map=cityscapes.ID_TO_TRAIN_ID,
+    )
+
+
+def _open_imagenet(root: str, split: str, data_dir: str, num_classes: int | None) -> Source:
+    """Classes are named by their WordNet ids; with one more of them, class 0 is "background".
+
+    So it is in the official networks of 1001 classes.
+    """
+    builder = tfds.builder("imagenet2012", data_dir=_expand(data_dir))
+    tars = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
+    missing = [tar for tar in tars if not Path(_expand(root), tar).is_file()]
+    if missing and not Path(builder.data_dir).is_dir():
+        raise UserError(
+            f"imagenet2012 is not prepared in {builder.data_dir} (--data.prepared_dir), and root, "
+            f"{root}, lacks {' and '.join(missing)}: register at "
+            "https://image-net.org/download-images, put both there and run the same command "
+            "again, which prepares them once (with TensorFlow: pip install tensorflow-cpu)"
+        )
+    made = _prepare_downloads(builder, root)
+    names = tuple(tfds.builder_from_directory(made).info.features["label"].names)
+    background = num_classes == len(names) + 1
+    return open_tfds(
+        made,
+        split,
+        ("background", *names) if background else names,
+        voc_colormap(len(names) + background),
+        ignore_label=NO_CLASS,
+        id_key="file_name",
+        label_offset=int(background),
     )
 
 

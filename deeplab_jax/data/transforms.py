@@ -46,6 +46,31 @@ def random_crop(rng: np.random.Generator, size: Size, scale: float, crop_size: S
     return Crop(scaled, (int(rng.integers(room[0] + 1)), int(rng.integers(room[1] + 1))))
 
 
+def inception_crop(rng: np.random.Generator, size: Size, crop_size: Size) -> Crop:
+    """A window of 8 to 100 % of the picture, of aspect 3/4 to 4/3, that is scaled to crop_size.
+
+    Szegedy et al. 2015, section 6. A window that does not fit is shrunk until it does.
+    """
+    area = rng.uniform(0.08, 1.0) * size[0] * size[1]
+    aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))  # width / height
+    h, w = np.sqrt(area / aspect), np.sqrt(area * aspect)
+    fit = min(1.0, size[0] / h, size[1] / w)
+    scaled = (
+        max(crop_size[0], round(size[0] * crop_size[0] / (h * fit))),
+        max(crop_size[1], round(size[1] * crop_size[1] / (w * fit))),
+    )
+    return random_crop(rng, scaled, 1.0, crop_size)
+
+
+def central_crop(crop_size: Size) -> Crop:
+    """The central 87.5 % of a picture's height and width, scaled to crop_size.
+
+    As slim's `inception_preprocessing.preprocess_for_eval`.
+    """
+    h, w = round(crop_size[0] / 0.875), round(crop_size[1] / 0.875)
+    return Crop((h, w), ((h - crop_size[0]) // 2, (w - crop_size[1]) // 2))
+
+
 def cut(pixels: np.ndarray, crop: Crop, out_size: Size, fill: Pixel, *, smooth: bool) -> np.ndarray:
     """Resample u8 [h, w(, 3)] to the crop's window and pad it bottom and right to `out_size`.
 
@@ -64,11 +89,11 @@ def cut(pixels: np.ndarray, crop: Crop, out_size: Size, fill: Pixel, *, smooth: 
 
 
 def pad(pixels: np.ndarray, out_size: Size, fill: Pixel) -> np.ndarray:
-    """Pad u8 [h, w(, 3)] bottom and right to `out_size` (official: offset 0, 0)."""
+    """Pad [h, w(, 3)] bottom and right to `out_size` (official: offset 0, 0)."""
     h, w = pixels.shape[:2]
     if (h, w) == out_size:
         return pixels
-    out = np.full((*out_size, *pixels.shape[2:]), fill, np.uint8)
+    out = np.full((*out_size, *pixels.shape[2:]), fill, pixels.dtype)
     out[:h, :w] = pixels
     return out
 

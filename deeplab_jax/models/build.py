@@ -1,8 +1,10 @@
 """`build_model`: from a `ModelConfig` to a Flax module."""
 
+from functools import cache, partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -142,3 +144,18 @@ def decoder(config: ModelConfig, stage: int, decay: float, dtype: Any) -> nn.Mod
 def build_model(config: ModelConfig) -> Network:
     """The network of a configuration; its variables fit any `output_stride`."""
     return Network(config)
+
+
+def init_variables(config: ModelConfig, key: Array) -> Any:
+    """Untrained variables, {"params": ..., "batch_stats": ...}; they fit pictures of any size.
+
+    Under `jit` only what is used of the result is computed, and never the network.
+    """
+    return build_model(config).init(key, jnp.zeros((1, 65, 65, 3)), train=False)
+
+
+@cache  # tracing a deep network takes a second; nobody changes the result
+def abstract_variables(config: ModelConfig) -> dict[str, Any]:
+    """The variables of a network as shapes and dtypes, without computing anything."""
+    abstract: dict[str, Any] = jax.eval_shape(partial(init_variables, config), jax.random.key(0))
+    return abstract

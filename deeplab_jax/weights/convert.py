@@ -1,4 +1,4 @@
-"""Official TensorFlow weights into a folder of ours: what matched, was left or does not fit."""
+"""Weights of others into ours: what matched, was left or does not fit; and ours into TF's files."""
 
 import tarfile
 import tempfile
@@ -13,20 +13,33 @@ from flax.traverse_util import flatten_dict
 
 from deeplab_jax.config import Config
 from deeplab_jax.errors import UserError
-from deeplab_jax.models import build_model
-from deeplab_jax.weights.tf_names import from_tf_variables, tf_names, unused_variables
+from deeplab_jax.models.build import init_variables
+from deeplab_jax.weights.files import read_safetensors
+from deeplab_jax.weights.slots import fill, shorten, unused
+from deeplab_jax.weights.tf_names import tf_slots, unfold_batch_norm
+from deeplab_jax.weights.timm import check_network, timm_slots
 
+PICKLES = (".pth", ".pt", ".bin", ".pkl", ".pickle")
+SAVE_AS_SAFETENSORS = """\
+a pickle can run code when it is read, so none is. Save it as safetensors, where PyTorch is:
+  import safetensors.torch, torch
+  state = torch.load("model.pth", map_location="cpu", weights_only=True)
+  safetensors.torch.save_file(state, "model.safetensors")"""
 MAX_ARCHIVE_BYTES = 4 * 2**30  # the largest official archive unpacks to about 1 GB
 
 
-def read_tf_arrays(source: str) -> dict[str, np.ndarray]:
-    """Arrays by TF variable name from an .npz, a TF1 checkpoint prefix, or the .tar.gz of one.
+def read_arrays(source: str) -> dict[str, np.ndarray]:
+    """Arrays by name from an .npz, a TF1 checkpoint prefix, the .tar.gz of one, or .safetensors.
 
     Raises:
       UserError: the file is missing, of another kind, or unreadable; TensorFlow is needed and
         absent.
     """
     path = Path(source)
+    if path.suffix in PICKLES:
+        raise UserError(f"{source}: {SAVE_AS_SAFETENSORS}")
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
     if path.suffix == ".npz":
         return read_npz(path)
     if path.name.endswith((".tar.gz", ".tgz", ".tar")):
@@ -51,18 +64,24 @@ def read_checkpoint(prefix: str) -> dict[str, np.ndarray]:
             f"{prefix}: no checkpoint there (no {prefix}.index); give PREFIX of PREFIX.index and"
             " PREFIX.data-00000-of-00001, a .tar.gz of these, or an .npz"
         )
-    try:
-        from tensorflow.train import load_checkpoint
-    except ImportError as e:
-        raise UserError(
-            "reading a TensorFlow checkpoint needs TensorFlow, here and nowhere else:"
-            " pip install tensorflow-cpu"
-        ) from e
+    load_checkpoint = tensorflow().train.load_checkpoint
     try:
         reader = load_checkpoint(prefix)
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
     except Exception as e:  # TensorFlow's own errors are of many classes
         raise UserError(f"{prefix}: not a readable TensorFlow checkpoint ({e})") from e
+
+
+def tensorflow() -> Any:
+    """TensorFlow, imported for its checkpoints alone."""
+    try:
+        import tensorflow
+    except ImportError as e:
+        raise UserError(
+            "a TensorFlow checkpoint needs TensorFlow, here and nowhere else:"
+            " pip install tensorflow-cpu"
+        ) from e
+    return tensorflow
 
 
 def extract_checkpoint(archive: Path, folder: Path) -> str:
@@ -87,32 +106,80 @@ def extract_checkpoint(archive: Path, folder: Path) -> str:
     return str(folder / prefixes[0])
 
 
+def write_tf_arrays(target: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Arrays by TF variable name into an .npz, or a TF1 checkpoint of that prefix.
+
+    Raises:
+      UserError: the files cannot be written; TensorFlow is needed and absent.
+    """
+    path = Path(target)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".npz":
+            np.savez(path, **arrays)  # type: ignore[arg-type]
+        else:
+            write_checkpoint(str(path), arrays)
+    except OSError as e:
+        raise UserError(f"{target}: cannot be written ({e})") from e
+
+
+def write_checkpoint(prefix: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """A TF1 checkpoint with global_step 0 beside the arrays.
+
+    The official `vis.py` restores every variable of its graph, global_step among them.
+    """
+    tf = tensorflow()
+    variables = {"global_step": np.zeros((), np.int64), **arrays}
+    try:
+        tf.raw_ops.SaveV2(
+            prefix=prefix,
+            tensor_names=list(variables),
+            shape_and_slices=[""] * len(variables),
+            tensors=[tf.constant(array) for array in variables.values()],
+        )
+    except tf.errors.OpError as e:
+        raise UserError(f"{prefix}: cannot be written ({e})") from e
+
+
 def convert_variables(
-    arrays: Mapping[str, np.ndarray], config: Config, *, backbone_only: bool, fresh_logits: bool
+    arrays: Mapping[str, np.ndarray],
+    config: Config,
+    *,
+    timm: bool,
+    backbone_only: bool,
+    fresh_logits: bool,
 ) -> tuple[dict[str, Any], str]:
-    """Our variables, and a report of what matched and what was left."""
-    model = config.model
-    modules = {path[1] for path in tf_names(model)}
+    """Our variables from arrays under TF names or timm's; what matched and what was left.
+
+    Raises:
+      UserError: the arrays do not fit the network, or timm has no such network.
+    """
+    model, fresh_logits = config.model, fresh_logits and not backbone_only
+    if timm:
+        check_network(arrays, model)
+        if not backbone_only and model.head != "classifier":
+            raise UserError(
+                f"timm has no weights for the head {model.head}: take the backbone with"
+                " --backbone-only, or all with --model.head=classifier"
+            )
+        slots = timm_slots(model)
+    else:
+        slots = tf_slots(model)
+        arrays = unfold_batch_norm(arrays, slots, model)
+    modules = {path[1] for path in slots}
     skip = modules - {"backbone"} if backbone_only else {"logits"} if fresh_logits else set()
-    variables = from_tf_variables(arrays, model, skip=tuple(skip))
-    if fresh_logits and not backbone_only:
-        variables["params"]["logits"] = fresh_module(config, "logits")
-    left = unused_variables(arrays, model)
-    if skip:
-        left += [n for p, n in tf_names(model).items() if p[1] in skip and n in arrays]
-    count = len(flatten_dict(variables))
-    lines = [f"{count} arrays matched; {len(left)} variables of the file were left out"]
-    lines += [f"  {name} {list(arrays[name].shape)}" for name in sorted(left)[:20]]
-    lines += [f"  ... and {len(left) - 20} more"] if len(left) > 20 else []
-    lines += ["the last layer starts afresh"] if fresh_logits else []
+    variables = fill(arrays, slots, model, skip)
+    left = unused(arrays, {path: slot for path, slot in slots.items() if path[1] not in skip})
+    matched = len(flatten_dict(variables))
+    lines = [f"{matched} arrays matched; {len(left)} arrays of the file were left out"]
+    lines += [f"  {name}" for name in shorten(left)]
+    if fresh_logits:
+        variables["params"]["logits"] = fresh_parameters(config, "logits")
+        lines += ["the last layer starts afresh"]
     return variables, "\n".join(lines)
 
 
-def fresh_module(config: Config, name: str) -> Any:
-    """Randomly initialised parameters of one top-level module."""
-    image = np.zeros((1, 65, 65, 3), np.float32)
-
-    def init(key: jax.Array) -> Any:
-        return build_model(config.model).init(key, image, train=False)["params"][name]
-
-    return jax.jit(init)(jax.random.key(config.train.seed))
+def fresh_parameters(config: Config, module: str) -> Any:
+    """Untrained parameters of one top-level module."""
+    init = jax.jit(lambda key: init_variables(config.model, key)["params"][module])
+    return init(jax.random.key(config.train.seed))

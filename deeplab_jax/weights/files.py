@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from deeplab_jax.config import Config, ModelConfig, load_json, save_json
 from deeplab_jax.errors import UserError
-from deeplab_jax.weights.tf_names import abstract_variables
+from deeplab_jax.models.build import abstract_variables
 
 Colors = tuple[tuple[int, int, int], ...]
 

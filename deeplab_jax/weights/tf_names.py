@@ -8,34 +8,19 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
 from deeplab_jax.config import ModelConfig
-from deeplab_jax.errors import UserError
-from deeplab_jax.models import build_model
-from deeplab_jax.models.build import EPSILONS, family
+from deeplab_jax.models.build import EPSILONS, abstract_variables, family
+from deeplab_jax.weights.slots import Path, Slot, fill
 
-Path = tuple[str, ...]  # ("params" | "batch_stats", module, ..., leaf)
 LEAVES = {
     "scale": "BatchNorm/gamma",
     "bias": "BatchNorm/beta",
     "mean": "BatchNorm/moving_mean",
     "var": "BatchNorm/moving_variance",
 }
-
-
-def abstract_variables(config: ModelConfig) -> dict[str, Any]:
-    """The variables of a network as shapes and dtypes, without computing anything."""
-
-    def init(key: jax.Array, x: jax.Array) -> Any:
-        return build_model(config).init(key, x, train=False)
-
-    image = jax.ShapeDtypeStruct((1, 65, 65, 3), jnp.float32)
-    abstract: dict[str, Any] = jax.eval_shape(init, jax.random.key(0), image)
-    return abstract
 
 
 def tf_scope(modules: Path, config: ModelConfig) -> str:
@@ -104,21 +89,32 @@ def is_depthwise(path: Path) -> bool:
     return path[-1] == "kernel" and path[-2].endswith("depthwise")
 
 
-def tf_names(config: ModelConfig) -> dict[Path, str]:
-    """The TF variable name of every leaf of a network's variables."""
-    return {p: tf_name(p, config) for p in flatten_dict(abstract_variables(config))}
+def tf_slot(path: Path, shape: tuple[int, ...], config: ModelConfig) -> Slot:
+    """TF keeps a depthwise kernel as [kh, kw, c, 1], we as [kh, kw, 1, c]; all else is the same."""
+    axes = (0, 1, 3, 2) if is_depthwise(path) else tuple(range(len(shape)))
+    return Slot(tf_name(path, config), shape, axes)
 
 
-def unfold_batch_norm(tf_arrays: Mapping[str, np.ndarray], epsilons: Mapping[str, float]) -> dict:
+def tf_slots(config: ModelConfig) -> dict[Path, Slot]:
+    """The TF variable of every leaf of a network's variables."""
+    leaves = flatten_dict(abstract_variables(config))
+    return {path: tf_slot(path, leaf.shape, config) for path, leaf in leaves.items()}
+
+
+def unfold_batch_norm(
+    tf_arrays: Mapping[str, np.ndarray], slots: Mapping[Path, Slot], config: ModelConfig
+) -> dict[str, np.ndarray]:
     """Give a convolution with `biases` instead of BatchNorm the BatchNorm that does the same."""
     out = dict(tf_arrays)
-    for scope, epsilon in epsilons.items():
+    scales = {path: slot.name for path, slot in slots.items() if path[-1] == "scale"}
+    for path, name in scales.items():
+        scope = name.removesuffix("/BatchNorm/gamma")
         bias = out.get(f"{scope}/biases")
         if bias is None or f"{scope}/BatchNorm/beta" in out:
             continue
         del out[f"{scope}/biases"]
         ones, zeros = np.ones_like(bias), np.zeros_like(bias)
-        out[f"{scope}/BatchNorm/gamma"] = ones * np.float32(np.sqrt(1 + epsilon))
+        out[f"{scope}/BatchNorm/gamma"] = ones * np.float32(np.sqrt(1 + norm_epsilon(path, config)))
         out[f"{scope}/BatchNorm/beta"] = bias
         out[f"{scope}/BatchNorm/moving_mean"] = zeros
         out[f"{scope}/BatchNorm/moving_variance"] = ones
@@ -131,77 +127,30 @@ def norm_epsilon(path: Path, config: ModelConfig) -> float:
     return EPSILONS[family(config.backbone)] if own else 1e-5
 
 
-def norm_epsilons(config: ModelConfig) -> dict[str, float]:
-    """BatchNorm's epsilon of every TF scope that has one."""
-    scopes = {
-        name.removesuffix("/BatchNorm/gamma"): norm_epsilon(path, config)
-        for path, name in tf_names(config).items()
-        if name.endswith("/BatchNorm/gamma")
-    }
-    return scopes
-
-
 def from_tf_variables(
-    tf_arrays: Mapping[str, np.ndarray], model_config: ModelConfig, *, skip: tuple[str, ...] = ()
+    tf_arrays: Mapping[str, np.ndarray], model_config: ModelConfig
 ) -> dict[str, Any]:
     """Our variables from arrays under official TF names.
 
     A convolution with `biases` instead of `BatchNorm/*` had its BatchNorm folded in and gets one
-    that does the same. `skip` names top-level modules of ours ("logits") to leave out of the
-    result. Extra arrays (optimiser slots, global_step) are left alone; `unused_variables` lists
-    them.
+    that does the same. Extra arrays (optimiser slots, global_step) are left alone.
 
     Raises:
       UserError: a variable is missing or has another shape; every such name is listed with its
         shapes.
     """
-    arrays = unfold_batch_norm(tf_arrays, norm_epsilons(model_config))
-    flat: dict[Path, np.ndarray] = {}
-    missing: list[str] = []
-    wrong: list[str] = []
-    for path, leaf in flatten_dict(abstract_variables(model_config)).items():
-        if path[1] in skip:
-            continue
-        name = tf_name(path, model_config)
-        if name not in arrays:
-            missing.append(f"{name} {list(tf_shape(path, leaf.shape))}")
-        elif tuple(arrays[name].shape) != tf_shape(path, leaf.shape):
-            needed = list(tf_shape(path, leaf.shape))
-            wrong.append(f"{name}: file {list(arrays[name].shape)}, model {needed}")
-        else:
-            flat[path] = np.asarray(arrays[name], np.float32).reshape(leaf.shape)
-    report(missing, wrong, model_config)
-    tree: dict[str, Any] = unflatten_dict(flat)
-    return tree
+    slots = tf_slots(model_config)
+    return fill(unfold_batch_norm(tf_arrays, slots, model_config), slots, model_config)
 
 
-def tf_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """TF keeps a depthwise kernel as [kh, kw, c, 1], we as [kh, kw, 1, c]."""
-    return (*shape[:2], shape[3], shape[2]) if is_depthwise(path) else tuple(shape)
+def to_tf_variables(variables: Any, model_config: ModelConfig) -> dict[str, np.ndarray]:
+    """Arrays under official TF names from our variables: the inverse of `from_tf_variables`.
 
-
-def report(missing: list[str], wrong: list[str], config: ModelConfig) -> None:
-    if not missing and not wrong:
-        return
-    lines = [f"the variables do not fit {config.backbone} with head {config.head}:"]
-    for title, names in (("missing", missing), ("wrong shape", wrong)):
-        if names:
-            shown = names[:20] + ([f"... and {len(names) - 20} more"] if len(names) > 20 else [])
-            lines += [f"  {title} ({len(names)}):", *(f"    {n}" for n in shown)]
-    if any(n.startswith("logits/") for n in wrong):
-        lines.append(
-            "  Another number of classes? Keep it by --model.num_classes, or start the last layer"
-            " afresh with --fresh-logits."
-        )
-    else:
-        lines.append(
-            "  Does the model's configuration (backbone, head, rates, width) match the file?"
-        )
-    raise UserError("\n".join(lines))
-
-
-def unused_variables(tf_arrays: Mapping[str, np.ndarray], config: ModelConfig) -> list[str]:
-    """Names of arrays that the network has no place for."""
-    known = set(tf_names(config).values())
-    known |= {f"{scope}/biases" for scope in norm_epsilons(config)}
-    return sorted(set(tf_arrays) - known)
+    Modules that the tree lacks (a backbone alone) are left out. PSPNet and U-Net go under our own
+    names.
+    """
+    out: dict[str, np.ndarray] = {}
+    for path, leaf in flatten_dict(variables).items():
+        slot = tf_slot(path, leaf.shape, model_config)
+        out[slot.name] = np.asarray(leaf, np.float32).transpose(slot.axes)
+    return out

@@ -19,7 +19,7 @@ from deeplab_jax.data.sources import Source
 
 @pytest.fixture(scope="module")
 def train_source(tiny_config: Config) -> Source:
-    return open_split(tiny_config.data, "train", 3)
+    return open_split(tiny_config.data, "train", tiny_config.model)
 
 
 def take(config: Config, source: Source, n: int, *, workers: int = 0, **place: int) -> list[Batch]:
@@ -63,7 +63,9 @@ def test_hosts_share_the_global_batch(tiny_config: Config, train_source: Source)
 
 @pytest.mark.parametrize("hosts", [1, 2])
 def test_every_picture_is_evaluated_once(tiny_config: Config, hosts: int) -> None:
-    source = open_split(tiny_config.data, "val", 3)  # five pictures, batches of four
+    source = open_split(
+        tiny_config.data, "val", tiny_config.model
+    )  # five pictures, batches of four
     size = network_size(tiny_config.data, source, 16)
     total = sum(
         int((batch["label"] != 255).sum())
@@ -76,17 +78,18 @@ def test_every_picture_is_evaluated_once(tiny_config: Config, hosts: int) -> Non
 
 
 def test_network_size_is_the_largest_picture_rounded_up(tiny_config: Config) -> None:
-    source = open_split(tiny_config.data, "val", 3)  # pictures of 40 x 56
+    source = open_split(tiny_config.data, "val", tiny_config.model)  # pictures of 40 x 56
     assert network_size(tiny_config.data, source, 16) == (49, 65)
 
 
 def test_a_picture_larger_than_eval_size_is_refused(tiny_config: Config) -> None:
-    source = open_split(tiny_config.data, "val", 3)
+    source = open_split(tiny_config.data, "val", tiny_config.model)
     data = dataclasses.replace(tiny_config.data, eval_size=(33, 65))
     with pytest.raises(UserError, match=r"eval_size.*\(40, 56\).*--data.resize=fit"):
         network_size(data, source, 16)
 
 
 def test_another_number_of_classes_is_refused(tiny_config: Config) -> None:
+    model = dataclasses.replace(tiny_config.model, num_classes=5)
     with pytest.raises(UserError, match=r"--model.num_classes=3"):
-        open_split(tiny_config.data, "train", 5)
+        open_split(tiny_config.data, "train", model)

@@ -134,7 +134,7 @@ def test_class_files(tmp_path: Path) -> None:
             read_classes(path)
     path.write_text("one\n")
     with pytest.raises(UserError, match="2 to 256"):
-        read_classes(path)
+        open_folder(str(tmp_path), "train")
 
 
 # ---- folders that are wrong: the message names it

@@ -6,8 +6,10 @@ from hypothesis import strategies as st
 
 from deeplab_jax.data.transforms import (
     Crop,
+    central_crop,
     cut,
     fit_size,
+    inception_crop,
     pad,
     random_crop,
     random_scale,
@@ -46,6 +48,33 @@ def test_picture_and_mask_stay_aligned(size: tuple[int, int], scale: float, seed
     cut_image = cut(image, crop, (24, 24), 127, smooth=True)[:, :, 0]
     assert (cut_label[cut_image == 200] == 1).all()
     assert (cut_label[cut_image == 0] == 0).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes, st.tuples(st.integers(1, 50), st.integers(1, 50)), st.integers(0))
+def test_an_inception_crop_is_a_window_of_the_picture(
+    size: tuple[int, int], crop_size: tuple[int, int], seed: int
+) -> None:
+    crop = inception_crop(np.random.default_rng(seed), size, crop_size)
+    for scaled, offset, n in zip(crop.scaled, crop.offset, crop_size, strict=True):
+        assert offset >= 0 and offset + n <= scaled  # the picture fills it: nothing is padded
+    image = np.full((*size, 3), 1, np.uint8)
+    assert (cut(image, crop, crop_size, 127, smooth=True) == 1).all()
+
+
+def test_inception_crops_have_their_areas_and_aspects() -> None:
+    """Of a square picture of 1000: 8 to 100 % of the area, width / height 3/4 to 4/3."""
+    rng, areas, aspects = np.random.default_rng(0), [], []
+    for _ in range(500):
+        scaled, _ = inception_crop(rng, (1000, 1000), (299, 299))
+        areas.append(299 / scaled[0] * 299 / scaled[1])
+        aspects.append(scaled[0] / scaled[1])
+    assert 0.079 < min(areas) < 0.12 and 0.95 < max(areas) <= 1
+    assert 0.745 < min(aspects) < 0.8 and 1.25 < max(aspects) < 1.34
+
+
+def test_the_central_crop_is_seven_eighths() -> None:
+    assert central_crop((224, 280)) == Crop((256, 320), (16, 20))
 
 
 def test_unscaled_crop_is_a_slice() -> None:

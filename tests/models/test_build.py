@@ -11,8 +11,8 @@ from flax.traverse_util import flatten_dict
 from synthetic import random_variables
 
 from deeplab_jax import ModelConfig, build_model
+from deeplab_jax.models.build import abstract_variables
 from deeplab_jax.models.layers import scale_dimension
-from deeplab_jax.weights.tf_names import abstract_variables
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,22 @@
-"""Names of the official checkpoints: complete, readable errors, folded BatchNorm."""
+"""Names of the official checkpoints: complete, both ways, readable errors, folded BatchNorm."""
 
 import dataclasses
+from typing import Any, get_args
 
 import chex
+import jax
 import numpy as np
 import official
 import pytest
 from conftest import TINY_MODEL
-from flax.traverse_util import flatten_dict
 from synthetic import random_variables
 
 from deeplab_jax import ModelConfig, UserError
-from deeplab_jax.weights import from_tf_variables
-from deeplab_jax.weights.tf_names import tf_names, unused_variables
+from deeplab_jax.config import Backbone
+from deeplab_jax.models.build import abstract_variables
+from deeplab_jax.weights import from_tf_variables, to_tf_variables
+from deeplab_jax.weights.slots import unused
+from deeplab_jax.weights.tf_names import tf_slots
 
 CASES = ["mobilenet_v2_os16_v3", "mobilenet_v2_os8", "resnet_v1_50_beta_os16", "xception_65_os16"]
 
@@ -20,46 +24,90 @@ CASES = ["mobilenet_v2_os16_v3", "mobilenet_v2_os8", "resnet_v1_50_beta_os16", "
 @pytest.mark.parametrize("name", CASES)
 def test_names_are_those_of_the_official_graph(name: str) -> None:
     case = official.load_case(name)
-    ours = set(tf_names(official.model_config(case)).values())
+    ours = {slot.name for slot in tf_slots(official.model_config(case)).values()}
     assert ours == set(case["variables"]) - {"global_step"}
 
 
 @pytest.mark.parametrize("backbone", ["xception_41", "xception_71", "mobilenet_v2"])
 def test_every_variable_has_a_name_of_its_own(backbone: str) -> None:
     config = ModelConfig(backbone=backbone, decoder_strides=(8, 4))  # type: ignore[arg-type]
-    names = list(tf_names(config).values())
+    names = [slot.name for slot in tf_slots(config).values()]
     assert len(names) == len(set(names))
     assert "decoder/decoder_conv1_1_depthwise/depthwise_weights" in names
 
 
-def tiny_arrays(model: ModelConfig = TINY_MODEL) -> dict[str, np.ndarray]:
-    """Arrays under TF names that fit the tiny network."""
-    flat, names = flatten_dict(random_variables(model)), tf_names(model)
-    return {
-        names[path]: np.moveaxis(np.asarray(a), 2, 3) if "depthwise_w" in names[path] else a
-        for path, a in flat.items()
-    }
+def narrow(backbone: str, **fields: Any) -> ModelConfig:
+    return dataclasses.replace(TINY_MODEL, backbone=backbone, **fields)
+
+
+BACKBONES = [b for b in get_args(Backbone) if b != "unet"]
+ROUND_TRIPS = [
+    *(narrow(backbone, decoder_strides=(8, 4)) for backbone in BACKBONES),
+    *(narrow(b, head="classifier") for b in ("xception_41", "resnet_v1_50_beta", "mobilenet_v2")),
+    narrow("xception_41", decoder_strides=(8, 4), decoder_separable=False, aspp_separable=False),
+    narrow("mobilenet_v2", head="deeplabv3", image_pooling=False, atrous_rates=()),
+    narrow("resnet_v1_50", head="pspnet"),
+    narrow("mobilenet_v2", head="unet"),
+    narrow("unet", head="unet"),
+]
+
+
+@pytest.mark.parametrize("config", ROUND_TRIPS, ids=lambda c: f"{c.backbone}-{c.head}")
+def test_there_and_back_is_the_identity(config: ModelConfig) -> None:
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda x: rng.standard_normal(x.shape, np.float32), abstract_variables(config)
+    )
+    arrays = to_tf_variables(variables, config)
+    assert set(arrays) == {slot.name for slot in tf_slots(config).values()}
+    chex.assert_trees_all_equal(from_tf_variables(arrays, config), variables)
+
+
+def test_a_backbone_alone_goes_to_tf() -> None:
+    variables = random_variables(TINY_MODEL)
+    backbone = {k: {"backbone": v["backbone"]} for k, v in variables.items()}
+    assert all(n.startswith("MobilenetV2/") for n in to_tf_variables(backbone, TINY_MODEL))
 
 
 @pytest.fixture(scope="module")
 def arrays() -> dict[str, np.ndarray]:
-    return tiny_arrays()
+    return to_tf_variables(random_variables(TINY_MODEL), TINY_MODEL)
 
 
 def test_missing_and_wrong_variables_are_listed(arrays: dict[str, np.ndarray]) -> None:
     broken = dict(arrays)
     del broken["aspp0/weights"]
     broken["MobilenetV2/Conv/weights"] = np.zeros((5, 5, 3, 3), np.float32)
+    broken["aspp9/weights"] = np.zeros((1, 1, 2, 2), np.float32)
     with pytest.raises(UserError) as error:
         from_tf_variables(broken, TINY_MODEL)
     text = str(error.value)
-    assert "missing (1)" in text and "aspp0/weights" in text
+    assert "missing (1):\n    aspp0/weights [1, 1, " in text
+    assert "without a place in the network (1):\n    aspp9/weights [1, 1, 2, 2]" in text
     assert "MobilenetV2/Conv/weights: file [5, 5, 3, 3], model [3, 3, 3, 3]" in text
 
 
-def test_another_class_count_says_what_to_do(arrays: dict[str, np.ndarray]) -> None:
-    with pytest.raises(UserError, match=r"logits/semantic/weights.*\n(.*\n)*.*--fresh-logits"):
-        from_tf_variables(arrays, dataclasses.replace(TINY_MODEL, num_classes=7))
+@pytest.mark.parametrize(
+    ("config", "logits"),
+    [
+        (TINY_MODEL, "logits/semantic/biases"),
+        (narrow("xception_41", head="classifier"), "xception_41/logits/biases"),
+        (narrow("mobilenet_v2", head="classifier"), "MobilenetV2/Logits/Conv2d_1c_1x1/biases"),
+    ],
+)
+def test_another_class_count_says_what_to_do(config: ModelConfig, logits: str) -> None:
+    arrays = to_tf_variables(random_variables(config), config)
+    with pytest.raises(UserError, match="--fresh-logits") as error:
+        from_tf_variables(arrays, dataclasses.replace(config, num_classes=7))
+    assert f"{logits}: file [3], model [7]" in str(error.value)
+
+
+def test_a_file_with_a_backbone_alone_says_what_to_do(arrays: dict[str, np.ndarray]) -> None:
+    backbone = {name: a for name, a in arrays.items() if name.startswith("MobilenetV2/")}
+    with pytest.raises(UserError, match="--backbone-only"):
+        from_tf_variables(backbone, TINY_MODEL)
+    with pytest.raises(UserError, match=r"configuration \(backbone, head, width\)"):
+        from_tf_variables(arrays, dataclasses.replace(TINY_MODEL, width=0.3))
 
 
 def test_a_folded_convolution_computes_convolution_plus_bias(
@@ -80,4 +128,4 @@ def test_extra_variables_are_left_alone(arrays: dict[str, np.ndarray]) -> None:
     chex.assert_trees_all_equal(
         from_tf_variables(extra, TINY_MODEL), from_tf_variables(arrays, TINY_MODEL)
     )
-    assert unused_variables(extra, TINY_MODEL) == ["aspp0/weights/Momentum", "global_step"]
+    assert unused(extra, tf_slots(TINY_MODEL)) == ["aspp0/weights/Momentum [1]", "global_step []"]

@@ -1,0 +1,236 @@
+"""A network on one page, without running it: sizes, receptive fields, parameters, multiply-adds.
+
+The network is traced on shapes alone, and every convolution recorded as it is called. Only
+convolutions are counted: not resizing, pooling, BatchNorm, nor adding a bias.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from math import prod
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.extend.core import ClosedJaxpr
+
+from deeplab_jax.config import ModelConfig, require
+from deeplab_jax.models.build import build_model
+from deeplab_jax.models.deeplab import Logits
+from deeplab_jax.models.layers import ConvBN, height_width, spatial_pads
+from deeplab_jax.models.receptive_field import mark, receptive_fields, window
+from deeplab_jax.models.unet import UpConv
+
+Size = tuple[int, int]  # height, width
+SMALLEST = 17  # as for data.crop_size
+HIGH = 2**15 + 1  # higher than any receptive field, and no stride cuts it short
+
+
+class Convolution(NamedTuple):
+    """A convolution with its BatchNorm, as it was called for one image."""
+
+    path: tuple[str, ...]
+    """Names of its modules: ("backbone", "entry_flow_block1_unit_1", "shortcut")."""
+    kernel: tuple[int, ...]
+    """What makes one output pixel: [kh, kw, in, out], depthwise [kh, kw, 1, c]."""
+    rate: int
+    size: Size
+    parameters: int
+    statistics: int
+    reads: np.ndarray
+    """The rows of its input that each row of its output reads: int [height, kh]."""
+
+    @property
+    def multiply_adds(self) -> int:
+        return prod(self.kernel) * prod(self.size)
+
+    @property
+    def padded_multiply_adds(self) -> int:
+        """As the paper counted: the map padded to a multiple of the rate.
+
+        TensorFlow ran an atrous convolution as rate^2 dense ones (SpaceToBatch).
+        """
+        return prod(self.kernel) * prod(-(-n // self.rate) * self.rate for n in self.size)
+
+
+class Row(NamedTuple):
+    """A line of the summary: one convolution, or a few under one name and the output they make."""
+
+    section: str
+    name: str
+    size: Size
+    channels: int
+    stride: int | None
+    """Input pixels from one of its pixels to the next; None: pooled to a fixed grid."""
+    rate: int
+    """The largest of its convolutions."""
+    receptive_field: int | None
+    """Side of the square of input pixels that one of its pixels sees; None: the whole image."""
+    parameters: int
+    statistics: int
+    multiply_adds: int
+    padded_multiply_adds: int
+
+
+def multiply_adds(config: ModelConfig, size: Size) -> int:
+    """Multiply-adds of the network's convolutions for one image of `size`."""
+    return sum(c.multiply_adds for c in trace(config, size)[0])
+
+
+def parameters(config: ModelConfig) -> int:
+    """Trainable parameters of the network."""
+    return sum(c.parameters for c in trace(config, (SMALLEST, SMALLEST))[0])
+
+
+def summarise(config: ModelConfig, size: Size) -> list[Row]:
+    """The network for one image of `size`, in the order of computation.
+
+    Raises:
+      UserError: the image is too small.
+    """
+    convolutions, _ = trace(config, size)
+    high, program = trace(config, (HIGH, HIGH))
+    fields = receptive_fields(program, HIGH, [c.reads for c in high])
+    strides = [map_stride(c.size[0]) for c in high]
+    together = zip(convolutions, strides, fields, strict=True)
+    groups = groupby(together, key=lambda item: section_and_name(item[0].path))
+    return [row(*names, list(group)) for names, group in groups]
+
+
+def row(
+    section: str, name: str, group: Sequence[tuple[Convolution, int | None, int | None]]
+) -> Row:
+    """One row of (convolution, stride, receptive field) triples; the last makes the output."""
+    convolutions, strides, fields = zip(*group, strict=True)
+    units = len({c.path[:2] for c in convolutions})
+    return Row(
+        section=section,
+        name=f"{name} x {units}" if units > 1 else name,
+        size=convolutions[-1].size,
+        channels=convolutions[-1].kernel[-1],
+        stride=strides[-1],
+        rate=max(c.rate for c in convolutions),
+        receptive_field=None if None in fields else max(fields),
+        parameters=sum(c.parameters for c in convolutions),
+        statistics=sum(c.statistics for c in convolutions),
+        multiply_adds=sum(c.multiply_adds for c in convolutions),
+        padded_multiply_adds=sum(c.padded_multiply_adds for c in convolutions),
+    )
+
+
+def section_and_name(path: tuple[str, ...]) -> tuple[str, str]:
+    """Where a convolution is listed; the units of a block share a row."""
+    return path[0], re.sub(r"_unit_\d+$", "", path[1]) if len(path) > 1 else ""
+
+
+def map_stride(height: int) -> int | None:
+    """The stride of a map of the high image; None when it is a grid of pooled regions."""
+    stride, rest = divmod(HIGH - 1, max(height - 1, 1))
+    return stride if rest == 0 and stride <= 32 else None
+
+
+def trace(config: ModelConfig, size: Size) -> tuple[list[Convolution], ClosedJaxpr]:
+    """Every convolution for one image of `size`, and the program, in which they are marked."""
+    require(min(size) >= SMALLEST, "size", size, f"height and width, each at least {SMALLEST}")
+    found: list[Convolution] = []
+
+    def record(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        module = context.module
+        if not isinstance(module, ConvBN | UpConv | Logits) or context.method_name != "__call__":
+            return call(*args, **kwargs)
+        x = mark(args[0], len(found), "in")
+        y = mark(call(x, *args[1:], **kwargs), len(found), "out")
+        found.append(describe(module, x, y))
+        return y
+
+    def run(image: Array) -> Array:
+        return build_model(config).init_with_output(jax.random.key(0), image, train=False)[0]
+
+    with nn.intercept_methods(record):
+        program = jax.make_jaxpr(run)(jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
+    return found, program
+
+
+def describe(module: ConvBN | UpConv | Logits, x: Array, y: Array) -> Convolution:
+    """What a convolution does to x [1, h, w, c] to make y [1, h', w', d]."""
+    variables = module.variables
+    kernel, rate = variables["params"]["kernel"].shape, 1
+    if isinstance(module, ConvBN):
+        k, stride, rate = module.kernel, module.stride, module.rate
+        (before, _), _ = spatial_pads(height_width(x), k, stride, rate, module.tf_same)
+        reads = window(x.shape[1], y.shape[1], k, stride, rate, before)
+    else:  # a pixel is made from one pixel; an up-convolution's by one of its four matrices
+        kernel = (1, 1, *kernel[-2:])
+        reads = np.arange(y.shape[1])[:, None] * x.shape[1] // y.shape[1]
+    return Convolution(
+        module.path,
+        kernel,
+        rate,
+        height_width(y),
+        sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
+        sum(leaf.size for leaf in jax.tree.leaves(variables.get("batch_stats", {}))),
+        reads,
+    )
+
+
+def format_summary(config: ModelConfig, size: Size, rows: Sequence[Row]) -> str:
+    """The rows as a table of at most 100 columns, with subtotals and totals.
+
+    The padded count has a column only where it differs.
+    """
+    padded = any(r.padded_multiply_adds != r.multiply_adds for r in rows)
+    title = f"{config.backbone}, {config.head}: {config.num_classes} classes, output stride "
+    title += f"{config.output_stride}, width {config.width:g}, one image of {size[0]} x {size[1]}"
+    heads = ("output", "channels", "stride", "rate", "field", "parameters", "multiply-adds")
+    lines = [title, "", line("", *heads, *(("padded",) if padded else ()))]
+    for section, group in groupby(rows, lambda r: r.section):
+        members = list(group)
+        if members[0].name:
+            lines.append(line(section, *[""] * 5, *counts(members, padded)))
+        for r in members:
+            name = f"  {r.name}" if r.name else section
+            shape = ("x".join(map(str, r.size)), r.channels, r.stride or "-", r.rate)
+            lines.append(line(name, *shape, r.receptive_field or "all", *counts([r], padded)))
+    return "\n".join([*lines, "", *totals(rows, padded)])
+
+
+def line(name: str, *cells: object) -> str:
+    """One line of the table."""
+    widths = (10, 9, 7, 5, 6, 12, 14, 12)
+    cut = zip(cells, widths, strict=False)  # the last column may be missing
+    return f"{name:<25}" + "".join(f"{cell!s:>{width}}" for cell, width in cut)
+
+
+def counts(rows: Sequence[Row], padded: bool) -> list[str]:
+    """The cells of parameters and of millions of multiply-adds."""
+    adds = [sum(r.multiply_adds for r in rows), sum(r.padded_multiply_adds for r in rows)]
+    return [
+        f"{sum(r.parameters for r in rows):,}",
+        *(f"{n / 1e6:,.1f} M" for n in adds[: 1 + padded]),
+    ]
+
+
+def totals(rows: Sequence[Row], padded: bool) -> list[str]:
+    """The last lines: the sums, and what is counted how."""
+
+    def amount(n: int) -> str:
+        return f"{n / 1e9:,.2f} B" if n >= 1e9 else f"{n / 1e6:,.2f} M"
+
+    lines = [
+        f"trainable parameters  {sum(r.parameters for r in rows):>12,}",
+        f"BatchNorm statistics  {sum(r.statistics for r in rows):>12,}",
+        f"multiply-adds         {amount(sum(r.multiply_adds for r in rows)):>12}"
+        "  of convolutions alone, not of resizing, pooling, BatchNorm",
+    ]
+    if padded:
+        lines.append(
+            f"  padded              {amount(sum(r.padded_multiply_adds for r in rows)):>12}"
+            "  as in the paper: TensorFlow ran atrous ones on maps of k * rate"
+        )
+    note = (
+        "field: receptive field, the side of the square of input pixels that an output pixel sees"
+    )
+    return [*lines, "", note]
