@@ -42,7 +42,7 @@ ENVIRONMENT = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # or a second compile at the same time ends at a lock file
 }
-CHIP_GB = {"v5e": 16, "v5p": 95, "v6e": 32}  # cloud.google.com/tpu/docs/v5e, v5p, v6e
+CHIP_GB = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # cloud.google.com/tpu/docs/v4, v5e, ...
 GB = 1e9
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")

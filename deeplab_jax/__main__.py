@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from deeplab_jax.cpu import restart_with_huge_pages
 from deeplab_jax.errors import UserError
@@ -33,6 +34,18 @@ def commands() -> dict[str, Callable[[list[str]], None]]:
     }
 
 
+def keep_compiled_programs() -> None:
+    """Let JAX keep compiled programs on disk, so that a second run starts at once.
+
+    In ~/.cache/deeplab_jax/xla, or where JAX_COMPILATION_CACHE_DIR says ("" for nowhere).
+    """
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = Path.home() / ".cache" / "deeplab_jax" / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
 def main(command: str | None = None) -> None:
     """Run a command; a user's mistake is a message and exit code 2, not a traceback."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -42,6 +55,7 @@ def main(command: str | None = None) -> None:
     if command in ("-h", "--help"):
         print(USAGE, end="")
         return
+    keep_compiled_programs()
     try:
         known = commands()
         if command not in known:

@@ -3,6 +3,8 @@
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -58,7 +60,9 @@ def fit(config: Config) -> TrainState:
     )
     with Log(workdir / "metrics.jsonl", first, config) as log, Ticker("train", steps, first) as bar:
         for step in range(first + 1, steps + 1):
-            state, metrics = train_step(state, place_batch(next(batches), mesh))
+            with log.waiting():
+                batch = next(batches)
+            state, metrics = train_step(state, place_batch(batch, mesh))
             bar.tick(step, log.train(step, metrics))
             if step % config.train.eval_every == 0 or step == steps:
                 log.flush()
@@ -184,6 +188,7 @@ class Log:
         self._config = config
         self._pending: tuple[int, dict[str, Any]] | None = None
         self._last = (first_step, time.monotonic())
+        self._waited = 0.0
         self._note = ""
 
     def __enter__(self) -> "Log":
@@ -191,6 +196,13 @@ class Log:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around what waits for data: its share of the time is logged."""
+        start = time.monotonic()
+        yield
+        self._waited += time.monotonic() - start
 
     def train(self, step: int, metrics: dict[str, Any]) -> str:
         """Remember this step, write the one before; returns a note for the progress line."""
@@ -207,17 +219,26 @@ class Log:
         self._pending = None
         values = {k: float(v) for k, v in metrics.items()}
         now = time.monotonic()
-        rate = (step - self._last[0]) * self._config.train.batch_size / (now - self._last[1])
-        self._last = (step, now)
-        self._write({"step": step, **values, "images_per_second": round(rate, 3)})
-        self._note = f"loss {values['loss']:.3f}, {rate:.1f} images/s"
+        seconds = now - self._last[1]
+        rate = (step - self._last[0]) * self._config.train.batch_size / seconds
+        wait = self._waited / seconds
+        self._last, self._waited = (step, now), 0.0
+        self._write(
+            {
+                "step": step,
+                **values,
+                "images_per_second": round(rate, 3),
+                "data_wait": round(wait, 3),
+            }
+        )
+        self._note = f"loss {values['loss']:.3f}, {rate:.1f} images/s, {wait:.0%} waiting for data"
         return self._note
 
     def evaluation(self, step: int, result: Evaluation) -> None:
         """Write and print an evaluation."""
         self._write({"step": step, **summary(result)})
         print(f"step {step}: {result.headline} ({result.seconds:.0f} s)", file=sys.stderr)
-        self._last = (step, time.monotonic())  # the rate leaves evaluation out
+        self._last, self._waited = (step, time.monotonic()), 0.0  # the rate leaves this out
 
     def _write(self, row: dict[str, Any]) -> None:
         self._file.write(json.dumps(row) + "\n")

@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deeplab_jax.losses import hard_pixel_loss, hard_pixel_share, mean_loss, pixel_losses
+from deeplab_jax.models.layers import resize_bilinear
 
 IGNORE = 255
 
@@ -72,3 +74,25 @@ def test_logits_are_upsampled_to_the_label() -> None:
     assert losses.shape == (1, 9, 13)
     corner = -jax.nn.log_softmax(logits[0, 0, 0])[0]
     np.testing.assert_allclose(losses[0, 0, 0], corner, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(9, 13), (129, 97), (130, 33)])
+def test_blocks_of_rows_are_the_plain_upsampled_loss(size: tuple[int, int]) -> None:
+    """Value and gradient, for labels of one block of rows, of several, and of a padded last one."""
+    logits = jax.random.normal(jax.random.key(0), (2, 9, 13, 4))
+    label = jax.random.randint(jax.random.key(1), (2, *size), 0, 5)  # 4: ignored
+    weights = (1.0, 2.0, 0.5, 0.1)
+
+    def plain(x: jax.Array) -> jax.Array:
+        log_p = jax.nn.log_softmax(resize_bilinear(x, size))
+        chosen = jnp.take_along_axis(log_p, jnp.minimum(label, 3)[..., None], -1)[..., 0]
+        weight = jnp.asarray((*weights, 0.0))[label]
+        return -jnp.sum(chosen * weight) / jnp.sum(label < 4)
+
+    def ours(x: jax.Array) -> jax.Array:
+        return mean_loss(*pixel_losses(x, label, 4, weights))
+
+    value, grad = jax.jit(jax.value_and_grad(ours))(logits)
+    want, want_grad = jax.jit(jax.value_and_grad(plain))(logits)
+    np.testing.assert_allclose(value, want, rtol=1e-5)
+    np.testing.assert_allclose(grad, want_grad, atol=1e-6)

@@ -22,6 +22,8 @@ from deeplab_jax.step import (
     compile_train_step,
     loss_and_stats,
     make_optimizer,
+    predict_labels,
+    predict_probabilities,
     to_original,
 )
 
@@ -201,6 +203,34 @@ def test_what_is_frozen_does_not_move(frozen: str) -> None:
         before_, after_ = old[collection]["backbone"], new[collection]["backbone"]
         jax.tree.map(np.testing.assert_array_equal, before_, after_)
     assert (old["params"]["logits"]["kernel"] != new["params"]["logits"]["kernel"]).any()
+
+
+@pytest.mark.parametrize("remat", ["convolutions", "units"])
+def test_recomputing_changes_nothing_but_memory(remat: str) -> None:
+    model = dataclasses.replace(NARROW.model, remat=remat)
+    want, got = (gradients_of(m) for m in (NARROW.model, model))
+    close(got, want, 1e-4)  # ReLU's kinks: see `smooth`
+
+
+def gradients_of(config: ModelConfig) -> Any:
+    """Loss, BatchNorm statistics and gradients of a fixed batch."""
+    variables, batch = random_variables(config), patches((65, 97))
+    loss_fn = partial(
+        loss_and_stats, model=build_model(config), train=NARROW.train, ignore_label=255
+    )
+    gradients = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
+    image, label = jnp.float32(batch["image"]), jnp.int32(batch["label"])
+    key, step = jax.random.key(0), jnp.int32(0)
+    return gradients(variables["params"], variables["batch_stats"], image, label, key, step)
+
+
+def test_predicted_labels_are_the_most_probable_classes() -> None:
+    """By blocks of rows without the upsampled logits, as from the whole probabilities."""
+    model, image = build_model(TINY_MODEL), patches((65, 97))["image"]
+    variables = random_variables(TINY_MODEL)
+    labels = jax.jit(partial(predict_labels, model=model))(variables, image)
+    whole = jax.jit(partial(predict_probabilities, model=model))(variables, image)
+    np.testing.assert_array_equal(labels, np.argmax(whole, axis=-1))
 
 
 def test_predictions_return_to_the_original_size() -> None:

@@ -293,6 +293,45 @@ def moments(x: Array) -> tuple[Array, Array]:
     return mean, jnp.maximum(0.0, jnp.mean(jnp.square(x), axes) - jnp.square(mean))
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalise(
+    x: Array, scale: Array, bias: Array, epsilon: float
+) -> tuple[Array, tuple[Array, Array]]:
+    """x [..., c] by its own mean and variance, scaled and shifted; and these two moments.
+
+    The moments feed the running averages and carry no gradient. Backward needs x alone: autodiff
+    would keep two float32 arrays of its size besides.
+    """
+    mean, var = moments(x)
+    gain = scale * lax.rsqrt(var + epsilon)
+    return ((x - mean) * gain + bias).astype(x.dtype), (mean, var)
+
+
+def _normalise_fwd(
+    x: Array, scale: Array, bias: Array, epsilon: float
+) -> tuple[tuple[Array, tuple[Array, Array]], tuple[Array, ...]]:
+    mean, var = checkpoint_name(moments(x), "moments")
+    inverse = lax.rsqrt(var + epsilon)
+    y = ((x - mean) * (scale * inverse) + bias).astype(x.dtype)
+    return (y, (mean, var)), (x, mean, inverse, scale)
+
+
+def _normalise_bwd(
+    epsilon: float, residuals: tuple[Array, ...], cotangents: tuple[Array, Any]
+) -> tuple[Array, Array, Array]:
+    """With x^ = (x - mean) / deviation: dx = scale / deviation (dy - mean(dy) - x^ mean(dy x^))."""
+    x, mean, inverse, scale = residuals
+    dy = cotangents[0].astype(jnp.float32)
+    axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+    normal = (x - mean) * inverse
+    dbias, dscale = jnp.sum(dy, axes), jnp.sum(dy * normal, axes)
+    dx = (dy - dbias / count - normal * (dscale / count)) * (scale * inverse)
+    return dx.astype(x.dtype), dscale, dbias
+
+
+normalise.defvjp(_normalise_fwd, _normalise_bwd)
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation over all but the last axis, statistics in float32.
 
@@ -318,16 +357,16 @@ class BatchNorm(nn.Module):
         return gain, self.bias - self.mean.value * gain
 
     def __call__(self, x: Array, *, train: bool) -> Array:
-        m, v = self.mean.value, self.var.value
         if self.is_mutable_collection("moments") and not self.is_initializing():
             self.sow("moments", "mean_var", moments(x))
-        if train:
-            m, v = checkpoint_name(moments(x), "moments")
-            if not self.is_initializing():
-                self.mean.value = self.decay * self.mean.value + (1 - self.decay) * m
-                self.var.value = self.decay * self.var.value + (1 - self.decay) * v
-        gain = self.scale * lax.rsqrt(v + self.epsilon)
-        return ((x - m) * gain + self.bias).astype(x.dtype)
+        if not train:
+            gain, shift = self.affine()
+            return (x * gain + shift).astype(x.dtype)
+        y, (mean, var) = normalise(x, self.scale, self.bias, self.epsilon)
+        if not self.is_initializing():
+            self.mean.value = self.decay * self.mean.value + (1 - self.decay) * mean
+            self.var.value = self.decay * self.var.value + (1 - self.decay) * var
+        return y
 
 
 class ConvBN(nn.Module):

@@ -2,7 +2,9 @@
 
 import dataclasses
 from functools import partial
+from typing import Any
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -126,3 +128,27 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32() -> None:
         lambda v, x: build_model(config).apply(v, x, train=False), variables, image
     )
     assert logits.dtype == "float32"
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_the_scanned_middle_flow_is_its_units_one_by_one(train: bool) -> None:
+    """Asked for what is inside, the network runs its units one by one: the same numbers."""
+    config = dataclasses.replace(TINY_MODEL, backbone="xception_41", width=0.05)
+    model, variables = build_model(config), random_variables(config)
+    image = np.random.default_rng(0).uniform(0, 255, (2, 33, 49, 3)).astype(np.float32)
+
+    @partial(jax.jit, static_argnums=0)
+    def run(collection: str) -> tuple[jax.Array, Any]:
+        return model.apply(
+            variables,
+            image,
+            train=train,
+            rngs={"dropout": jax.random.key(0)},
+            mutable=["batch_stats", collection],
+            capture_intermediates=collection == "intermediates",
+        )
+
+    logits, scanned = run("none")
+    want, one_by_one = run("intermediates")
+    np.testing.assert_allclose(logits, want, atol=1e-4 * np.abs(want).max())
+    chex.assert_trees_all_close(scanned["batch_stats"], one_by_one["batch_stats"], rtol=1e-3)
