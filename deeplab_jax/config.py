@@ -61,6 +61,9 @@ class ModelConfig:
     """Factors on the rates of the last block (Xception, ResNet: released ones want 1 2 4)."""
     width: float = 1.0
     """Multiplier on the backbone's channels."""
+    width_divisor: int | None = None
+    """MobileNetV2 rounds channels to a multiple of this; None: 8 at width 1, else 1, as official
+    DeepLab does. Slim's ImageNet checkpoints of other widths have 8."""
     aspp_channels: int = 256
     aspp_separable: bool = True
     image_pooling: bool = True
@@ -98,6 +101,10 @@ class ModelConfig:
         allowed = f"2 to {most}"
         require(2 <= self.num_classes <= most, "model.num_classes", self.num_classes, allowed)
         require(self.width > 0, "model.width", self.width, "a number above 0")
+        divisor = self.width_divisor
+        divisor_ok = divisor is None or (divisor >= 1 and self.backbone == "mobilenet_v2")
+        allowed = "1 or more, and for mobilenet_v2 alone; or None"
+        require(divisor_ok, "model.width_divisor", divisor, allowed)
         rates_ok = self.atrous_rates is None or all(r >= 1 for r in self.atrous_rates)
         require(rates_ok, "model.atrous_rates", self.atrous_rates, "whole numbers from 1, or None")
         mg = self.multi_grid

@@ -98,7 +98,9 @@ def backbone(config: ModelConfig, dtype: Any) -> nn.Module:
     c, kind = config, family(config.backbone)
     decay = c.batch_norm_decay or DECAYS[kind]
     if kind == "mobilenet":
-        return MobileNetV2(c.output_stride, c.width, decay, dtype, c.remat, name="backbone")
+        return MobileNetV2(
+            c.output_stride, c.width, c.width_divisor, decay, dtype, c.remat, name="backbone"
+        )
     if kind == "unet":
         return ContractingPath(c.width, decay, dtype, name="backbone")
     encoder = ResNet if kind == "resnet" else Xception

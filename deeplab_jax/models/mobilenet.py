@@ -59,13 +59,15 @@ class MobileNetV2(nn.Module):
 
     output_stride: int
     width: float = 1.0
+    divisor: int | None = None
     decay: float = 0.997
     dtype: Any = jnp.float32
     remat: str = "none"
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> tuple[Array, dict[int, Array]]:
-        divisor = 8 if self.width == 1.0 else 1  # official feature_extractor: `divisible_by`
+        # official feature_extractor: `divisible_by`
+        divisor = self.divisor or (8 if self.width == 1.0 else 1)
 
         def wide(channels: int) -> int:
             return make_divisible(channels * self.width, divisor)

@@ -56,6 +56,17 @@ def test_a_network_has_only_its_own_parts(head: str) -> None:
     assert set(abstract_variables(config)["params"]) == {"backbone", *parts[head], "logits"}
 
 
+def test_width_divisor_gives_slims_narrow_networks() -> None:
+    """slim's `mobilenet_v2_035` has 16 channels in its stem, official DeepLab's has 11."""
+
+    def channels(divisor: int | None) -> int:
+        config = ModelConfig(backbone="mobilenet_v2", width=0.35, width_divisor=divisor)
+        kernel = abstract_variables(config)["params"]["backbone"]["Conv"]["kernel"]
+        return int(kernel.shape[-1])
+
+    assert (channels(None), channels(8)) == (11, 16)
+
+
 def test_unet_is_the_papers_size() -> None:
     """milesial/Pytorch-UNet `UNet(n_channels=3, n_classes=2)`: the paper's with BatchNorm."""
     config = ModelConfig(backbone="unet", head="unet", num_classes=2)

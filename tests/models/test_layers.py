@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ from deeplab_jax.models.layers import (
     BatchNorm,
     ConvBN,
     depthwise_conv,
+    normalise,
     pointwise_conv,
     resize_bilinear,
     scale_dimension,
@@ -111,6 +113,22 @@ def test_batch_norm_normalises_in_training_and_uses_averages_otherwise() -> None
     np.testing.assert_allclose(y.var((0, 1, 2)), 1, atol=1e-3)
     np.testing.assert_allclose(updates["batch_stats"]["mean"], 0.1 * x.mean((0, 1, 2)), rtol=1e-5)
     np.testing.assert_allclose(norm.apply(variables, x, train=False), x, atol=1e-3)
+
+
+def test_batch_norms_own_gradient_is_autodiffs() -> None:
+    x = 3 + 2 * jax.random.normal(jax.random.key(0), (2, 5, 6, 4))
+    scale, bias = jnp.array([1.0, 2.0, -0.5, 0.1]), jnp.arange(4.0)
+    dy = jax.random.normal(jax.random.key(1), x.shape)
+
+    def plain(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+        mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+        return jnp.sum(dy * ((x - mean) / jnp.sqrt(var + 1e-3) * scale + bias))
+
+    def ours(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+        return jnp.sum(dy * normalise(x, scale, bias, 1e-3)[0])
+
+    want = jax.jit(jax.grad(plain, (0, 1, 2)))(x, scale, bias)
+    chex.assert_trees_all_close(jax.jit(jax.grad(ours, (0, 1, 2)))(x, scale, bias), want, atol=1e-4)
 
 
 def test_batch_norm_survives_one_pixel() -> None:
