@@ -9,8 +9,9 @@ collectives, with the bytes of their results; and how long this machine's CPU to
 is minutes for Xception-65. Nothing is allocated and nothing runs on a TPU, so no speed follows.
 
 The program is that of `compile_train_step`: data parallelism over all chips. GB is 10^9 bytes. XLA
-counts a loop's body once, and so does the list of collectives, hence the count of loops in the
-table. --hlo FILE keeps the compiled program's text for the questions that the table leaves open.
+counts a loop's body once, and so does the list of collectives: --unrolled writes the network's
+loops out, so that their bytes count as often as they are moved. --hlo FILE keeps the compiled
+program's text for the questions that the table leaves open.
 
 Exit code 1: it does not fit the chip. 2: wrong arguments, or no libtpu.
 """
@@ -211,8 +212,20 @@ def chips(topology: str) -> list[Any]:
         raise UserError(f"--topology {topology}: {error}") from error
 
 
+def unroll_scans() -> None:
+    """Let the network's scans be written out: XLA counts a loop's body once."""
+    import jax
+
+    from deeplab_jax.models import xception
+
+    scan = partial(jax.lax.scan, unroll=True)
+    xception.scan = scan  # type: ignore[assignment]
+
+
 def report(args: argparse.Namespace) -> None:
     """Compile and print the table."""
+    if args.unrolled:
+        unroll_scans()
     devices = chips(args.topology)
     config = configure(args, len(devices))
     print(heading(config, args.topology, devices), flush=True)
@@ -243,6 +256,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--crop", type=int, help="side of a square crop instead of the experiment's (voc: 513)")
     add("--dtype", default="bfloat16", help="of the network's arithmetic (%(default)s)")
     add("--remat", default="none", help="model.remat: none, convolutions or units (%(default)s)")
+    add("--unrolled", action="store_true", help="run scanned units one by one, to count each")
     add("--hlo", metavar="FILE", help="write the compiled program's text there")
     args = parser.parse_args(arguments)
     if args.topology.partition(":")[0] not in CHIP_GB:

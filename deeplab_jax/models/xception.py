@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.lax import scan
 
 from deeplab_jax.models.layers import ConvBN, apply_unit, atrous_plan, recompute_policy, relu
 
@@ -126,8 +127,9 @@ class Xception(nn.Module):
             for unit in range(1, block.units + 1)
         ]
         plan = atrous_plan([stride for _, _, stride in units], 2, self.output_stride)
-        one_by_one = self.is_initializing() or self.is_mutable_collection("moments")
-        one_by_one = one_by_one or self.is_mutable_collection("intermediates")
+        # Whoever looks inside (or makes the variables) needs each unit under its own name.
+        watched = [self.is_mutable_collection(c) for c in ("moments", "intermediates")]
+        one_by_one = self.is_initializing() or any(watched)
         for (block, number, natural), step in zip(units, plan, strict=True):
             if block.units > 1 and number > 1 and not one_by_one:
                 continue  # scanned with the first
@@ -142,7 +144,7 @@ class Xception(nn.Module):
                 self.dtype,
             )
             if block.units > 1 and not one_by_one:
-                x = self.scan(unit(parent=None), block, x, train)
+                x = self.scan_units(unit(parent=None), block, x, train)
                 continue
             named = unit(name=f"{block.name}_unit_{number}")
             x, low_level = apply_unit(named, x, train=train, remat=self.remat)
@@ -151,7 +153,7 @@ class Xception(nn.Module):
         return x, low_levels
 
     @nn.nowrap
-    def scan(self, unit: XceptionUnit, block: Block, x: Array, train: bool) -> Array:
+    def scan_units(self, unit: XceptionUnit, block: Block, x: Array, train: bool) -> Array:
         """The equal units of the middle flow as one scanned body: compiled once, not 16 times.
 
         In the variable tree each unit keeps its name.
@@ -168,7 +170,7 @@ class Xception(nn.Module):
 
         if train and self.remat != "none":
             body = jax.checkpoint(body, policy=recompute_policy(self.remat), prevent_cse=False)
-        x, stats = jax.lax.scan(body, x, stacked)
+        x, stats = scan(body, x, stacked)
         for i, name in enumerate(names):
             if train:
                 self.put_variable("batch_stats", name, jax.tree.map(lambda s, i=i: s[i], stats))
