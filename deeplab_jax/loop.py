@@ -129,7 +129,11 @@ def initial_variables(config: Config, source: Source, *, fresh: bool) -> Any:
     variables = overlay(variables, load_weights(config.pretrained, complete=False), config)
     if config.reestimate_batch_norm:
         batches = train_batches(
-            source, config.data, batch_size=config.train.batch_size, seed=config.train.seed
+            source,
+            config.data,
+            batch_size=config.train.batch_size,
+            seed=config.train.seed,
+            fill=mean_pixel(config.model.backbone),
         )
         images = (next(batches)["image"] for _ in range(BATCH_NORM_BATCHES))
         variables = reestimate_batch_norm(variables, build_model(config.model), images)
