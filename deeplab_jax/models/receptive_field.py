@@ -15,6 +15,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.extend import core
 
 
+MARK = "receptive field "  # before the names that `mark` gives
+
+
 class View(NamedTuple):
     """First and last row of the image that each row of a feature map sees: int [height] each."""
 
@@ -45,7 +48,7 @@ def window(n_in: int, n_out: int, size: int, stride: int, rate: int, before: int
 
 def mark(x: Array, convolution: int, side: Literal["in", "out"]) -> Array:
     """x [b, h, w, c] unchanged, named in the program as a convolution's input or output."""
-    return checkpoint_name(x, f"{convolution} {side}")
+    return checkpoint_name(x, f"{MARK}{convolution} {side}")
 
 
 def receptive_fields(
@@ -65,8 +68,8 @@ def receptive_fields(
         if not seen:  # made of parameters alone
             continue
         view = pass_through(eqn, seen)
-        if eqn.primitive.name == "name":
-            i, side = eqn.params["name"].split()
+        if eqn.primitive.name == "name" and eqn.params["name"].startswith(MARK):
+            i, side = eqn.params["name"].removeprefix(MARK).split()
             if side == "in":
                 inputs[i] = view
             else:
