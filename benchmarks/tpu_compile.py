@@ -25,7 +25,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -175,13 +175,14 @@ def row(name: str, gb: float, note: str = "") -> str:
     return f"  {name:<22}{gb:>9.3f} GB  {note}".rstrip()
 
 
-def heading(config: "Config", topology: str, devices: list[Any]) -> str:
+def heading(config: "Config", topology: str, devices: list[Any], compiler: str) -> str:
     model, (height, width) = config.model, config.data.crop_size
     return (
         f"{model.backbone} {model.head}, output stride {model.output_stride}, {height}x{width},"
-        f" {model.dtype}, {config.train.batch_size // len(devices)} pictures a chip\n"
+        f" {model.dtype}, remat {model.remat},"
+        f" {config.train.batch_size // len(devices)} pictures a chip\n"
         f"{topology}: {len(devices)} x {devices[0].device_kind}; jax {version('jax')},"
-        f" libtpu {version('libtpu')}; compiled only, nothing was run"
+        f" {compiler} {version(compiler)}; compiled only, nothing was run"
     )
 
 
@@ -191,9 +192,12 @@ def configure(args: argparse.Namespace, devices: int) -> "Config":
 
     base = load_config_file(args.config)
     crop = (args.crop, args.crop) if args.crop else base.data.crop_size
+    backbone = args.backbone or base.model.backbone
     return dataclasses.replace(
         base,
-        model=dataclasses.replace(base.model, dtype=args.dtype, remat=args.remat),
+        model=dataclasses.replace(
+            base.model, backbone=backbone, dtype=args.dtype, remat=args.remat
+        ),
         data=dataclasses.replace(base.data, crop_size=crop),
         train=dataclasses.replace(base.train, batch_size=args.batch_per_chip * devices),
     )
@@ -222,17 +226,21 @@ def unroll_scans() -> None:
     xception.scan = scan  # type: ignore[assignment]
 
 
+def timed_compile(lowered: Any) -> tuple[Any, float]:
+    """The compiled program and the seconds that this machine's CPU took."""
+    start = time.monotonic()
+    return lowered.compile(), time.monotonic() - start
+
+
 def report(args: argparse.Namespace) -> None:
     """Compile and print the table."""
     if args.unrolled:
         unroll_scans()
     devices = chips(args.topology)
     config = configure(args, len(devices))
-    print(heading(config, args.topology, devices), flush=True)
+    print(heading(config, args.topology, devices, "libtpu"), flush=True)
     lowered = lower(config, devices)
-    start = time.monotonic()
-    compiled = lowered.compile()
-    seconds = time.monotonic() - start
+    compiled, seconds = timed_compile(lowered)
     hlo = compiled.as_text()
     if args.hlo:
         Path(args.hlo).write_text(hlo)
@@ -243,21 +251,34 @@ def report(args: argparse.Namespace) -> None:
     print(f"\ncompiled in {seconds:.0f} s on this machine's CPU")
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.tpu_compile",
-        description=(__doc__ or "").partition("\n")[0],
-    )
+def add_step_arguments(parser: argparse.ArgumentParser, batch_per_chip: int) -> None:
+    """What step to compile: arguments for a chip of any kind."""
     add = parser.add_argument
-    generations = ", ".join(CHIP_GB)
-    add("--topology", default="v5e:2x2", help=f"GENERATION:LAYOUT, of {generations} (%(default)s)")
     add("--config", default="configs/voc.py", help="the experiment (%(default)s)")
-    add("--batch-per-chip", type=int, default=4, help="pictures on each chip (%(default)s)")
+    add("--backbone", help="model.backbone instead of the experiment's (voc: xception_65)")
+    add(
+        "--batch-per-chip",
+        type=int,
+        default=batch_per_chip,
+        help="pictures on each chip (%(default)s)",
+    )
     add("--crop", type=int, help="side of a square crop instead of the experiment's (voc: 513)")
     add("--dtype", default="bfloat16", help="of the network's arithmetic (%(default)s)")
     add("--remat", default="none", help="model.remat: none, convolutions or units (%(default)s)")
     add("--unrolled", action="store_true", help="run scanned units one by one, to count each")
     add("--hlo", metavar="FILE", help="write the compiled program's text there")
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.tpu_compile",
+        description=(__doc__ or "").partition("\n")[0],
+    )
+    generations = ", ".join(CHIP_GB)
+    parser.add_argument(
+        "--topology", default="v5e:2x2", help=f"GENERATION:LAYOUT, of {generations} (%(default)s)"
+    )
+    add_step_arguments(parser, batch_per_chip=4)
     args = parser.parse_args(arguments)
     if args.topology.partition(":")[0] not in CHIP_GB:
         parser.error(f"--topology {args.topology}: the generation is one of {generations}")
@@ -269,6 +290,11 @@ def main() -> None:
     if importlib.util.find_spec("libtpu") is None:
         sys.exit(failure("there is no TPU compiler here: pip install libtpu", 2))
     os.environ.update(ENVIRONMENT)
+    run(report, args)
+
+
+def run(report: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+    """A report whose foreseeable failures end in a message and an exit code."""
     from jax.errors import JaxRuntimeError
 
     from deeplab_jax.errors import UserError

@@ -4,7 +4,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from deeplab_jax.models.layers import join_rows, resize_matrix, row_blocks, upsample_rows
+from deeplab_jax.models.layers import (
+    interpolate,
+    join_rows,
+    resize_matrix,
+    row_blocks,
+    upsample_rows,
+)
 
 
 def valid_pixels(label: Array, num_classes: int, ignore_label: int) -> Array:
@@ -59,8 +65,7 @@ def _cross_entropy_bwd(residuals: tuple[Array, Array], dy: Array) -> tuple[Array
         matrix, labels, dy_rows = rows
         z = upsample_rows(logits, matrix, target.shape[2])
         dz = (jax.nn.softmax(z, axis=-1) - one_hot(labels, z)) * dy_rows[..., None]
-        dz = jnp.einsum("ow,broc->brwc", width, dz, precision="highest")
-        return total + jnp.einsum("rh,brwc->bhwc", matrix, dz, precision="highest"), None
+        return total + interpolate(matrix.T, interpolate(width.T, dz, 2), 1), None
 
     matrices = row_blocks(logits.shape[1], target.shape[1])
     blocks = (matrices, split_rows(target, matrices), split_rows(dy, matrices))

@@ -13,6 +13,7 @@ Shapes: image-like arrays are [b, h, w, c]; kernels are [kh, kw, in, out], depth
 [kh, kw, 1, c].
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -191,10 +192,17 @@ def _kernel_gradient_by_rows(
 
 def pointwise_conv(x: Array, kernel: Array, stride: int) -> Array:
     """1x1 convolution as a matrix product: x [b, h, w, c], kernel [1, 1, c, d]."""
-    if stride > 1:  # 1x1 at a stride takes pixels 0, s, 2s, ... whatever the padding rule
-        x = x[:, ::stride, ::stride]
-    b, h, w, c = x.shape
-    return (x.reshape(b * h * w, c) @ kernel[0, 0]).reshape(b, h, w, -1)
+
+    def product(x: Array, kernel: Array) -> Array:
+        x = x[:, ::stride, ::stride]  # pixels 0, s, 2s, ... whatever the padding rule
+        b, h, w, c = x.shape
+        return (x.reshape(b * h * w, c) @ kernel[0, 0]).reshape(b, h, w, -1)
+
+    if stride == 1:
+        return product(x, kernel)
+    # A slice before the product ends XLA's Triton fusion in a failed check (openxla/xla#47381).
+    cudnn = partial(conv, stride=stride, rate=1, pads=((0, 0), (0, 0)))
+    return lax.platform_dependent(x, kernel, cuda=cudnn, default=product)
 
 
 def conv(x: Array, kernel: Array, stride: int, rate: int, pads: Pads) -> Array:
@@ -260,10 +268,31 @@ def row_blocks(n_in: int, n_out: int) -> Array:
 
 def upsample_rows(x: Array, matrix: Array, width: int) -> Array:
     """Some rows of x f32 [b, h, w, c] upsampled: matrix [rows, h] -> [b, rows, width, c]."""
-    y = jnp.einsum("rh,bhwc->brwc", matrix, x, precision="highest")
-    if x.shape[2] == width:
-        return y
-    return jnp.einsum("ow,brwc->broc", resize_matrix(x.shape[2], width), y, precision="highest")
+    y = interpolate(matrix, x, 1)
+    return y if x.shape[2] == width else interpolate(resize_matrix(x.shape[2], width), y, 2)
+
+
+def interpolate(matrix: Array, x: Array, axis: int) -> Array:
+    """matrix [n, m] times the rows (axis 1) or columns (axis 2), m of them, of x f32 [b, h, w, c].
+
+    On CUDA as a batch of products that move no axis: for the einsum XLA's Triton finds no tiles
+    where the axes around the summed one, merged, have an odd size.
+    """
+    kept, summed, last = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
+
+    def batched(matrix: Array, x: Array) -> Array:
+        y = jnp.einsum(
+            "knm,kmc->knc",
+            jnp.broadcast_to(matrix, (math.prod(kept), *matrix.shape)),
+            x.reshape(-1, summed, math.prod(last)),
+            precision="highest",
+        )
+        return y.reshape(*kept, -1, *last)
+
+    einsum = partial(
+        jnp.einsum, "nh,bhwc->bnwc" if axis == 1 else "nw,bhwc->bhnc", precision="highest"
+    )
+    return lax.platform_dependent(matrix, x, cuda=batched, default=einsum)
 
 
 def join_rows(blocks: Array, height: int) -> Array:

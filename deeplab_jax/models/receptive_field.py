@@ -14,7 +14,6 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend import core
 
-
 MARK = "receptive field "  # before the names that `mark` gives
 
 
