@@ -44,21 +44,28 @@ COMMON = """
   registers_per_core_limit: 65536 registers_per_block_limit: 65536 shared_memory_per_block: 49152
 """
 GPUS = {
-    "h100": f"""gpu_device_info {{ {COMMON}
-        cuda_compute_capability {{ major: 9 minor: 0 }} core_count: 132 fpus_per_core: 128
+    "h100": """
+        cuda_compute_capability { major: 9 minor: 0 } core_count: 132 fpus_per_core: 128
         clock_rate_ghz: 1.98 memory_bandwidth: 3352320000000 device_memory_size: 84942979072
         l2_cache_size: 52428800 shared_memory_per_core: 233472
-        shared_memory_per_block_optin: 232448 }}
-        device_description_str: "NVIDIA H100 80GB HBM3"
-        platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 8 }}""",
-    "a100": f"""gpu_device_info {{ {COMMON}
-        cuda_compute_capability {{ major: 8 minor: 0 }} core_count: 108 fpus_per_core: 64
+        shared_memory_per_block_optin: 232448""",
+    "a100": """
+        cuda_compute_capability { major: 8 minor: 0 } core_count: 108 fpus_per_core: 64
         clock_rate_ghz: 1.41 memory_bandwidth: 2039040000000 device_memory_size: 85100068864
         l2_cache_size: 41943040 shared_memory_per_core: 167936
-        shared_memory_per_block_optin: 166912 }}
-        device_description_str: "NVIDIA A100-SXM4-80GB"
-        platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 8 }}""",
+        shared_memory_per_block_optin: 166912""",
 }
+NAMES = {"h100": "NVIDIA H100 80GB HBM3", "a100": "NVIDIA A100-SXM4-80GB"}
+
+
+def target_config(gpu: str) -> str:
+    """The GpuTargetConfigProto of a GPU, as text."""
+    return (
+        f"gpu_device_info {{ {COMMON} {GPUS[gpu]} }}"
+        f' device_description_str: "{NAMES[gpu]}"'
+        ' platform_name: "CUDA" dnn_version_info { major: 9 minor: 8 }'
+    )
+
 
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) [^\n]*\{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
 KERNEL = re.compile(r" (?:fusion|custom-call)(?:-start)?\(")
@@ -94,7 +101,7 @@ def devices_of(gpu: str, count: int) -> list[Any]:
     """GPUs of one host that need not be here."""
     from jax.experimental import topologies
 
-    options = {"target_config": GPUS[gpu], "topology": f"1x1x{count}"}
+    options = {"target_config": target_config(gpu), "topology": f"1x1x{count}"}
     return topologies.get_topology_desc(topology_name="", platform="cuda", **options).devices
 
 

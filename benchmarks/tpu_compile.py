@@ -92,15 +92,12 @@ def tree_gb(tree: Any) -> float:
 def state_shapes(config: "Config") -> "TrainState":
     """The training state as shapes: nothing is allocated."""
     import jax
-    import jax.numpy as jnp
 
-    from deeplab_jax.models import build_model
+    from deeplab_jax.models.build import abstract_variables
     from deeplab_jax.state import init_state
     from deeplab_jax.step import make_optimizer
 
-    image = jax.ShapeDtypeStruct((1, *config.data.crop_size, 3), jnp.float32)
-    init = partial(build_model(config.model).init, train=False)
-    variables = jax.eval_shape(init, jax.random.key(0), image)
+    variables = abstract_variables(config.model)
     optimizer, _ = make_optimizer(config, variables["params"])
     state: TrainState = jax.eval_shape(partial(init_state, optimizer=optimizer), variables)
     return state
@@ -265,7 +262,6 @@ def add_step_arguments(parser: argparse.ArgumentParser, batch_per_chip: int) -> 
     add("--crop", type=int, help="side of a square crop instead of the experiment's (voc: 513)")
     add("--dtype", default="bfloat16", help="of the network's arithmetic (%(default)s)")
     add("--remat", default="none", help="model.remat: none, convolutions or units (%(default)s)")
-    add("--unrolled", action="store_true", help="run scanned units one by one, to count each")
     add("--hlo", metavar="FILE", help="write the compiled program's text there")
 
 
@@ -279,6 +275,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--topology", default="v5e:2x2", help=f"GENERATION:LAYOUT, of {generations} (%(default)s)"
     )
     add_step_arguments(parser, batch_per_chip=4)
+    parser.add_argument(
+        "--unrolled", action="store_true", help="run scanned units one by one, to count each"
+    )
     args = parser.parse_args(arguments)
     if args.topology.partition(":")[0] not in CHIP_GB:
         parser.error(f"--topology {args.topology}: the generation is one of {generations}")

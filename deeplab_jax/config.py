@@ -33,6 +33,11 @@ DataKind = Literal["scenes", "folder", "voc2012", "cityscapes", "imagenet2012"]
 OUTPUT_STRIDES = (8, 16, 32)
 
 
+def round_up(size: int, stride: int) -> int:
+    """The smallest k * stride + 1 that is not below `size`: a size whose corners stay aligned."""
+    return -(-(size - 1) // stride) * stride + 1
+
+
 def require(ok: bool, name: str, value: object, allowed: str) -> None:
     """Raise the one form of error that a wrong field gets."""
     if not ok:
@@ -338,7 +343,7 @@ def at_output_stride(config: Config, stride: int) -> Config:
     def fit(size: tuple[int, int]) -> tuple[int, int]:
         if model.head == "classifier":  # takes any
             return size
-        h, w = (n if n % stride in (0, 1) else -(-(n - 1) // stride) * stride + 1 for n in size)
+        h, w = (n if n % stride in (0, 1) else round_up(n, stride) for n in size)
         return (h, w)
 
     return dataclasses.replace(

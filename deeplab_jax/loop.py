@@ -23,8 +23,8 @@ from deeplab_jax.models import build_model, mean_pixel
 from deeplab_jax.models.build import init_variables
 from deeplab_jax.progress import Ticker
 from deeplab_jax.sharding import check_batch_size, data_mesh, place_batch, replicated
-from deeplab_jax.state import TrainState, init_state
-from deeplab_jax.step import compile_train_step, make_optimizer
+from deeplab_jax.state import TrainState
+from deeplab_jax.step import compile_train_step, fresh_state
 from deeplab_jax.weights.batch_norm import reestimate_batch_norm
 from deeplab_jax.weights.files import Weights, load_weights, save_weights
 
@@ -111,9 +111,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def start(config: Config, source: Source, checkpoints: Checkpoints, mesh: Mesh) -> TrainState:
     """The newest checkpoint's state, or a fresh one, replicated over the mesh."""
     newest = checkpoints.newest_step()
-    variables = initial_variables(config, source, fresh=newest is None)
-    optimizer, _ = make_optimizer(config, variables["params"])
-    state = jax.device_put(init_state(variables, optimizer), replicated(mesh))
+    state = fresh_state(config, initial_variables(config, source, fresh=newest is None), mesh)
     if newest is None:
         return state
     print(f"resuming {config.workdir} from step {newest}", file=sys.stderr)

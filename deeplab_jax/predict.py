@@ -12,13 +12,13 @@ import numpy as np
 from PIL import Image
 
 from deeplab_jax import pictures
-from deeplab_jax.config import at_output_stride
+from deeplab_jax.config import at_output_stride, round_up
 from deeplab_jax.data.decode import decode_image
 from deeplab_jax.data.sources import SUFFIXES
 from deeplab_jax.data.transforms import Size, central_crop, cut, fit_size, whole
 from deeplab_jax.errors import UserError
 from deeplab_jax.models import build_model, mean_pixel
-from deeplab_jax.models.layers import resize_bilinear, round_up
+from deeplab_jax.models.layers import resize_bilinear
 from deeplab_jax.step import predict_labels, predict_probabilities
 from deeplab_jax.weights.files import Weights, load_weights
 

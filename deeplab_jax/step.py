@@ -27,7 +27,7 @@ from deeplab_jax.models.layers import (
 )
 from deeplab_jax.optim import poly_schedule, sgd, slow_start, step_schedule
 from deeplab_jax.sharding import over_batch, replicated
-from deeplab_jax.state import TrainState
+from deeplab_jax.state import TrainState, init_state
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
@@ -174,6 +174,12 @@ def make_optimizer(config: Config, params: Any) -> tuple[optax.GradientTransform
         freeze_backbone=config.train.freeze_backbone,
     )
     return optimizer, schedule
+
+
+def fresh_state(config: Config, variables: Any, mesh: Mesh) -> TrainState:
+    """The state at step 0 of a run that starts from `variables`, replicated over the mesh."""
+    optimizer, _ = make_optimizer(config, variables["params"])
+    return jax.device_put(init_state(variables, optimizer), replicated(mesh))
 
 
 def compile_train_step(

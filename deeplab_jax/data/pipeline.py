@@ -12,7 +12,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from deeplab_jax.config import DataConfig, ModelConfig
+from deeplab_jax.config import DataConfig, ModelConfig, round_up
 from deeplab_jax.data.decode import decode_image
 from deeplab_jax.data.sources import Source, open_source
 from deeplab_jax.data.transforms import (
@@ -29,7 +29,6 @@ from deeplab_jax.data.transforms import (
     whole,
 )
 from deeplab_jax.errors import UserError
-from deeplab_jax.models.layers import round_up
 
 Batch = dict[str, np.ndarray]
 

@@ -49,8 +49,7 @@ class Network(nn.Module):
         x, low_levels = backbone(c, dtype)(x, train=norm_train and not freeze_backbone)
         decay = c.batch_norm_decay or 0.9997  # official `model.py`, for what is not the backbone
         if c.head == "classifier":
-            decay = c.batch_norm_decay or DECAYS[family(c.backbone)]
-            pool = ClassifierPool(c.backbone, c.width, decay, dtype, name="classifier")
+            pool = ClassifierPool(c.backbone, c.width, backbone_decay(c), dtype, name="classifier")
             x = pool(x, train=norm_train, dropout=train)
         elif c.head == "pspnet":
             pyramid = PyramidPooling(decay, dtype, name="pyramid_pooling")
@@ -93,10 +92,14 @@ def family(backbone: str) -> str:
     return backbone.split("_")[0]
 
 
+def backbone_decay(config: ModelConfig) -> float:
+    """Decay of BatchNorm's averages in the backbone and its classifier."""
+    return config.batch_norm_decay or DECAYS[family(config.backbone)]
+
+
 def backbone(config: ModelConfig, dtype: Any) -> nn.Module:
     """The encoder named by the configuration, under the parameter name `backbone`."""
-    c, kind = config, family(config.backbone)
-    decay = c.batch_norm_decay or DECAYS[kind]
+    c, kind, decay = config, family(config.backbone), backbone_decay(config)
     if kind == "mobilenet":
         return MobileNetV2(
             c.output_stride, c.width, c.width_divisor, decay, dtype, c.remat, name="backbone"

@@ -38,9 +38,9 @@ def height_width(x: Array) -> tuple[int, int]:
     return (x.shape[1], x.shape[2])
 
 
-def round_up(size: int, stride: int) -> int:
-    """The smallest k * stride + 1 that is not below `size`: a size whose corners stay aligned."""
-    return -(-(size - 1) // stride) * stride + 1
+def scale_channels(channels: int, width: float) -> int:
+    """Channels of a backbone `width` times as wide, never below 8."""
+    return max(8, int(channels * width))
 
 
 class AtrousStep(NamedTuple):
@@ -323,7 +323,7 @@ def moments(x: Array) -> tuple[Array, Array]:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
-def normalise(
+def batch_norm(
     x: Array, scale: Array, bias: Array, epsilon: float
 ) -> tuple[Array, tuple[Array, Array]]:
     """x [..., c] by its own mean and variance, scaled and shifted; and these two moments.
@@ -331,12 +331,10 @@ def normalise(
     The moments feed the running averages and carry no gradient. Backward needs x alone: autodiff
     would keep two float32 arrays of its size besides.
     """
-    mean, var = moments(x)
-    gain = scale * lax.rsqrt(var + epsilon)
-    return ((x - mean) * gain + bias).astype(x.dtype), (mean, var)
+    return _batch_norm_fwd(x, scale, bias, epsilon)[0]
 
 
-def _normalise_fwd(
+def _batch_norm_fwd(
     x: Array, scale: Array, bias: Array, epsilon: float
 ) -> tuple[tuple[Array, tuple[Array, Array]], tuple[Array, ...]]:
     mean, var = checkpoint_name(moments(x), "moments")
@@ -345,7 +343,7 @@ def _normalise_fwd(
     return (y, (mean, var)), (x, mean, inverse, scale)
 
 
-def _normalise_bwd(
+def _batch_norm_bwd(
     epsilon: float, residuals: tuple[Array, ...], cotangents: tuple[Array, Any]
 ) -> tuple[Array, Array, Array]:
     """With x^ = (x - mean) / deviation: dx = scale / deviation (dy - mean(dy) - x^ mean(dy x^))."""
@@ -358,7 +356,7 @@ def _normalise_bwd(
     return dx.astype(x.dtype), dscale, dbias
 
 
-normalise.defvjp(_normalise_fwd, _normalise_bwd)
+batch_norm.defvjp(_batch_norm_fwd, _batch_norm_bwd)
 
 
 class BatchNorm(nn.Module):
@@ -391,7 +389,7 @@ class BatchNorm(nn.Module):
         if not train:
             gain, shift = self.affine()
             return (x * gain + shift).astype(x.dtype)
-        y, (mean, var) = normalise(x, self.scale, self.bias, self.epsilon)
+        y, (mean, var) = batch_norm(x, self.scale, self.bias, self.epsilon)
         if not self.is_initializing():
             self.mean.value = self.decay * self.mean.value + (1 - self.decay) * mean
             self.var.value = self.decay * self.var.value + (1 - self.decay) * var

@@ -10,7 +10,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from deeplab_jax.models.layers import ConvBN, apply_unit, atrous_plan, max_pool, relu
+from deeplab_jax.models.layers import (
+    ConvBN,
+    apply_unit,
+    atrous_plan,
+    max_pool,
+    relu,
+    scale_channels,
+)
 
 UNITS = {"resnet_v1_50": (3, 4, 6, 3), "resnet_v1_101": (3, 4, 23, 3)}  # of blocks 1 to 4
 DEPTHS = (64, 128, 256, 512)  # of the 3x3 convolution; a unit's output has four times as many
@@ -71,7 +78,7 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> tuple[Array, dict[int, Array]]:
         def wide(depth: int) -> int:
-            return max(8, int(depth * self.width))
+            return scale_channels(depth, self.width)
 
         norm = {
             "activation": relu,

@@ -18,7 +18,7 @@ from jax import Array
 from jax.extend.core import ClosedJaxpr
 
 from deeplab_jax.config import ModelConfig, require
-from deeplab_jax.models.build import build_model
+from deeplab_jax.models.build import abstract_variables, build_model
 from deeplab_jax.models.deeplab import Logits
 from deeplab_jax.models.layers import ConvBN, height_width, spatial_pads
 from deeplab_jax.models.receptive_field import mark, receptive_fields, window
@@ -82,7 +82,7 @@ def multiply_adds(config: ModelConfig, size: Size) -> int:
 
 def parameters(config: ModelConfig) -> int:
     """Trainable parameters of the network."""
-    return sum(c.parameters for c in trace(config, (SMALLEST, SMALLEST))[0])
+    return sum(leaf.size for leaf in jax.tree.leaves(abstract_variables(config)["params"]))
 
 
 def summarise(config: ModelConfig, size: Size) -> list[Row]:

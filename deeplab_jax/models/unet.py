@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from deeplab_jax.models.layers import ConvBN, height_width, max_pool, relu
+from deeplab_jax.models.layers import ConvBN, height_width, max_pool, relu, scale_channels
 
 EPSILON = 1e-5
 HE_INIT = nn.initializers.he_normal()  # the paper's section 3: standard deviation sqrt(2 / N)
@@ -19,7 +19,7 @@ HE_INIT = nn.initializers.he_normal()  # the paper's section 3: standard deviati
 
 def channels_at(stride: int, width: float) -> int:
     """The paper's channels: 64 at full resolution, doubled with every halving of the size."""
-    return max(8, int(64 * stride * width))
+    return scale_channels(64 * stride, width)
 
 
 class DoubleConv(nn.Module):

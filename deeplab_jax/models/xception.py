@@ -14,7 +14,14 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import scan
 
-from deeplab_jax.models.layers import ConvBN, apply_unit, atrous_plan, recompute_policy, relu
+from deeplab_jax.models.layers import (
+    ConvBN,
+    apply_unit,
+    atrous_plan,
+    recompute_policy,
+    relu,
+    scale_channels,
+)
 
 
 class Block(NamedTuple):
@@ -110,7 +117,7 @@ class Xception(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> tuple[Array, dict[int, Array]]:
         def wide(depth: int) -> int:
-            return max(8, int(depth * self.width))
+            return scale_channels(depth, self.width)
 
         norm = {"decay": self.decay, "epsilon": 1e-3, "dtype": self.dtype}
         x = ConvBN(wide(32), 3, 2, activation=relu, name="entry_flow_conv1_1", **norm)(

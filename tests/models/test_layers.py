@@ -14,8 +14,8 @@ from jax import lax
 from deeplab_jax.models.layers import (
     BatchNorm,
     ConvBN,
+    batch_norm,
     depthwise_conv,
-    normalise,
     pointwise_conv,
     resize_bilinear,
     scale_dimension,
@@ -125,7 +125,7 @@ def test_batch_norms_own_gradient_is_autodiffs() -> None:
         return jnp.sum(dy * ((x - mean) / jnp.sqrt(var + 1e-3) * scale + bias))
 
     def ours(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-        return jnp.sum(dy * normalise(x, scale, bias, 1e-3)[0])
+        return jnp.sum(dy * batch_norm(x, scale, bias, 1e-3)[0])
 
     want = jax.jit(jax.grad(plain, (0, 1, 2)))(x, scale, bias)
     chex.assert_trees_all_close(jax.jit(jax.grad(ours, (0, 1, 2)))(x, scale, bias), want, atol=1e-4)
