@@ -58,8 +58,8 @@ def evaluate(arguments: list[str]) -> None:
     result = Evaluator(config, source, mesh)(jax.device_put(weights.variables, replicated(mesh)))
     out = args.out or Path(args.weights) / "evaluation"
     print(write_evaluation(result, source, out))
-    print(f"\n{result.headline}, {len(source)} pictures in {result.seconds:.0f} s;", end=" ")
-    print(f"pictures and tables in {out}")
+    print(f"\n{result.headline}, {len(source)} pictures in {result.seconds:.0f} s", end=" ")
+    print(f"({result.seconds_per_picture:.2f} s each once compiled); pictures and tables in {out}")
 
 
 def evaluation_config(arguments: list[str], trained: Config, output_stride: int | None) -> Config:

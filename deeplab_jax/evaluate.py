@@ -151,34 +151,34 @@ def summary(result: Evaluation) -> dict[str, float]:
 def to_json(result: Evaluation, class_names: tuple[str, ...]) -> dict[str, Any]:
     """An evaluation, but for its predictions, as JSON-ready dictionaries; null: undefined."""
 
+    def defined(x: float) -> float | None:
+        return None if np.isnan(x) else float(x)
+
     def by_class(values: np.ndarray) -> dict[str, float | None]:
-        return dict(zip(class_names, numbers(values), strict=True))
+        return {name: defined(x) for name, x in zip(class_names, values, strict=True)}
 
-    def numbers(values: np.ndarray) -> list[float | None]:
-        return [None if np.isnan(x) else float(x) for x in values]
-
-    c, boundary = result.config, {}
+    c = result.config
+    boundary: dict[str, Any] = {}
     if result.boundary is not None:
-        hits, truth, predicted = (
-            x[:-1] for x in (result.boundary.diagonal(), *map(result.boundary.sum, (1, 0)))
-        )
+        hits = result.boundary.diagonal()
+        union = result.boundary.sum(0) + result.boundary.sum(1) - hits
         boundary = {
             "iou": by_class(boundary_iou(result.boundary)),
-            "intersection": hits.tolist(),
-            "union": (truth + predicted - hits).tolist(),
+            "intersection": hits[:-1].tolist(),
+            "union": union[:-1].tolist(),
         }
     return {
-        **summary(result),
+        **{name: defined(x) for name, x in summary(result).items()},
         "protocol": {"output_stride": c.model.output_stride, **dataclasses.asdict(c.eval)},
         "iou": by_class(result.scores.iou),
         "accuracy": by_class(result.scores.accuracy),
         "boundary": boundary,
         "trimaps": {
-            width: {"miou": scores(m).miou, "confusion": m.tolist()}
+            width: {"miou": defined(scores(m).miou), "confusion": m.tolist()}
             for width, m in result.trimaps.items()
         },
         "confusion": result.confusion.tolist(),
-        "picture_accuracy": numbers(result.picture_accuracy),
+        "picture_accuracy": [defined(x) for x in result.picture_accuracy],
         "pictures": len(result.pictures),
         "seconds": result.seconds,
         "seconds_per_picture": result.seconds_per_picture,
