@@ -182,6 +182,7 @@ def predict_files(
     lines = []
     for file in files:
         try:
+            # A server compares with pictures as they are stored, not as a camera says to turn them.
             image = decode_image(file.read_bytes(), str(file), exif=form == "index")
         except UserError as error:
             lines.append(f"error: {error}")
