@@ -33,7 +33,10 @@ def evaluate(arguments: list[str]) -> None:
     p = parser(
         "evaluate",
         "Mean IoU, per-class IoU and pictures of a split, from saved weights.",
-        "--config=FILE and --data.field=value name the data; by default those of the weights.",
+        "--config=FILE and --data.field=value name the data; by default those of the weights."
+        " --eval.scales 0.5 0.75 1 1.25 1.5 1.75 and --eval.flip=True average the probabilities of"
+        " several views, --eval.window 513 513 slides over pictures too large for memory,"
+        " --eval.trimap_widths 1 2 4 8 and --eval.boundary=0.02 measure boundaries.",
     )
     p.add_argument("--weights", required=True, help="a run's folder or a converted one")
     p.add_argument("--out", type=Path, help="folder for tables and pictures [WEIGHTS/evaluation]")
@@ -55,8 +58,8 @@ def evaluate(arguments: list[str]) -> None:
     result = Evaluator(config, source, mesh)(jax.device_put(weights.variables, replicated(mesh)))
     out = args.out or Path(args.weights) / "evaluation"
     print(write_evaluation(result, source, out))
-    print(f"\n{result.headline}, {len(source)} pictures in {result.seconds:.0f} s;", end=" ")
-    print(f"pictures and tables in {out}")
+    print(f"\n{result.headline}, {len(source)} pictures in {result.seconds:.0f} s", end=" ")
+    print(f"({result.seconds_per_picture:.2f} s each once compiled); pictures and tables in {out}")
 
 
 def evaluation_config(arguments: list[str], trained: Config, output_stride: int | None) -> Config:
@@ -79,23 +82,38 @@ def evaluation_config(arguments: list[str], trained: Config, output_stride: int 
 
 def predict(arguments: list[str]) -> None:
     """Segment or classify pictures."""
-    p = parser("predict", "Segment or classify a picture or all pictures of a folder.")
+    p = parser(
+        "predict",
+        "Segment or classify a picture or all pictures of a folder.",
+        "--eval.scales 0.5 1 1.5, --eval.flip=True and --eval.window 513 513 say how the network"
+        " looks at a picture, --data.eval_size and --data.resize how large; by default as trained.",
+    )
     p.add_argument("pictures", type=Path, metavar="IMAGE_OR_FOLDER")
     p.add_argument("--weights", required=True, help="a run's folder or a converted one")
     p.add_argument("--out", type=Path, help="folder for what is drawn; not for a classifier")
     p.add_argument("--output-stride", type=int, help="8, 16 or 32 [as trained]; rates follow")
-    args = p.parse_args(arguments)
-    from deeplab_jax.predict import classify_files, find_pictures, load, predict_files
+    p.add_argument(
+        "--format",
+        choices=("index", "voc", "cityscapes"),
+        default="index",
+        help="index: class ids and overlays [default]; voc, cityscapes: files for their servers",
+    )
+    args, rest = p.parse_known_args(arguments)
+    from deeplab_jax.predict import Predictor, classify_files, find_pictures, predict_files
+    from deeplab_jax.weights.files import load_weights
 
     files = find_pictures(args.pictures)
-    predictor = load(args.weights, args.output_stride)
+    weights = load_weights(args.weights)
+    config = evaluation_config(rest, weights.config, args.output_stride)
+    predictor = Predictor(weights._replace(config=config))
     if predictor.classifies:
         classify_files(predictor, files)
         return
     if args.out is None:
         raise UserError("--out is missing: the folder for what is drawn")
-    predict_files(predictor, files, args.out)
-    print(f"wrote class ids (NAME.png) and overlays (NAME_overlay.png) to {args.out}")
+    predict_files(predictor, files, args.out, args.format)
+    what = "class ids (NAME.png) and overlays (NAME_overlay.png)"
+    print(f"wrote {what if args.format == 'index' else 'label files'} to {args.out}")
 
 
 def convert(arguments: list[str]) -> None:

@@ -90,7 +90,8 @@ def open_sources(config: Config) -> tuple[Source, Source]:
 def check_same_experiment(file: Path, config: Config) -> None:
     """Raise UserError if the checkpoints beside config.json are of another configuration."""
     old, new = flatten(to_dict(load_json(file))), flatten(to_dict(config))
-    free = ("workdir", "data.workers", "data.root", "data.prepared_dir", "eval.pictures")
+    free = ["workdir", "data.workers", "data.root", "data.prepared_dir"]
+    free += ["eval.pictures", "eval.trimap_widths", "eval.boundary"]
     changed = [k for k in new if old.get(k) != new[k] and k not in free]
     if changed:
         lines = [f"  {k}: there {old.get(k)!r}, now {new[k]!r}" for k in changed]

@@ -35,6 +35,7 @@ LAYERS = [
     [
         "data.pipeline",
         "state",
+        "views",
         "weights.slots",
         "weights.tf_names",
         "weights.timm",

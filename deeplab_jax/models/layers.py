@@ -296,9 +296,9 @@ def interpolate(matrix: Array, x: Array, axis: int) -> Array:
 
 
 def join_rows(blocks: Array, height: int) -> Array:
-    """[blocks, b, rows, w] -> [b, height, w], without what `row_blocks` padded."""
-    n, b, rows, w = blocks.shape
-    return blocks.swapaxes(0, 1).reshape(b, n * rows, w)[:, :height]
+    """[blocks, b, rows, ...] -> [b, height, ...], without what `row_blocks` padded."""
+    n, b, rows = blocks.shape[:3]
+    return blocks.swapaxes(0, 1).reshape(b, n * rows, *blocks.shape[3:])[:, :height]
 
 
 def resize_bilinear(x: Array, size: tuple[int, int]) -> Array:
