@@ -24,8 +24,8 @@ def restart_with_huge_pages() -> None:
     with huge pages such operations run 3-5 times faster (2 x86-64 cores, jax 0.10). Freed memory is
     kept instead of returned: a step then faults no page in, where it spent 0.4 s of the system's
     time, or 3 s after a pause in which a virtual machine's host took the memory back. glibc reads
-    these settings only when a process starts, hence the restart. Set GLIBC_TUNABLES yourself (empty will
-    do) to prevent it.
+    these settings only when a process starts, hence the restart. Set GLIBC_TUNABLES yourself (empty
+    will do) to prevent it.
     """
     if "GLIBC_TUNABLES" in os.environ or not THP.exists() or "[madvise]" not in THP.read_text():
         return
