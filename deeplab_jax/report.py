@@ -7,6 +7,7 @@ fetched. Text goes through `escape` where it enters a piece of HTML.
 import base64
 import json
 import math
+import time
 from collections.abc import Iterable, Sequence
 from html import escape
 from math import isqrt
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from deeplab_jax.config import Config, flatten, to_dict
 from deeplab_jax.pictures import CREAM, RED, RGB, class_scores
+from deeplab_jax.version import VERSION
 
 MOST_CLASSES = 40  # in a matrix that people can read
 CONFUSIONS = 20  # listed where there are more
@@ -65,7 +67,7 @@ def write_report(folder: Path) -> Path:
     body = [
         headline(metrics, result),
         section("Training", training_plots(metrics)) if metrics else "",
-        section("Classes", class_rows(result)),
+        section("Classes", class_rows(result), "In percent."),
         section("Confusion", confusion(result), CONFUSION_NOTE),
         section("Pictures", shown_pictures(result, evaluation / "pictures"), PICTURES_NOTE),
         section("Near boundaries", trimap_plot(result)) if result["trimaps"] else "",
@@ -91,6 +93,8 @@ def write_study(folder: Path) -> Path:
 
 # What a report says
 
+UNIT = "<small> %</small>"
+
 
 def headline(metrics: Rows, result: dict[str, Any]) -> str:
     """The numbers that one looks for first."""
@@ -105,7 +109,8 @@ def headline(metrics: Rows, result: dict[str, Any]) -> str:
     if metrics:
         numbers["steps"] = f"{max(row['step'] for row in metrics):,}"
     cells = "".join(
-        f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in numbers.items()
+        f"<div><dt>{escape(k)}</dt><dd>{escape(v)}{UNIT * ('.' in v)}</dd></div>"
+        for k, v in numbers.items()
     )
     return f'<dl class="headline">{cells}</dl>'
 
@@ -141,7 +146,7 @@ def class_rows(result: dict[str, Any]) -> str:
     """A line for each class: a bar of its IoU, and the other scores."""
     scores = class_scores(np.array(result["confusion"]))
     boundary = result["boundary"].get("iou")
-    heads = ["class", "IoU", "recall", "precision", "of truth", "of prediction"]
+    heads = ["class", "IoU", "recall", "precision", "share of truth", "of prediction"]
     columns = [f"{name} %" for name in ("IoU", "recall", "precision", "truth", "predicted")]
     lines = []
     for k, name in enumerate(result["classes"]):
@@ -346,11 +351,11 @@ def is_number(x: Any) -> bool:
 
 
 def decimals(numbers: Sequence[float]) -> int:
-    """Places after the point that give the largest of a column four digits; none to integers."""
+    """Places after the point that a column needs, at most four digits of its largest number."""
     most = max(map(abs, numbers), default=0)
-    if all(x == int(x) for x in numbers):
-        return 0
-    return max(0, 3 - math.floor(math.log10(most)))
+    enough = max(0, 3 - math.floor(math.log10(most))) if most else 0
+    needed = [p for p in range(enough) if all(round(x, p) == round(x, enough) for x in numbers)]
+    return needed[0] if needed else enough
 
 
 # Pieces of a page
@@ -426,7 +431,7 @@ def line_plot(
     top: float | None = None,
     zero: bool = True,
 ) -> str:
-    """Curves as inline SVG with a legend; `zero`: y starts there, `top`: and ends here."""
+    """Curves as inline SVG with a legend; `zero`: y starts there; `top`: and ends near here."""
     points = [known_points(curve) for curve in curves]
     everything = [p for of_one in points for p in of_one]
     caption = f"<figcaption>{escape(title)}</figcaption>" if title else ""
@@ -436,12 +441,11 @@ def line_plot(
     x_ticks = ticks(min(xs), max(xs))
     y_ticks = ticks(min(0, *ys) if zero else min(ys), max(ys) if top is None else top)
     x0, x1 = min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1
-    y0 = min(y_ticks[0], *ys) if not zero else y_ticks[0]
-    y1 = top if top is not None else y_ticks[-1]
+    y0, y1 = y_ticks[0], y_ticks[-1]
 
     def place(x: float, y: float) -> str:
         across = LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)
-        up = min(max((y - y0) / ((y1 - y0) or 1), 0), 1) * (HEIGHT - TOP - BOTTOM)
+        up = min((y - y0) / (y1 - y0), 1) * (HEIGHT - TOP - BOTTOM)
         return f"{across:.1f},{HEIGHT - BOTTOM - up:.1f}"
 
     axes = axis_marks([x for x in x_ticks if x0 <= x <= x1], y_ticks, place, x_label, y_label)
@@ -532,12 +536,13 @@ def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def write_page(folder: Path, title: str, about: str, body: Sequence[str]) -> Path:
     page = folder / "report.html"
+    origin = f"deeplab_jax {VERSION}, {time.strftime('%Y-%m-%d %H:%M')}"
     page.write_text(
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>"
         f"<header><h1>{escape(title)}</h1><p>{escape(about)}</p></header>"
-        f"<main>{''.join(body)}</main><footer>deeplab_jax</footer></body></html>\n",
+        f"<main>{''.join(body)}</main><footer>{origin}</footer></body></html>\n",
         encoding="utf-8",
     )
     return page
@@ -566,14 +571,16 @@ footer { margin-top: 3rem; color: var(--soft); font-size: .8rem; }
 .headline { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr));
   gap: 1rem 1.5rem; margin: 1.75rem 0 0; }
 .headline dt { color: var(--soft); font-size: .85rem; }
+.headline div { display: flex; flex-direction: column-reverse; justify-content: flex-end; }
+.headline small { font-size: .6em; font-weight: 400; color: var(--soft); }
 .headline dd { margin: 0; font-size: 1.65rem; line-height: 1.25; font-weight: 600; }
 .pairs { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.25rem; margin: 0;
   font-size: .92rem; }
 .pairs dt { color: var(--soft); } .pairs dd { margin: 0; overflow-wrap: anywhere; }
 .pairs + .plots { margin-top: 1.25rem; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr));
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr));
   gap: 1.5rem 2rem; align-items: start; }
-figure { margin: 0; } .plot { max-width: 44rem; }
+figure { margin: 0; } .plot { max-width: 34rem; }
 .plot figcaption { font-weight: 600; font-size: .95rem; margin-bottom: .35rem; }
 svg { display: block; width: 100%; height: auto; overflow: visible; }
 .axes path { stroke: var(--line); } .axes text { fill: var(--soft); font-size: 12px; }
@@ -601,6 +608,7 @@ th, td { padding: .3rem .9rem .3rem 0; } tbody tr { border-top: 1px solid var(--
 .study .text { text-align: right; } .study th, .study td { padding-right: 1.6rem; }
 .study thead th { white-space: normal; max-width: 9rem; }
 .bar { width: 45%; min-width: 10rem; }
+.bars { max-width: 44rem; } .bars .bar { width: 100%; } .bars th { padding-right: 1.6rem; }
 .bar div { display: flex; align-items: center; gap: .7rem; }
 .bar span { flex: 1; height: .6rem; border-radius: 2px; background: var(--track);
   overflow: hidden; }
