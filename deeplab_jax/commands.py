@@ -39,7 +39,9 @@ def evaluate(arguments: list[str]) -> None:
         " --eval.trimap_widths 1 2 4 8 and --eval.boundary=0.02 measure boundaries.",
     )
     p.add_argument("--weights", required=True, help="a run's folder or a converted one")
-    p.add_argument("--out", type=Path, help="folder for tables and pictures [WEIGHTS/evaluation]")
+    p.add_argument(
+        "--out", type=Path, help="folder for tables, pictures and the report [WEIGHTS/evaluation]"
+    )
     p.add_argument("--output-stride", type=int, help="8, 16 or 32 [as trained]; rates follow")
     args, rest = p.parse_known_args(arguments)
     import jax
@@ -47,6 +49,7 @@ def evaluate(arguments: list[str]) -> None:
     from deeplab_jax.data.pipeline import open_split
     from deeplab_jax.data.sources import check_source
     from deeplab_jax.evaluate import Evaluator, write_evaluation
+    from deeplab_jax.report import write_report
     from deeplab_jax.sharding import data_mesh, replicated
     from deeplab_jax.weights.files import load_weights
 
@@ -59,7 +62,7 @@ def evaluate(arguments: list[str]) -> None:
     out = args.out or Path(args.weights) / "evaluation"
     print(write_evaluation(result, source, out))
     print(f"\n{result.headline}, {len(source)} pictures in {result.seconds:.0f} s", end=" ")
-    print(f"({result.seconds_per_picture:.2f} s each once compiled); pictures and tables in {out}")
+    print(f"({result.seconds_per_picture:.2f} s each once compiled); report: {write_report(out)}")
 
 
 def evaluation_config(arguments: list[str], trained: Config, output_stride: int | None) -> Config:

@@ -287,8 +287,8 @@ class EvalConfig:
     """How predictions are made (`scales` to `overlap`, of `predict` too), and what is measured."""
 
     batch_size: int = 8
-    pictures: int = 6
-    """Pictures in the side-by-side comparison."""
+    pictures: int = 5
+    """Pictures shown, from the best predicted to the worst; 5: these, the quartiles, the median."""
     scales: tuple[float, ...] = (1.0,)
     """Each picture is seen at these sizes and the probabilities averaged. Paper: 0.5 0.75 ... 1.75.
 
@@ -412,6 +412,15 @@ def at_output_stride(config: Config, stride: int) -> Config:
 def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as JSON-ready nested dictionaries."""
     return dataclasses.asdict(config)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`to_dict` as {"section.field": value}, tuples as the lists that JSON makes of them."""
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        nested = isinstance(value, dict)
+        out |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in out.items()}
 
 
 def from_dict(cls: type[Any], values: Mapping[str, Any], where: str = "") -> Any:

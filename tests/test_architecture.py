@@ -27,6 +27,7 @@ LAYERS = [
         "data.augment",
         "data.decode",
         "pictures",
+        "report",
     ],
     ["models.xception", "models.resnet", "models.mobilenet", "data.scenes", "data.voc"],
     ["models.deeplab", "models.pspnet", "models.unet", "models.classifier"],
