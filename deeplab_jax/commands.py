@@ -83,6 +83,41 @@ def evaluation_config(arguments: list[str], trained: Config, output_stride: int 
     return config
 
 
+def study(arguments: list[str]) -> None:
+    """Train variants of one experiment and compare them."""
+    p = parser(
+        "study",
+        "Train variants of one experiment and print their table beside the paper's. Run again, it"
+        " trains only what is missing.",
+        "Other arguments set the experiment, as for training: --config=configs/voc.py"
+        " --data.root=PATH ... [configs/scenes.py]. A FILE has get_study() -> Study, with a"
+        " configuration of its own.",
+    )
+    p.add_argument(
+        "name",
+        metavar="NAME_OR_FILE",
+        help="decoder-width, decoder-convs, low-level, output-stride, aspp, trimap, or my_study.py",
+    )
+    p.add_argument("--out", type=Path, help="folder of the runs and tables [runs/study-NAME]")
+    p.add_argument("--steps", type=int, help="training steps of each row [train.steps]")
+    p.add_argument("--seeds", type=int, default=1, help="runs of each row [1]")
+    args, rest = p.parse_known_args(arguments)
+    from deeplab_jax.config import load_config_file, one_of
+    from deeplab_jax.study import PAPER, load_study_file, run_study
+
+    path, changes = pop_config(rest)
+    own = load_study_file(args.name) if args.name.endswith(".py") else None
+    if own is None:
+        one_of("study", args.name, list(PAPER))
+    if args.steps is not None:
+        changes.append(f"--train.steps={args.steps}")
+    base = own.base if own and path is None else load_config_file(path or DEFAULT_CONFIG)
+    base = override(base, changes)
+    chosen = dataclasses.replace(own, base=base) if own else PAPER[args.name](base)
+    out = args.out or Path("runs") / f"study-{chosen.name}"
+    print(f"{chosen.title}\n\n{run_study(chosen, out, args.seeds)}\n\ntables and runs in {out}")
+
+
 def predict(arguments: list[str]) -> None:
     """Segment or classify pictures."""
     p = parser(

@@ -178,6 +178,11 @@ def summary(result: Evaluation) -> dict[str, float]:
     return numbers | {f"eval/trimap_{w}_miou": x for w, x in result.trimap_miou.items()}
 
 
+def protocol(config: Config) -> dict[str, Any]:
+    """How an evaluation is made, as it stands in evaluation.json."""
+    return {"output_stride": config.model.output_stride, **dataclasses.asdict(config.eval)}
+
+
 def to_json(result: Evaluation, class_names: tuple[str, ...]) -> dict[str, Any]:
     """An evaluation, but for its predictions, as JSON-ready dictionaries; null: undefined."""
 
@@ -201,7 +206,7 @@ def to_json(result: Evaluation, class_names: tuple[str, ...]) -> dict[str, Any]:
         "classes": list(class_names),
         "environment": environment(),
         **{name: defined(x) for name, x in summary(result).items()},
-        "protocol": {"output_stride": c.model.output_stride, **dataclasses.asdict(c.eval)},
+        "protocol": protocol(c),
         "iou": by_class(result.scores.iou),
         "accuracy": by_class(result.scores.accuracy),
         "boundary": boundary,

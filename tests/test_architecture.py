@@ -45,6 +45,7 @@ LAYERS = [
     ["step", "checkpoint", "weights", "weights.files", "weights.convert"],
     ["evaluate", "predict"],
     ["loop"],
+    ["study"],
     ["commands"],
     ["__main__"],
 ]
