@@ -26,6 +26,7 @@ from deeplab_jax.evaluate import Evaluator, protocol, write_evaluation
 from deeplab_jax.loop import check_same_experiment, fit
 from deeplab_jax.models.summary import parameters, trace
 from deeplab_jax.progress import duration
+from deeplab_jax.report import write_study
 from deeplab_jax.sharding import data_mesh, replicated
 from deeplab_jax.views import scaled_size
 from deeplab_jax.weights.files import load_weights
@@ -205,6 +206,7 @@ def run_study(study: Study, out: Path, seeds: int = 1) -> str:
         (out / "study.json").write_text(json.dumps(summary, indent=1) + "\n")
         table = markdown(summary)
         (out / "table.md").write_text(f"# {study.title}\n\n{study.about}\n\n{table}\n")
+        write_study(out)
     return table
 
 
