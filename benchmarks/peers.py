@@ -65,9 +65,8 @@ def ours(network: str, mode: str, batch: int, *, lax: bool = False) -> Callable[
     from deeplab_jax import Config, DataConfig, TrainConfig
     from deeplab_jax.models import build_model, layers
     from deeplab_jax.models.build import init_variables
-    from deeplab_jax.sharding import data_mesh, place_batch, replicated
-    from deeplab_jax.state import init_state
-    from deeplab_jax.step import compile_train_step, make_optimizer, predict_labels
+    from deeplab_jax.sharding import data_mesh, place_batch
+    from deeplab_jax.step import compile_train_step, fresh_state, predict_labels
 
     if lax:
         layers.depthwise_conv = lax_depthwise
@@ -85,8 +84,7 @@ def ours(network: str, mode: str, batch: int, *, lax: bool = False) -> Callable[
         predict = jax.jit(lambda v, x: predict_labels(v, x, model=model))
         return lambda: jax.block_until_ready(predict(variables, image))
     mesh = data_mesh()
-    optimizer, _ = make_optimizer(config, variables["params"])
-    state = jax.device_put(init_state(variables, optimizer), replicated(mesh))
+    state = fresh_state(config, variables, mesh)
     step = compile_train_step(config, state.params, mesh, 255)
     label = rng.integers(0, CLASSES, (batch, SIZE, SIZE), dtype=np.uint8)
     arrays = place_batch({"image": image, "label": label}, mesh)
