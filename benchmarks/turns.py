@@ -57,6 +57,8 @@ class Contender:
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
+            self._process.kill()
+            self._process.communicate()  # closes the pipes
             raise RuntimeError("it does not run here")
         return line.strip()
 
