@@ -116,7 +116,7 @@ def headline(metrics: Rows, result: dict[str, Any]) -> str:
 
 
 def training_plots(metrics: Rows) -> str:
-    """Loss, scores of the evaluations, learning rate."""
+    """Loss, scores of the evaluations, learning rate, gradient norm."""
     step, loss = series(metrics, "loss")
     finite = loss[np.isfinite(loss)]
     # The first steps' peak would flatten all that follows.
@@ -134,11 +134,12 @@ def training_plots(metrics: Rows) -> str:
         at, score = series(metrics, key)
         if at.size:
             scores.append(Curve(f"{name}, last {100 * score[-1]:.1f}", at, 100 * score))
-    step, rate = series(metrics, "learning_rate")
+    rate, norm = ([Curve("", *series(metrics, k))] for k in ("learning_rate", "gradient_norm"))
     return plots(
         line_plot("Loss", losses, "step", top=top),
         line_plot("Validation, %", scores, "step", top=100),
-        line_plot("Learning rate", [Curve("learning rate", step, rate)], "step"),
+        line_plot("Learning rate", rate, "step"),
+        line_plot("Gradient norm", norm, "step"),
     )
 
 
