@@ -136,7 +136,7 @@ class Evaluator:
         left = iter(indices)
         for batch in self.batches(indices):
             _, labels = self.step(variables, place_batch(batch, self.mesh))
-            # The batch goes first: what fills it up must not take an index.
+            # The batch stands first: zip must not take an index when it is at its end.
             for (h, w), label, index in zip(batch["size"], np.asarray(labels), left, strict=False):
                 predictions[index] = label[:h, :w]
         return predictions

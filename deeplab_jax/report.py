@@ -187,7 +187,7 @@ def confusion(result: dict[str, Any]) -> str:
             heat_cell(x, f"{name} taken for {names[j]}") for j, x in enumerate(share[k])
         )
         lines.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
-    head = f'<thead><tr><td class="corner">truth ↓ &nbsp; prediction →</td>{heads}</tr></thead>'
+    head = f'<thead><tr><td class="corner">prediction →<br>truth ↓</td>{heads}</tr></thead>'
     body = f"<tbody>{''.join(lines)}</tbody>"
     return f'<div class="wide"><table class="matrix">{head}{body}</table></div>'
 
@@ -638,5 +638,5 @@ code { font: .86em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
 details { margin-top: 1rem; } summary { cursor: pointer; color: var(--soft); font-size: .92rem; }
 @media (max-width: 40rem) { body { padding: 1.5rem 1rem 2rem; } h1 { font-size: 1.5rem; }
   .headline dd { font-size: 1.35rem; } th, td { padding-right: .7rem; } .bar { min-width: 9rem; }
-  .headline { grid-template-columns: 1fr 1fr; } }
+  .headline { grid-template-columns: 1fr 1fr; } .axes text { font-size: 14px; } }
 """
