@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from deeplab_jax.config import Config, flatten, to_dict
 from deeplab_jax.pictures import CREAM, RED, RGB, class_scores
+from deeplab_jax.progress import duration
 from deeplab_jax.version import VERSION
 
 MOST_CLASSES = 40  # in a matrix that people can read
@@ -87,7 +88,7 @@ def write_study(folder: Path) -> Path:
     else:
         plot = study_bars(study)
     body = [section("Table", study_table(study)), section("Plot", plot) if plot else ""]
-    about = f"{study['about']} Computed in {study['seconds'] / 60:,.0f} minutes."
+    about = f"{study['about']} Computed in {duration(study['seconds'])}."
     return write_page(folder, study["title"], about, body)
 
 
