@@ -136,7 +136,7 @@ class Evaluator:
         left = iter(indices)
         for batch in self.batches(indices):
             _, labels = self.step(variables, place_batch(batch, self.mesh))
-            # The batch goes first: what fills it up must not take an index.
+            # The batch stands first: zip must not take an index when it is at its end.
             for (h, w), label, index in zip(batch["size"], np.asarray(labels), left, strict=False):
                 predictions[index] = label[:h, :w]
         return predictions
@@ -300,11 +300,9 @@ def answers(result: Evaluation, source: Source) -> list[str]:
 def write_pictures(result: Evaluation, source: Source, directory: Path) -> list[dict[str, Any]]:
     """Write each shown picture and its label maps; return what evaluation.json says of them."""
     directory.mkdir(exist_ok=True)
-    for old in directory.iterdir():
-        old.unlink()
     captions = answers(result, source) if result.one_label else ["" for _ in result.predictions]
     shown = []
-    for (index, prediction), caption in zip(result.predictions.items(), captions, strict=True):
+    for rank, (index, prediction) in enumerate(result.predictions.items()):
         example = source[index]
         image = decode_image(example["image"], example["id"])
         tiles = {"image": image}
@@ -314,8 +312,10 @@ def write_pictures(result: Evaluation, source: Source, directory: Path) -> list[
             )
         files = {}
         for what, tile in tiles.items():
-            files[what] = f"{index}_{what}.{'png' if what in ('truth', 'prediction') else 'jpg'}"
+            files[what] = f"{rank}_{what}.{'png' if what in ('truth', 'prediction') else 'jpg'}"
             small = pictures.fit(tile, min(REPORT_PIXELS, max(image.shape[:2])))
             small.save(directory / files[what], quality=90, subsampling=0)
-        shown.append({"index": index, "id": example["id"], "caption": caption, "files": files})
+        shown.append(
+            {"index": index, "id": example["id"], "caption": captions[rank], "files": files}
+        )
     return shown

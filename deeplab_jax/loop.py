@@ -255,7 +255,7 @@ class Log:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         if self._events:
-            for name in row.keys() - {"step"}:
+            for name in [n for n in row if n != "step"]:
                 self._events.add_scalar(name, row[name], row["step"])
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from deeplab_jax.config import Config, flatten, to_dict
 from deeplab_jax.pictures import CREAM, RED, RGB, class_scores
+from deeplab_jax.progress import duration
 from deeplab_jax.version import VERSION
 
 MOST_CLASSES = 40  # in a matrix that people can read
@@ -87,7 +88,7 @@ def write_study(folder: Path) -> Path:
     else:
         plot = study_bars(study)
     body = [section("Table", study_table(study)), section("Plot", plot) if plot else ""]
-    about = f"{study['about']} Computed in {study['seconds'] / 60:,.0f} minutes."
+    about = f"{study['about']} Computed in {duration(study['seconds'])}."
     return write_page(folder, study["title"], about, body)
 
 
@@ -116,7 +117,7 @@ def headline(metrics: Rows, result: dict[str, Any]) -> str:
 
 
 def training_plots(metrics: Rows) -> str:
-    """Loss, scores of the evaluations, learning rate."""
+    """Loss, scores of the evaluations, learning rate, gradient norm."""
     step, loss = series(metrics, "loss")
     finite = loss[np.isfinite(loss)]
     # The first steps' peak would flatten all that follows.
@@ -134,11 +135,12 @@ def training_plots(metrics: Rows) -> str:
         at, score = series(metrics, key)
         if at.size:
             scores.append(Curve(f"{name}, last {100 * score[-1]:.1f}", at, 100 * score))
-    step, rate = series(metrics, "learning_rate")
+    rate, norm = ([Curve("", *series(metrics, k))] for k in ("learning_rate", "gradient_norm"))
     return plots(
         line_plot("Loss", losses, "step", top=top),
         line_plot("Validation, %", scores, "step", top=100),
-        line_plot("Learning rate", [Curve("learning rate", step, rate)], "step"),
+        line_plot("Learning rate", rate, "step"),
+        line_plot("Gradient norm", norm, "step"),
     )
 
 
@@ -186,7 +188,7 @@ def confusion(result: dict[str, Any]) -> str:
             heat_cell(x, f"{name} taken for {names[j]}") for j, x in enumerate(share[k])
         )
         lines.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
-    head = f'<thead><tr><td class="corner">truth ↓ &nbsp; prediction →</td>{heads}</tr></thead>'
+    head = f'<thead><tr><td class="corner">prediction →<br>truth ↓</td>{heads}</tr></thead>'
     body = f"<tbody>{''.join(lines)}</tbody>"
     return f'<div class="wide"><table class="matrix">{head}{body}</table></div>'
 
@@ -637,5 +639,5 @@ code { font: .86em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
 details { margin-top: 1rem; } summary { cursor: pointer; color: var(--soft); font-size: .92rem; }
 @media (max-width: 40rem) { body { padding: 1.5rem 1rem 2rem; } h1 { font-size: 1.5rem; }
   .headline dd { font-size: 1.35rem; } th, td { padding-right: .7rem; } .bar { min-width: 9rem; }
-  .headline { grid-template-columns: 1fr 1fr; } }
+  .headline { grid-template-columns: 1fr 1fr; } .axes text { font-size: 14px; } }
 """

@@ -163,6 +163,7 @@ def test_the_report_of_a_study(study: Path) -> None:
     page = Page(write_study(study))
     text = "".join(page.text)
     assert page.fetched() == [] and "Decoder & width" in text and "8 <wide>" in text
+    assert "Computed in 2 min 0 s." in text
     assert page.count("td", "paper") == 2 and "mIoU (paper)" in text
     widths = [a["style"] for tag, a in page.elements if tag == "i"]
     assert widths == [f"width:{100 * 91.25 / 93.5:.2f}%", "width:100.00%"]  # of our mIoU
