@@ -75,7 +75,7 @@ def test_a_study_of_ones_own_runs_only_what_is_missing(
     assert "| all " in (out / "table.md").read_text()
 
     fitted.clear()
-    shutil.rmtree(out / "all")
+    shutil.rmtree(out / "all" / "seed1" / "evaluation")
     study_command(command)
     assert fitted == ["all/seed1"]
     again = json.loads((out / "study.json").read_text())
