@@ -4,7 +4,15 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from deeplab_jax.config import Config, at_output_stride, override, parse, pop_config
+from deeplab_jax.config import (
+    Config,
+    at_output_stride,
+    load_config_file,
+    one_of,
+    override,
+    parse,
+    pop_config,
+)
 from deeplab_jax.errors import UserError
 
 DEFAULT_CONFIG = "configs/scenes.py"
@@ -102,7 +110,6 @@ def study(arguments: list[str]) -> None:
     p.add_argument("--steps", type=int, help="training steps of each row [train.steps]")
     p.add_argument("--seeds", type=int, default=1, help="runs of each row [1]")
     args, rest = p.parse_known_args(arguments)
-    from deeplab_jax.config import load_config_file, one_of
     from deeplab_jax.study import PAPER, load_study_file, run_study
 
     path, changes = pop_config(rest)

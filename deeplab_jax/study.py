@@ -14,12 +14,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from deeplab_jax.config import Config, at_output_stride, from_dict, one_of, require, to_dict
+from deeplab_jax.config import (
+    Config,
+    ModelConfig,
+    at_output_stride,
+    from_dict,
+    one_of,
+    require,
+    to_dict,
+)
 from deeplab_jax.data.pipeline import open_split
 from deeplab_jax.errors import UserError
 from deeplab_jax.evaluate import Evaluator, protocol, write_evaluation
@@ -152,14 +161,22 @@ def billions(padded: bool) -> Callable[[Numbers, Config], float]:
     """Multiply-adds of one picture through all views of an evaluation, in 10^9."""
 
     def of(numbers: Numbers, config: Config) -> float:
-        size, total = config.data.eval_size or config.data.crop_size, 0
-        for scale in config.eval.scales:
-            seen = scaled_size(size, scale, config.model.output_stride)
-            for c in trace(config.model, seen)[0]:
-                total += c.padded_multiply_adds if padded else c.multiply_adds
+        size, model = config.data.eval_size or config.data.crop_size, config.model
+        sizes = [scaled_size(size, scale, model.output_stride) for scale in config.eval.scales]
+        total = sum(multiply_adds(model, seen)[padded] for seen in sizes)
         return total * (2 if config.eval.flip else 1) / 1e9
 
     return of
+
+
+@cache  # tracing a network takes a second, and the table is written after each run
+def multiply_adds(model: ModelConfig, size: tuple[int, int]) -> tuple[int, int]:
+    """Multiply-adds for one picture of `size`: as they are, and padded as the paper counted."""
+    convolutions, _ = trace(model, size)
+    return (
+        sum(c.multiply_adds for c in convolutions),
+        sum(c.padded_multiply_adds for c in convolutions),
+    )
 
 
 METRICS = {
@@ -200,7 +217,8 @@ def run_study(study: Study, out: Path, seeds: int = 1) -> str:
         numbers = run_row(row, trained, evaluated)
         results[row.name].append(numbers)
         seconds = before + time.monotonic() - start
-        note = f"{row.name}, seed {trained.train.seed}: mIoU {100 * numbers['eval/miou']:.2f} %"
+        miou = cell(METRICS["miou"].of(numbers, evaluated))
+        note = f"{row.name}, seed {trained.train.seed}: mIoU {miou} %"
         print(f"[{i}/{len(todo)}] {note}, {duration(seconds)}", file=sys.stderr, flush=True)
         summary = summarise(study, results, seeds, seconds)
         (out / "study.json").write_text(json.dumps(summary, indent=1) + "\n")

@@ -68,7 +68,8 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture, monkeypatch: obj
     )
     assert out.returncode == 0
     assert all(
-        c in out.stdout for c in ("train", "evaluate", "predict", "convert", "export-tf", "summary")
+        c in out.stdout
+        for c in ("train", "evaluate", "study", "predict", "convert", "export-tf", "summary")
     )
 
 
