@@ -100,7 +100,7 @@ def shifted_sum(x: Array, kernel: Array, stride: int, rate: int, pads: Pads) -> 
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     kh, kw = kernel.shape[:2]
     taps = [
-        tap(padded, i, j, kernel.shape, stride, rate) * kernel[i, j, 0]
+        (tap(padded, i, j, kernel.shape, stride, rate) * kernel[i, j, 0]).astype(x.dtype)
         for i in range(kh)
         for j in range(kw)
     ]
@@ -152,11 +152,21 @@ def _depthwise_bwd(
     dx = shifted_sum(dy_spread, kernel[::-1, ::-1], 1, rate, ((0, 0), (0, 0)))
 
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    reductions = partial(_kernel_gradient, size=(kh, kw), stride=stride, rate=rate)
+
+    def cudnn(padded: Array, dy: Array) -> Array:
+        """cuDNN's, one call where nine reductions are 23 kernels; it knows no dilated one."""
+        no_pads = ((0, 0), (0, 0))
+        convolve = partial(conv, padded, stride=stride, rate=1, pads=no_pads, groups=x.shape[-1])
+        (dw,) = jax.linear_transpose(convolve, kernel.astype(dy.dtype))(dy)
+        return dw.reshape(-1, x.shape[-1]).astype(jnp.float32)
+
     dw = lax.platform_dependent(
         padded,
         dy,
         cpu=partial(_kernel_gradient_by_rows, size=(kh, kw), stride=stride, rate=rate),
-        default=partial(_kernel_gradient, size=(kh, kw), stride=stride, rate=rate),
+        cuda=cudnn if rate == 1 else reductions,
+        default=reductions,
     )
     return dx, dw.reshape(kernel.shape).astype(kernel.dtype)
 
@@ -170,7 +180,7 @@ def _kernel_gradient(
     """dw [kh * kw, c]: a reduction over (b, h, w) for each tap."""
     shape = (*size, 1, 1)
     taps = [tap(padded, i, j, shape, stride, rate) for i in range(size[0]) for j in range(size[1])]
-    return jnp.stack([jnp.sum(t * dy, (0, 1, 2), jnp.float32) for t in taps])
+    return jnp.stack(channel_sums(*(t * dy for t in taps)))
 
 
 def _kernel_gradient_by_rows(
@@ -198,15 +208,13 @@ def pointwise_conv(x: Array, kernel: Array, stride: int) -> Array:
         b, h, w, c = x.shape
         return (x.reshape(b * h * w, c) @ kernel[0, 0]).reshape(b, h, w, -1)
 
-    if stride == 1:
-        return product(x, kernel)
     # A slice before the product ends XLA's Triton fusion in a failed check (openxla/xla#47381).
     cudnn = partial(conv, stride=stride, rate=1, pads=((0, 0), (0, 0)))
     return lax.platform_dependent(x, kernel, cuda=cudnn, default=product)
 
 
-def conv(x: Array, kernel: Array, stride: int, rate: int, pads: Pads) -> Array:
-    """Plain k x k convolution: x [b, h, w, c], kernel [kh, kw, c, d]."""
+def conv(x: Array, kernel: Array, stride: int, rate: int, pads: Pads, groups: int = 1) -> Array:
+    """XLA's k x k convolution: x [b, h, w, c], kernel [kh, kw, c / groups, d]."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -214,6 +222,7 @@ def conv(x: Array, kernel: Array, stride: int, rate: int, pads: Pads) -> Array:
         padding=pads,
         rhs_dilation=(rate, rate),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
     )
 
 
@@ -258,9 +267,9 @@ def resize_matrix(n_in: int, n_out: int) -> Array:
 BLOCK_ROWS = 64  # of an upsampled map handled at once
 
 
-def row_blocks(n_in: int, n_out: int) -> Array:
+def row_blocks(n_in: int, n_out: int, most: int = BLOCK_ROWS) -> Array:
     """`resize_matrix` cut into blocks of rows: [blocks, rows, n_in], the last padded with zeros."""
-    blocks = -(-n_out // BLOCK_ROWS)
+    blocks = -(-n_out // most)
     rows = -(-n_out // blocks)
     matrix = jnp.pad(resize_matrix(n_in, n_out), ((0, blocks * rows - n_out), (0, 0)))
     return matrix.reshape(blocks, rows, n_in)
@@ -314,12 +323,44 @@ def resize_bilinear(x: Array, size: tuple[int, int]) -> Array:
     return upsample_rows(x32, resize_matrix(x.shape[1], size[0]), size[1]).astype(x.dtype)
 
 
+ONE_KERNEL = 4096  # rows that XLA:GPU sums without cutting the sum into two kernels
+
+
+def channel_sums(*arrays: Array) -> tuple[Array, ...]:
+    """Sums of arrays of one shape over all but the last axis, each f32 [c].
+
+    On CUDA two kernels and one all-reduce for a pair, where XLA makes seven kernels of two sums.
+    Of more than two at once it would write out the terms, or ask for too much shared memory.
+    """
+
+    def separate(*arrays: Array) -> tuple[Array, ...]:
+        return tuple(jnp.sum(x, range(x.ndim - 1), jnp.float32) for x in arrays)
+
+    def pairs(*arrays: Array) -> tuple[Array, ...]:
+        first = 1 if math.prod(arrays[0].shape[1:-1]) <= ONE_KERNEL else 2
+        parts = []  # [b, c] or [b, h, c] each
+        for i in range(0, len(arrays), 2):
+            some = tuple(x.astype(jnp.float32) for x in arrays[i : i + 2])
+            parts += lax.reduce(some, (0.0,) * len(some), add, range(first, some[0].ndim - 1))
+        index = jnp.arange(len(parts))[:, None]
+        joined = parts[0][..., None, :]
+        for i, part in enumerate(parts[1:], start=1):
+            joined = jnp.where(index == i, part[..., None, :], joined)
+        total = jnp.sum(joined, range(first))
+        # Masked, not sliced: XLA joins what uses the sums only if it reads the same elements.
+        return tuple(jnp.sum(jnp.where(index == i, total, 0), axis=0) for i in range(len(parts)))
+
+    def add(x: Any, y: Any) -> Any:
+        return jax.tree.map(jnp.add, x, y)
+
+    return lax.platform_dependent(*arrays, cuda=pairs, default=separate)
+
+
 def moments(x: Array) -> tuple[Array, Array]:
     """Mean and (biased) variance over all but the last axis, in one pass, float32."""
     x = x.astype(jnp.float32)
-    axes = tuple(range(x.ndim - 1))
-    mean = jnp.mean(x, axes)
-    return mean, jnp.maximum(0.0, jnp.mean(jnp.square(x), axes) - jnp.square(mean))
+    mean, square = (s * (x.shape[-1] / x.size) for s in channel_sums(x, jnp.square(x)))
+    return mean, jnp.maximum(0.0, square - jnp.square(mean))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -339,20 +380,21 @@ def _batch_norm_fwd(
 ) -> tuple[tuple[Array, tuple[Array, Array]], tuple[Array, ...]]:
     mean, var = checkpoint_name(moments(x), "moments")
     inverse = lax.rsqrt(var + epsilon)
-    y = ((x - mean) * (scale * inverse) + bias).astype(x.dtype)
-    return (y, (mean, var)), (x, mean, inverse, scale)
+    inverse, gain = checkpoint_name((inverse, scale * inverse), "moments")
+    y = ((x - mean) * gain + bias).astype(x.dtype)
+    return (y, (mean, var)), (x, mean, inverse, gain)
 
 
 def _batch_norm_bwd(
     epsilon: float, residuals: tuple[Array, ...], cotangents: tuple[Array, Any]
 ) -> tuple[Array, Array, Array]:
     """With x^ = (x - mean) / deviation: dx = scale / deviation (dy - mean(dy) - x^ mean(dy x^))."""
-    x, mean, inverse, scale = residuals
+    x, mean, inverse, gain = residuals
     dy = cotangents[0].astype(jnp.float32)
-    axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+    count = x.size // x.shape[-1]
     normal = (x - mean) * inverse
-    dbias, dscale = jnp.sum(dy, axes), jnp.sum(dy * normal, axes)
-    dx = (dy - dbias / count - normal * (dscale / count)) * (scale * inverse)
+    dbias, dscale = channel_sums(dy, dy * normal)
+    dx = (dy - dbias / count - normal * (dscale / count)) * gain
     return dx.astype(x.dtype), dscale, dbias
 
 
@@ -429,12 +471,13 @@ class ConvBN(nn.Module):
 
     @nn.nowrap
     def convolve(self, x: Array, kernel: Array) -> Array:
-        x, kernel, k = x.astype(self.dtype), kernel.astype(self.dtype), self.kernel
-        if k == 1 and self.features is not None:
-            return pointwise_conv(x, kernel, self.stride)
+        x, k = x.astype(self.dtype), self.kernel
         pads = spatial_pads(height_width(x), k, self.stride, self.rate, self.tf_same)
         if self.features is None:
             return depthwise_conv(x, kernel, self.stride, self.rate, pads)
+        kernel = kernel.astype(self.dtype)
+        if k == 1:
+            return pointwise_conv(x, kernel, self.stride)
         return conv(x, kernel, self.stride, self.rate, pads)
 
 
@@ -455,7 +498,9 @@ def apply_unit(
 
     if remat == "none" or not train:
         return call(unit, x)
-    return nn.remat(call, policy=recompute_policy(remat))(unit, x)
+    # (variables, random keys, x)
+    cse = (False, False, True)
+    return nn.remat(call, policy=recompute_policy(remat), prevent_cse=cse)(unit, x)
 
 
 relu = nn.relu
