@@ -39,7 +39,8 @@ def pixel_losses(
     return jnp.where(valid, loss, 0.0), valid
 
 
-CUDA_BLOCK_ROWS = 171  # a loop's pass is 26 kernels there: a third of the passes at 513 rows
+CUDA_BLOCK = 6_000_000  # elements of an image's block: 21 classes at 513x513 in one, not in nine,
+# of 26 kernels each; 24 MB an image
 
 
 @jax.custom_vjp
@@ -55,11 +56,12 @@ def upsampled_cross_entropy(logits: Array, target: Array) -> Array:
 
 def by_rows(function: Callable[..., Array], logits: Array, target: Array, *more: Array) -> Array:
     """The function called with the largest block of rows that suits the platform."""
+    cuda_rows = max(1, CUDA_BLOCK // (target.shape[2] * logits.shape[3]))
     return jax.lax.platform_dependent(
         logits,
         target,
         *more,
-        cuda=partial(function, most=CUDA_BLOCK_ROWS),
+        cuda=partial(function, most=cuda_rows),
         default=partial(function, most=BLOCK_ROWS),
     )
 

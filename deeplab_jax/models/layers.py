@@ -208,9 +208,38 @@ def pointwise_conv(x: Array, kernel: Array, stride: int) -> Array:
         b, h, w, c = x.shape
         return (x.reshape(b * h * w, c) @ kernel[0, 0]).reshape(b, h, w, -1)
 
-    # A slice before the product ends XLA's Triton fusion in a failed check (openxla/xla#47381).
-    cudnn = partial(conv, stride=stride, rate=1, pads=((0, 0), (0, 0)))
-    return lax.platform_dependent(x, kernel, cuda=cudnn, default=product)
+    # cuDNN leaves less to be done around it than XLA's Triton, which a slice before the product
+    # even ends in a failed check (openxla/xla#47381).
+    return lax.platform_dependent(
+        x, kernel, cuda=lambda x, kernel: cudnn_pointwise(x, kernel, stride), default=product
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def cudnn_pointwise(x: Array, kernel: Array, stride: int) -> Array:
+    """1x1 convolution by cuDNN, whose backward pass computes dw before dx.
+
+    XLA:GPU would put off every dw to the end of the step and keep its operands that long.
+    """
+    return conv(x, kernel, stride, 1, ((0, 0), (0, 0)))
+
+
+def _cudnn_pointwise_fwd(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
+    return cudnn_pointwise(x, kernel, stride), (x, kernel)
+
+
+def _cudnn_pointwise_bwd(
+    stride: int, residuals: tuple[Array, Array], dy: Array
+) -> tuple[Array, Array]:
+    x, kernel = residuals
+    convolve = partial(conv, stride=stride, rate=1, pads=((0, 0), (0, 0)))
+    (dw,) = jax.linear_transpose(partial(convolve, x), kernel)(dy)
+    dw, dy = lax.optimization_barrier((dw, dy))
+    (dx,) = jax.linear_transpose(lambda x: convolve(x, kernel), x)(dy)
+    return dx, dw
+
+
+cudnn_pointwise.defvjp(_cudnn_pointwise_fwd, _cudnn_pointwise_bwd)
 
 
 def conv(x: Array, kernel: Array, stride: int, rate: int, pads: Pads, groups: int = 1) -> Array:
@@ -323,9 +352,6 @@ def resize_bilinear(x: Array, size: tuple[int, int]) -> Array:
     return upsample_rows(x32, resize_matrix(x.shape[1], size[0]), size[1]).astype(x.dtype)
 
 
-ONE_KERNEL = 4096  # rows that XLA:GPU sums without cutting the sum into two kernels
-
-
 def channel_sums(*arrays: Array) -> tuple[Array, ...]:
     """Sums of arrays of one shape over all but the last axis, each f32 [c].
 
@@ -337,16 +363,15 @@ def channel_sums(*arrays: Array) -> tuple[Array, ...]:
         return tuple(jnp.sum(x, range(x.ndim - 1), jnp.float32) for x in arrays)
 
     def pairs(*arrays: Array) -> tuple[Array, ...]:
-        first = 1 if math.prod(arrays[0].shape[1:-1]) <= ONE_KERNEL else 2
-        parts = []  # [b, c] or [b, h, c] each
+        parts = []  # [b, c] each
         for i in range(0, len(arrays), 2):
             some = tuple(x.astype(jnp.float32) for x in arrays[i : i + 2])
-            parts += lax.reduce(some, (0.0,) * len(some), add, range(first, some[0].ndim - 1))
+            parts += lax.reduce(some, (0.0,) * len(some), add, range(1, some[0].ndim - 1))
         index = jnp.arange(len(parts))[:, None]
-        joined = parts[0][..., None, :]
+        joined = parts[0][:, None]
         for i, part in enumerate(parts[1:], start=1):
-            joined = jnp.where(index == i, part[..., None, :], joined)
-        total = jnp.sum(joined, range(first))
+            joined = jnp.where(index == i, part[:, None], joined)
+        total = jnp.sum(joined, axis=0)
         # Masked, not sliced: XLA joins what uses the sums only if it reads the same elements.
         return tuple(jnp.sum(jnp.where(index == i, total, 0), axis=0) for i in range(len(parts)))
 
@@ -463,7 +488,8 @@ class ConvBN(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape)
         norm = BatchNorm(self.features or c, self.decay, self.epsilon, name="norm")
         if train or self.is_mutable_collection("moments"):
-            x = norm(checkpoint_name(self.convolve(x, kernel), "convolution"), train=train)
+            x = self.convolve(x, kernel)
+            x = norm(x if self.features is None else checkpoint_name(x, "convolution"), train=train)
         else:
             gain, shift = norm.affine()
             x = self.convolve(x, kernel * gain) + shift.astype(self.dtype)
