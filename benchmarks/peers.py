@@ -1,52 +1,78 @@
 """This network's speed on a CPU beside its peers', as ratios within one interleaved run.
 
     python -m benchmarks.peers --network xception_65 --mode inference
-    python -m benchmarks.peers --network resnet_v1_50 --mode train --rounds 7
+    python -m benchmarks.peers --network resnet_v1_50_os32 --mode train --contenders ours keras_hub
 
 Each contender is a process of its own; a peer's environment is made under --environments on first
-use, and one that cannot be made is skipped and named. They take turns, A B C A B C ..., so that
-what else the machine does falls on all of them alike; the table has the median, the spread, and the
-ratio to ours. All at 512 x 512 and output stride 16 with random weights: `smp` is
-segmentation_models.pytorch in channels_last; `lax` our own network with lax.conv throughout, as
-flax.linen.Conv calls it; `products` the time that the network's multiply-adds take as large float32
-matrix products, which is the machine's limit.
+use, and one that cannot be made is skipped and named. They take turns; the table has medians, the
+spread, and the ratio to ours. All at 512 x 512 with random weights: `smp` is
+segmentation_models.pytorch in channels_last; `keras_hub` KerasHub on JAX, whose network
+`resnet_v1_50_os32` repeats (no separable convolution, one 1x1 in the decoder); `lax` our own
+network with lax.conv throughout, as flax.linen.Conv calls it; `products` the time that the
+network's multiply-adds take as large float32 matrix products, which is the machine's limit.
 """
 
 import argparse
-import statistics
-import subprocess
+import os
 import sys
 import time
-import venv
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.turns import Contender, make_environment, print_table, serve, take_turns
+
+if TYPE_CHECKING:
+    from deeplab_jax import ModelConfig
 
 SIZE, CLASSES = 512, 21
-PEERS = {"smp": ("torch", "segmentation_models_pytorch", "timm")}
-CONTENDERS = ("ours", "lax", "smp", "products")
-ENCODERS = {"xception_65": "tu-xception65", "resnet_v1_50": "resnet50"}
+NETWORKS = ("xception_65", "resnet_v1_50", "resnet_v1_50_os32")
+CONTENDERS = ("ours", "lax", "smp", "keras_hub", "products")
+PEERS = {
+    "smp": ("torch", "segmentation_models_pytorch", "timm"),
+    "keras_hub": ("keras-hub", "keras", "jax"),
+}
+SMP_ENCODERS = {"xception_65": "tu-xception65", "resnet_v1_50": "resnet50"}
 
 
 # ------------------------------------------------------------------------------ what is timed
 
 
-def ours(network: str, mode: str, batch: int, *, lax: bool = False) -> Callable[[], None]:
+def model_config(network: str) -> "ModelConfig":
+    """Our form of one of NETWORKS."""
+    from deeplab_jax import ModelConfig
+
+    if network == "resnet_v1_50_os32":
+        return ModelConfig(
+            backbone="resnet_v1_50",
+            num_classes=CLASSES,
+            output_stride=32,
+            atrous_rates=(6, 12, 18),
+            aspp_separable=False,
+            decoder_separable=False,
+            decoder_convs=1,
+            decoder_kernel=1,
+        )
+    return ModelConfig(backbone=network, num_classes=CLASSES)  # type: ignore[arg-type]
+
+
+def ours(network: str, mode: str, batch: int, *, lax: bool = False) -> Callable[[], object]:
     """Our network; `lax`: its convolutions replaced by those that flax.linen.Conv would call."""
     import jax
     import numpy as np
 
-    from deeplab_jax import Config, DataConfig, ModelConfig, TrainConfig
+    from deeplab_jax import Config, DataConfig, TrainConfig
     from deeplab_jax.models import build_model, layers
     from deeplab_jax.models.build import init_variables
-    from deeplab_jax.sharding import data_mesh, place_batch, replicated
-    from deeplab_jax.state import init_state
-    from deeplab_jax.step import compile_train_step, make_optimizer, predict_labels
+    from deeplab_jax.sharding import data_mesh, place_batch
+    from deeplab_jax.step import compile_train_step, fresh_state, predict_labels
 
     if lax:
         layers.depthwise_conv = lax_depthwise
         layers.pointwise_conv = lax_pointwise
     config = Config(
-        model=ModelConfig(backbone=network, num_classes=CLASSES),  # type: ignore[arg-type]
+        model=model_config(network),
         data=DataConfig(crop_size=(SIZE, SIZE)),
         train=TrainConfig(batch_size=batch),
     )
@@ -58,8 +84,7 @@ def ours(network: str, mode: str, batch: int, *, lax: bool = False) -> Callable[
         predict = jax.jit(lambda v, x: predict_labels(v, x, model=model))
         return lambda: jax.block_until_ready(predict(variables, image))
     mesh = data_mesh()
-    optimizer, _ = make_optimizer(config, variables["params"])
-    state = jax.device_put(init_state(variables, optimizer), replicated(mesh))
+    state = fresh_state(config, variables, mesh)
     step = compile_train_step(config, state.params, mesh, 255)
     label = rng.integers(0, CLASSES, (batch, SIZE, SIZE), dtype=np.uint8)
     arrays = place_batch({"image": image, "label": label}, mesh)
@@ -93,13 +118,15 @@ def lax_pointwise(x, kernel, stride):  # type: ignore[no-untyped-def]
     return lax.conv_general_dilated(x, kernel, (stride,) * 2, "VALID", dimension_numbers=numbers)
 
 
-def smp(network: str, mode: str, batch: int) -> Callable[[], None]:
+def smp(network: str, mode: str, batch: int) -> Callable[[], object]:
     """segmentation_models.pytorch's DeepLabV3Plus, SGD, channels_last."""
+    if network not in SMP_ENCODERS:
+        raise SystemExit("segmentation_models.pytorch has no such network")
     import segmentation_models_pytorch  # type: ignore[import-not-found]
     import torch  # type: ignore[import-not-found]
 
     model = segmentation_models_pytorch.DeepLabV3Plus(
-        ENCODERS[network], encoder_weights=None, encoder_output_stride=16, classes=CLASSES
+        SMP_ENCODERS[network], encoder_weights=None, encoder_output_stride=16, classes=CLASSES
     ).to(memory_format=torch.channels_last)
     image = torch.rand(batch, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
     if mode == "inference":
@@ -122,16 +149,54 @@ def smp(network: str, mode: str, batch: int) -> Callable[[], None]:
     return step
 
 
-def products(network: str, mode: str, batch: int) -> Callable[[], None]:
+def keras_hub(network: str, mode: str, batch: int) -> Callable[[], object]:
+    """KerasHub's DeepLabV3Plus with ResNet-50, as its presets have it, on JAX, with SGD."""
+    if network != "resnet_v1_50_os32":
+        raise SystemExit("KerasHub has no such network")
+    os.environ["KERAS_BACKEND"] = "jax"
+    import keras  # type: ignore[import-not-found]
+    import numpy as np
+    from keras_hub import models  # type: ignore[import-not-found]
+
+    shape = (SIZE, SIZE, 3)
+    encoder = models.ResNetBackbone(
+        input_conv_filters=[64],
+        input_conv_kernel_sizes=[7],
+        stackwise_num_filters=[64, 128, 256, 512],
+        stackwise_num_blocks=[3, 4, 6, 3],
+        stackwise_num_strides=[1, 2, 2, 2],
+        block_type="bottleneck_block",
+        image_shape=shape,
+    )
+    backbone = models.DeepLabV3Backbone(
+        image_encoder=encoder,
+        spatial_pyramid_pooling_key="P5",
+        low_level_feature_key="P2",
+        projection_filters=48,
+        upsampling_size=8,
+        dilation_rates=[6, 12, 18],
+        image_shape=shape,
+    )
+    model = models.DeepLabV3ImageSegmenter(backbone, CLASSES)
+    rng = np.random.default_rng(0)
+    image = rng.random((batch, *shape), np.float32)
+    if mode == "inference":
+        return lambda: model.predict_on_batch(image)  # without argmax
+    label = rng.integers(0, CLASSES, (batch, SIZE, SIZE, 1))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255)
+    model.compile(keras.optimizers.SGD(0.007, momentum=0.9), loss=loss)
+    return lambda: model.train_on_batch(image, label)
+
+
+def products(network: str, mode: str, batch: int) -> Callable[[], object]:
     """As many multiply-adds as the network has (training: three times those), in large products."""
     import jax
     import jax.numpy as jnp
 
-    from deeplab_jax import ModelConfig
     from deeplab_jax.models.summary import multiply_adds
 
-    config = ModelConfig(backbone=network, num_classes=CLASSES)  # type: ignore[arg-type]
-    total = multiply_adds(config, (SIZE, SIZE)) * batch * (3 if mode == "train" else 1)
+    macs = multiply_adds(model_config(network), (SIZE, SIZE))
+    total = macs * batch * (3 if mode == "train" else 1)
     n = 2048
     count = max(1, round(total / n**3))
     a = jnp.ones((n, n))
@@ -141,62 +206,44 @@ def products(network: str, mode: str, batch: int) -> Callable[[], None]:
 
 # --------------------------------------------------------------------------------- taking turns
 
+MAKE: dict[str, Callable[[str, str, int], Callable[[], object]]] = {
+    "ours": ours,
+    "lax": partial(ours, lax=True),
+    "smp": smp,
+    "keras_hub": keras_hub,
+    "products": products,
+}
 
-def worker(name: str, network: str, mode: str, batch: int) -> None:
-    """Run once for every line of input and answer with the seconds that it took."""
-    make = {"ours": ours, "smp": smp, "products": products}
-    if name == "lax":
-        run = ours(network, mode, batch, lax=True)
-    else:
-        run = make[name](network, mode, batch)
-    run()
-    print("ready", flush=True)
-    for _ in sys.stdin:
+
+def seconds(name: str, network: str, mode: str, batch: int) -> Callable[[], float]:
+    """Measures one run of a contender."""
+    run = MAKE[name](network, mode, batch)
+
+    def measure() -> float:
         start = time.perf_counter()
         run()
-        print(time.perf_counter() - start, flush=True)
+        return time.perf_counter() - start
+
+    return measure
 
 
-def python_of(name: str, environments: Path) -> str | None:
-    """The interpreter for a contender; None where its environment cannot be made."""
-    if name not in PEERS:
-        return sys.executable
-    folder = environments / name
-    python = folder / "bin" / "python"
-    if not python.exists():
-        venv.create(folder, with_pip=True)
-        command = [str(python), "-m", "pip", "install", "-q", *PEERS[name]]
-        if subprocess.run(command).returncode:
-            return None
-    return str(python)
-
-
-def start(name: str, args: argparse.Namespace) -> subprocess.Popen[str] | None:
-    """A contender's process, warmed up; None, with a message, where it does not run."""
-    python = python_of(name, args.environments)
-    command = [python or "", __file__, "--worker", name, "--network", args.network]
-    command += ["--mode", args.mode, "--batch", str(args.batch)]
-    process = python and subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    if not process or not process.stdout or process.stdout.readline() != "ready\n":
-        print(f"{name}: skipped, as it cannot be installed or run here", file=sys.stderr)
+def start(name: str, args: argparse.Namespace) -> Contender | None:
+    """A contender, warmed up; None, with a message, where it does not run."""
+    options = ["--network", args.network, "--mode", args.mode, "--batch", str(args.batch)]
+    try:
+        python = sys.executable
+        if name in PEERS:
+            python = make_environment(args.environments / name, PEERS[name])
+        return Contender(python, "benchmarks.peers", ["--worker", name, *options])
+    except RuntimeError as error:
+        print(f"{name}: skipped: {error}", file=sys.stderr)
         return None
-    return process
-
-
-def ask(process: subprocess.Popen[str]) -> float:
-    """One timed run of a contender."""
-    assert process.stdin and process.stdout
-    process.stdin.write("run\n")
-    process.stdin.flush()
-    return float(process.stdout.readline())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
-    add("--network", default="xception_65", choices=list(ENCODERS))
+    add("--network", default="xception_65", choices=NETWORKS)
     add("--mode", default="inference", choices=("inference", "train"))
     add("--batch", type=int, default=2)
     add("--rounds", type=int, default=5)
@@ -205,25 +252,18 @@ def main() -> None:
     add("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        worker(args.worker, args.network, args.mode, args.batch)
+        make = partial(seconds, args.worker, args.network, args.mode, args.batch)
+        serve(make, PEERS.get(args.worker, ("jax",)))
         return
-    processes = {name: start(name, args) for name in args.contenders}
-    running = {name: process for name, process in processes.items() if process}
-    times: dict[str, list[float]] = {name: [] for name in running}
-    for _ in range(args.rounds):
-        for name, process in running.items():
-            times[name].append(ask(process))
+    started = {name: start(name, args) for name in args.contenders}
+    contenders = {name: contender for name, contender in started.items() if contender}
+    found = take_turns(contenders, args.rounds)
     print(f"{args.network}, {args.mode}, {args.batch} x {SIZE} x {SIZE}, {args.rounds} rounds\n")
-    print("| | median s | from | to | of ours |\n|---|---|---|---|---|")
-    base = statistics.median(times["ours"])
-    for name, t in times.items():
-        median = statistics.median(t)
-        print(f"| {name} | {median:.2f} | {min(t):.2f} | {max(t):.2f} | {median / base:.2f} |")
+    print_table(found, contenders, "seconds", args.contenders[0])
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    if "--worker" in sys.argv and "smp" not in sys.argv:
+    if "--worker" in sys.argv and not PEERS.keys() & set(sys.argv):
         from deeplab_jax.cpu import restart_with_huge_pages
 
         restart_with_huge_pages()

@@ -4,14 +4,15 @@
     python -m benchmarks.tpu_compile --topology v5e:2x2 --config configs/voc.py --batch-per-chip 4
 
 prints for each chip: the memory of parameters and optimiser, arguments, outputs and temporaries,
-and their sum beside what the chip has; flops and bytes accessed, as XLA counts them; the
-collectives, with the bytes of their results; and how long this machine's CPU took to compile, which
-is minutes for Xception-65. Nothing is allocated and nothing runs on a TPU, so no speed follows.
+and their sum beside what the chip has; bytes accessed, in all and by part of the network
+(`benchmarks/traffic.py`); flops, as XLA counts them; the collectives, with the bytes of their
+results; and how long this machine's CPU took to compile, which is minutes for Xception-65. Nothing
+is allocated and nothing runs on a TPU, so no speed follows.
 
 The program is that of `compile_train_step`: data parallelism over all chips. GB is 10^9 bytes. XLA
 counts a loop's body once, and so does the list of collectives: --unrolled writes the network's
-loops out, so that their bytes count as often as they are moved. --hlo FILE keeps the compiled
-program's text for the questions that the table leaves open.
+loops out. --hlo FILE keeps the compiled program's text for the questions that the table leaves
+open.
 
 Exit code 1: it does not fit the chip. 2: wrong arguments, or no libtpu.
 """
@@ -30,6 +31,8 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from benchmarks.traffic import Accessed, traffic
 
 if TYPE_CHECKING:  # at run time only after `set_environment`, which JAX reads when it is imported
     from deeplab_jax.config import Config
@@ -146,15 +149,23 @@ def memory_rows(config: "Config", compiled: Any, chip_gb: float) -> list[str]:
     ]
 
 
-def cost_rows(lowered: Any, compiled: Any) -> list[str]:
+def cost_rows(lowered: Any, compiled: Any, found: Accessed) -> list[str]:
     """Arithmetic and memory traffic of one step."""
     cost = compiled.cost_analysis()
     before, after = lowered.as_text().count("stablehlo.while"), compiled.as_text().count(" while(")
     return [
-        row("bytes accessed", cost["bytes accessed"] / GB),
+        row("bytes accessed", found.bytes.total(), "by XLA's rules, loops as often as they run"),
+        row("  of main memory", found.hbm.total(), "without what stays in the chip's fast memory"),
+        row("  loops once", cost["bytes accessed"] / GB, "XLA's own sum"),
         f"  {'flops':<22}{cost['flops'] / 1e12:>9.3f} T",
         f"  {'loops':<22}{before:>9}    in the step as traced; {after} in the compiled program",
     ]
+
+
+def part_rows(found: Accessed) -> list[str]:
+    """Bytes accessed, and those of main memory, by part of the network."""
+    rows = found.bytes.most_common()
+    return [f"  {part:<30}{gb:>9.2f}{found.hbm[part]:>9.2f}" for part, gb in rows]
 
 
 def collective_rows(hlo: str) -> list[str]:
@@ -237,15 +248,18 @@ def report(args: argparse.Namespace) -> None:
     config = configure(args, len(devices))
     print(heading(config, args.topology, devices, "libtpu"), flush=True)
     lowered = lower(config, devices)
+    before = time.process_time()
     compiled, seconds = timed_compile(lowered)
+    used = time.process_time() - before
     hlo = compiled.as_text()
     if args.hlo:
         Path(args.hlo).write_text(hlo)
-    chip_gb = CHIP_GB[args.topology.partition(":")[0]]
+    chip_gb, found = CHIP_GB[args.topology.partition(":")[0]], traffic(hlo)
     print("\nmemory of each chip", *memory_rows(config, compiled, chip_gb), sep="\n")
-    print("\none step on each chip", *cost_rows(lowered, compiled), sep="\n")
+    print("\none step on each chip", *cost_rows(lowered, compiled, found), sep="\n")
+    print("\nGB accessed, of main memory", *part_rows(found), sep="\n")
     print("\ncollectives: count, results on each chip", *collective_rows(hlo), sep="\n")
-    print(f"\ncompiled in {seconds:.0f} s on this machine's CPU")
+    print(f"\ncompiled in {seconds:.0f} s on this machine, {used:.0f} s of one of its cores")
 
 
 def add_step_arguments(parser: argparse.ArgumentParser, batch_per_chip: int) -> None:

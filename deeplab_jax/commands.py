@@ -4,7 +4,15 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from deeplab_jax.config import Config, at_output_stride, override, parse, pop_config
+from deeplab_jax.config import (
+    Config,
+    at_output_stride,
+    load_config_file,
+    one_of,
+    override,
+    parse,
+    pop_config,
+)
 from deeplab_jax.errors import UserError
 
 DEFAULT_CONFIG = "configs/scenes.py"
@@ -33,10 +41,15 @@ def evaluate(arguments: list[str]) -> None:
     p = parser(
         "evaluate",
         "Mean IoU, per-class IoU and pictures of a split, from saved weights.",
-        "--config=FILE and --data.field=value name the data; by default those of the weights.",
+        "--config=FILE and --data.field=value name the data; by default those of the weights."
+        " --eval.scales 0.5 0.75 1 1.25 1.5 1.75 and --eval.flip=True average the probabilities of"
+        " several views, --eval.window 513 513 slides over pictures too large for memory,"
+        " --eval.trimap_widths 1 2 4 8 and --eval.boundary=0.02 measure boundaries.",
     )
     p.add_argument("--weights", required=True, help="a run's folder or a converted one")
-    p.add_argument("--out", type=Path, help="folder for tables and pictures [WEIGHTS/evaluation]")
+    p.add_argument(
+        "--out", type=Path, help="folder for tables, pictures and the report [WEIGHTS/evaluation]"
+    )
     p.add_argument("--output-stride", type=int, help="8, 16 or 32 [as trained]; rates follow")
     args, rest = p.parse_known_args(arguments)
     import jax
@@ -44,6 +57,7 @@ def evaluate(arguments: list[str]) -> None:
     from deeplab_jax.data.pipeline import open_split
     from deeplab_jax.data.sources import check_source
     from deeplab_jax.evaluate import Evaluator, write_evaluation
+    from deeplab_jax.report import write_report
     from deeplab_jax.sharding import data_mesh, replicated
     from deeplab_jax.weights.files import load_weights
 
@@ -55,8 +69,8 @@ def evaluate(arguments: list[str]) -> None:
     result = Evaluator(config, source, mesh)(jax.device_put(weights.variables, replicated(mesh)))
     out = args.out or Path(args.weights) / "evaluation"
     print(write_evaluation(result, source, out))
-    print(f"\n{result.headline}, {len(source)} pictures in {result.seconds:.0f} s;", end=" ")
-    print(f"pictures and tables in {out}")
+    print(f"\n{result.headline}, {len(source)} pictures in {result.seconds:.0f} s", end=" ")
+    print(f"({result.seconds_per_picture:.2f} s each once compiled); report: {write_report(out)}")
 
 
 def evaluation_config(arguments: list[str], trained: Config, output_stride: int | None) -> Config:
@@ -77,25 +91,74 @@ def evaluation_config(arguments: list[str], trained: Config, output_stride: int 
     return config
 
 
+def study(arguments: list[str]) -> None:
+    """Train variants of one experiment and compare them."""
+    p = parser(
+        "study",
+        "Train variants of one experiment and print their table beside the paper's. Run again, it"
+        " trains only what is missing.",
+        "Other arguments set the experiment, as for training: --config=configs/voc.py"
+        " --data.root=PATH ... [configs/scenes.py]. A FILE has get_study() -> Study, with a"
+        " configuration of its own.",
+    )
+    p.add_argument(
+        "name",
+        metavar="NAME_OR_FILE",
+        help="decoder-width, decoder-convs, low-level, output-stride, aspp, trimap, or my_study.py",
+    )
+    p.add_argument("--out", type=Path, help="folder of the runs and tables [runs/study-NAME]")
+    p.add_argument("--steps", type=int, help="training steps of each row [train.steps]")
+    p.add_argument("--seeds", type=int, default=1, help="runs of each row [1]")
+    args, rest = p.parse_known_args(arguments)
+    from deeplab_jax.study import PAPER, load_study_file, run_study
+
+    path, changes = pop_config(rest)
+    own = load_study_file(args.name) if args.name.endswith(".py") else None
+    if own is None:
+        one_of("study", args.name, list(PAPER))
+    if args.steps is not None:
+        changes.append(f"--train.steps={args.steps}")
+    base = own.base if own and path is None else load_config_file(path or DEFAULT_CONFIG)
+    base = override(base, changes)
+    chosen = dataclasses.replace(own, base=base) if own else PAPER[args.name](base)
+    out = args.out or Path("runs") / f"study-{chosen.name}"
+    print(f"{chosen.title}\n\n{run_study(chosen, out, args.seeds)}\n\ntables and runs in {out}")
+
+
 def predict(arguments: list[str]) -> None:
     """Segment or classify pictures."""
-    p = parser("predict", "Segment or classify a picture or all pictures of a folder.")
+    p = parser(
+        "predict",
+        "Segment or classify a picture or all pictures of a folder.",
+        "--eval.scales 0.5 1 1.5, --eval.flip=True and --eval.window 513 513 say how the network"
+        " looks at a picture, --data.eval_size and --data.resize how large; by default as trained.",
+    )
     p.add_argument("pictures", type=Path, metavar="IMAGE_OR_FOLDER")
     p.add_argument("--weights", required=True, help="a run's folder or a converted one")
     p.add_argument("--out", type=Path, help="folder for what is drawn; not for a classifier")
     p.add_argument("--output-stride", type=int, help="8, 16 or 32 [as trained]; rates follow")
-    args = p.parse_args(arguments)
-    from deeplab_jax.predict import classify_files, find_pictures, load, predict_files
+    p.add_argument(
+        "--format",
+        choices=("index", "voc", "cityscapes"),
+        default="index",
+        help="index: class ids and overlays [default]; voc, cityscapes: files for their servers",
+    )
+    args, rest = p.parse_known_args(arguments)
+    from deeplab_jax.predict import Predictor, classify_files, find_pictures, predict_files
+    from deeplab_jax.weights.files import load_weights
 
     files = find_pictures(args.pictures)
-    predictor = load(args.weights, args.output_stride)
+    weights = load_weights(args.weights)
+    config = evaluation_config(rest, weights.config, args.output_stride)
+    predictor = Predictor(weights._replace(config=config))
     if predictor.classifies:
         classify_files(predictor, files)
         return
     if args.out is None:
         raise UserError("--out is missing: the folder for what is drawn")
-    predict_files(predictor, files, args.out)
-    print(f"wrote class ids (NAME.png) and overlays (NAME_overlay.png) to {args.out}")
+    predict_files(predictor, files, args.out, args.format)
+    what = "class ids (NAME.png) and overlays (NAME_overlay.png)"
+    print(f"wrote {what if args.format == 'index' else 'label files'} to {args.out}")
 
 
 def convert(arguments: list[str]) -> None:

@@ -38,6 +38,11 @@ def round_up(size: int, stride: int) -> int:
     return -(-(size - 1) // stride) * stride + 1
 
 
+def round_near(size: float, stride: int) -> int:
+    """The nearest k * stride + 1, with k from 1."""
+    return max(1, round((size - 1) / stride)) * stride + 1
+
+
 def require(ok: bool, name: str, value: object, allowed: str) -> None:
     """Raise the one form of error that a wrong field gets."""
     if not ok:
@@ -279,15 +284,45 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Evaluation."""
+    """How predictions are made (`scales` to `overlap`, of `predict` too), and what is measured."""
 
     batch_size: int = 8
-    pictures: int = 6
-    """Pictures in the side-by-side comparison."""
+    pictures: int = 5
+    """Pictures shown, from the best predicted to the worst; 5: these, the quartiles, the median."""
+    scales: tuple[float, ...] = (1.0,)
+    """Each picture is seen at these sizes and the probabilities averaged. Paper: 0.5 0.75 ... 1.75.
+
+    A size is rounded to k * output_stride + 1.
+    """
+    flip: bool = False
+    """See the mirror image too, at each scale."""
+    window: tuple[int, int] | None = None
+    """Height and width of a window that slides over pictures too large for memory; None: whole."""
+    overlap: float = 0.33
+    """Share of a window's height and width that its neighbour sees too, at least."""
+    trimap_widths: tuple[int, ...] = ()
+    """Widths in pixels of the bands around boundaries in which mIoU is measured (paper, Figure 5).
+
+    A band has the pixels with a pixel of another label, void among them, at most so far away.
+    """
+    boundary: float = 0.0
+    """Boundary IoU (Cheng et al. 2021): the boundary's width as a share of the picture's diagonal.
+
+    0: not measured; theirs is 0.02.
+    """
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, "eval.batch_size", self.batch_size, "1 or more")
         require(self.pictures >= 1, "eval.pictures", self.pictures, "1 or more")
+        scales_ok = len(self.scales) > 0 and all(0 < s <= 8 for s in self.scales)
+        require(scales_ok, "eval.scales", self.scales, "one number or more, each above 0 up to 8")
+        window_ok = self.window is None or len(self.window) == 2
+        require(window_ok, "eval.window", self.window, "height and width in pixels, or None")
+        require(0 <= self.overlap < 1, "eval.overlap", self.overlap, "from 0 up to below 1")
+        widths = self.trimap_widths
+        widths_ok = all(w >= 1 for w in widths) and len(set(widths)) == len(widths)
+        require(widths_ok, "eval.trimap_widths", widths, "different whole numbers from 1")
+        require(0 <= self.boundary <= 1, "eval.boundary", self.boundary, "0 to 1")
 
 
 @dataclass(frozen=True)
@@ -313,7 +348,7 @@ class Config:
         for name in ("crop_size", "eval_size"):
             size = getattr(self.data, name)
             fits = any_size or size is None or all(n % stride in (0, 1) for n in size)
-            near = size and tuple(max(1, round((n - 1) / stride)) * stride + 1 for n in size)
+            near = size and tuple(round_near(n, stride) for n in size)
             allowed = (
                 f"output stride {stride} takes k * {stride} or k * {stride} + 1, such as {near}"
             )
@@ -321,9 +356,25 @@ class Config:
         weights, classes = self.train.class_weights, self.model.num_classes
         allowed = f"one weight for each of the {classes} classes (model.num_classes)"
         require(len(weights) in (0, classes), "train.class_weights", weights, allowed)
+        self._check_evaluation()
         start = self.optim.slow_start_steps
         allowed = f"fewer than train.steps = {self.train.steps}"
         require(start < self.train.steps, "optim.slow_start_steps", start, allowed)
+
+    def _check_evaluation(self) -> None:
+        """A window's logits must fall on the grid of the whole picture's; a classifier has none."""
+        e, stride = self.eval, self.model.output_stride
+        if self.model.head == "classifier":
+            for name, none in (("window", None), ("trimap_widths", ()), ("boundary", 0.0)):
+                value = getattr(e, name)
+                require(value == none, f"eval.{name}", value, f"a classifier takes only {none!r}")
+        if e.window is None:
+            return
+        for name, size in (("eval.window", e.window), ("data.eval_size", self.data.eval_size)):
+            fits = size is None or all(n > stride and n % stride == 1 for n in size)
+            near = size and tuple(round_near(n, stride) for n in size)
+            allowed = f"eval.window needs k * {stride} + 1 (the output stride's), such as {near}"
+            require(fits, name, size, allowed)
 
 
 def at_output_stride(config: Config, stride: int) -> Config:
@@ -352,12 +403,24 @@ def at_output_stride(config: Config, stride: int) -> Config:
         data=dataclasses.replace(
             data, crop_size=fit(data.crop_size), eval_size=data.eval_size and fit(data.eval_size)
         ),
+        eval=dataclasses.replace(
+            config.eval, window=config.eval.window and fit(config.eval.window)
+        ),
     )
 
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as JSON-ready nested dictionaries."""
     return dataclasses.asdict(config)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`to_dict` as {"section.field": value}, tuples as the lists that JSON makes of them."""
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        nested = isinstance(value, dict)
+        out |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in out.items()}
 
 
 def from_dict(cls: type[Any], values: Mapping[str, Any], where: str = "") -> Any:

@@ -8,6 +8,7 @@ THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 TUNABLES = ":".join(
     (
         "glibc.malloc.hugetlb=1",
+        "glibc.malloc.arena_max=1",  # another arena would map and unmap every large array
         "glibc.malloc.mmap_max=0",  # with the next: freed memory is kept for the next step
         f"glibc.malloc.trim_threshold={2**36}",
         f"glibc.malloc.top_pad={2**28}",
@@ -20,10 +21,11 @@ def restart_with_huge_pages() -> None:
 
     XLA:CPU allocates its temporaries anew at every call, gigabytes a training step, and faulting
     them in by 4 KiB pages costs more than the arithmetic of BatchNorm or a depthwise convolution:
-    with huge pages such operations run 3-5 times faster (2 x86-64 cores, jax 0.10). Keeping freed
-    memory instead of returning it saves another 13 % of Xception-65's step. glibc reads these
-    settings only when a process starts, hence the restart. Set GLIBC_TUNABLES yourself (empty will
-    do) to prevent it.
+    with huge pages such operations run 3-5 times faster (2 x86-64 cores, jax 0.10). Freed memory is
+    kept instead of returned: a step then faults no page in, where it spent 0.4 s of the system's
+    time, or 3 s after a pause in which a virtual machine's host took the memory back. glibc reads
+    these settings only when a process starts, hence the restart. Set GLIBC_TUNABLES yourself (empty
+    will do) to prevent it.
     """
     if "GLIBC_TUNABLES" in os.environ or not THP.exists() or "[madvise]" not in THP.read_text():
         return

@@ -10,18 +10,19 @@ from typing import Any, TextIO
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
-from deeplab_jax import pictures
 from deeplab_jax.checkpoint import Checkpoints
-from deeplab_jax.config import Config, load_json, save_json, to_dict
+from deeplab_jax.config import Config, flatten, load_json, save_json, to_dict
 from deeplab_jax.data.pipeline import open_split, train_batches
 from deeplab_jax.data.sources import Source, check_source
 from deeplab_jax.errors import UserError
-from deeplab_jax.evaluate import Evaluation, Evaluator, summary, write_evaluation
+from deeplab_jax.evaluate import Evaluation, Evaluator, drawn, summary, write_evaluation
 from deeplab_jax.models import build_model, mean_pixel
 from deeplab_jax.models.build import init_variables
 from deeplab_jax.progress import Ticker
+from deeplab_jax.report import read_metrics, write_report
 from deeplab_jax.sharding import check_batch_size, data_mesh, place_batch, replicated
 from deeplab_jax.state import TrainState
 from deeplab_jax.step import compile_train_step, fresh_state
@@ -67,7 +68,7 @@ def fit(config: Config) -> TrainState:
             if step % config.train.eval_every == 0 or step == steps:
                 log.flush()
                 result = evaluator(state.variables)
-                log.evaluation(step, result)
+                log.evaluation(step, result, eval_source)
                 keep_best(workdir, config, state, result, eval_source)
             if step % config.train.checkpoint_every == 0 or step == steps:
                 log.flush()
@@ -90,7 +91,8 @@ def open_sources(config: Config) -> tuple[Source, Source]:
 def check_same_experiment(file: Path, config: Config) -> None:
     """Raise UserError if the checkpoints beside config.json are of another configuration."""
     old, new = flatten(to_dict(load_json(file))), flatten(to_dict(config))
-    free = ("workdir", "data.workers", "data.root", "data.prepared_dir", "eval.pictures")
+    free = ["workdir", "data.workers", "data.root", "data.prepared_dir"]
+    free += ["eval.pictures", "eval.trimap_widths", "eval.boundary"]
     changed = [k for k in new if old.get(k) != new[k] and k not in free]
     if changed:
         lines = [f"  {k}: there {old.get(k)!r}, now {new[k]!r}" for k in changed]
@@ -98,14 +100,6 @@ def check_same_experiment(file: Path, config: Config) -> None:
             "\n".join([f"{file.parent} holds a run with another configuration:", *lines])
             + "\nResume it with the same configuration, or choose another --workdir"
         )
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in tree.items():
-        nested = isinstance(value, dict)
-        out |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in out.items()}
 
 
 def start(config: Config, source: Source, checkpoints: Checkpoints, mesh: Mesh) -> TrainState:
@@ -175,8 +169,17 @@ def check_shapes(name: str, ours: Any, theirs: Any, origin: str) -> None:
     raise UserError(f"pretrained = {origin!r}: {name} has other shapes than this model; {hint}")
 
 
+def event_writer(folder: Path, first_step: int) -> Any:
+    """Where TensorBoard's scalars and pictures go; None where tensorboardX is not installed."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=first_step + 1)
+
+
 class Log:
-    """metrics.jsonl: one JSON object a line.
+    """metrics.jsonl: one JSON object a line; TensorBoard's events beside it (`event_writer`).
 
     Lines after `first_step` are of a lost stretch: removed. A step is logged after the next one was
     dispatched, so that the device never waits for the host.
@@ -187,6 +190,7 @@ class Log:
         kept = [json.dumps(r) + "\n" for r in rows if r["step"] <= first_step]
         file.write_text("".join(kept))
         self._file: TextIO = file.open("a")
+        self._events = event_writer(file.parent / "tensorboard", first_step)
         self._config = config
         self._pending: tuple[int, dict[str, Any]] | None = None
         self._last = (first_step, time.monotonic())
@@ -198,6 +202,8 @@ class Log:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        if self._events:
+            self._events.close()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -236,26 +242,21 @@ class Log:
         self._note = f"loss {values['loss']:.3f}, {rate:.1f} images/s, {wait:.0%} waiting for data"
         return self._note
 
-    def evaluation(self, step: int, result: Evaluation) -> None:
+    def evaluation(self, step: int, result: Evaluation, source: Source) -> None:
         """Write and print an evaluation."""
         self._write({"step": step, **summary(result)})
+        if self._events and result.predictions:
+            sheet = np.asarray(drawn(result, source))
+            self._events.add_image("eval/pictures", sheet, step, dataformats="HWC")
         print(f"step {step}: {result.headline} ({result.seconds:.0f} s)", file=sys.stderr)
         self._last, self._waited = (step, time.monotonic()), 0.0  # the rate leaves this out
 
     def _write(self, row: dict[str, Any]) -> None:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-
-
-def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; a last line cut short by a crash is left out."""
-    rows = []
-    for line in file.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+        if self._events:
+            for name in [n for n in row if n != "step"]:
+                self._events.add_scalar(name, row[name], row["step"])
 
 
 def keep_best(
@@ -272,11 +273,10 @@ def keep_best(
 
 
 def finish(workdir: Path, evaluator: Evaluator, mesh: Mesh) -> None:
-    """Evaluate the best weights again and leave their pictures and tables in the run's folder."""
+    """Evaluate the best weights again; leave tables, pictures and a report in the run's folder."""
     best = load_weights(workdir / "best")
     result = evaluator(jax.device_put(best.variables, replicated(mesh)))
     table = write_evaluation(result, evaluator.source, workdir / "evaluation")
-    pictures.curves(read_metrics(workdir / "metrics.jsonl"), workdir / "curves.png")
     print(table)
     print(f"\n{result.headline}; best weights: {workdir / 'best'}", end="; ")
-    print(f"pictures: {workdir / 'evaluation'}")
+    print(f"report: {write_report(workdir)}")

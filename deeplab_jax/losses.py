@@ -39,8 +39,9 @@ def pixel_losses(
     return jnp.where(valid, loss, 0.0), valid
 
 
-CUDA_BLOCK = 6_000_000  # elements of an image's block: 21 classes at 513x513 in one, not in nine,
-# of 26 kernels each; 24 MB an image
+# Elements of an image's block on CUDA, where each block is 26 kernels: at 513x513 21 classes go in
+# one block, 24 MB an image, instead of nine.
+CUDA_BLOCK = 6_000_000
 
 
 @jax.custom_vjp

@@ -1,17 +1,15 @@
-"""What a run shows people: label files, overlays, contact sheets, curves and per-class tables.
+"""What a run shows people: label files, overlays, contact sheets and per-class tables.
 
-Arrays in, pictures out; NumPy, PIL and Matplotlib only, so that it runs on a laptop without JAX.
+Arrays in, pictures out; NumPy and PIL only, so that it runs on a laptop without JAX.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
-from math import ceil, isqrt
+from math import ceil
 from os import PathLike
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
@@ -88,7 +86,7 @@ def contact_sheet(
 ) -> Image.Image:
     """Lays images out in a grid of thumbnails of at most cell x cell pixels, captions below."""
     columns = columns or max(1, ceil(len(images) ** 0.5))
-    thumbnails = [_fit(image, cell) for image in images]
+    thumbnails = [fit(image, cell) for image in images]
     gap, font = cell // 20, _font(max(11, cell // 18))
     caption = round(2.4 * font.size)
     rows = [range(i, min(i + columns, len(images))) for i in range(0, len(images), columns)]
@@ -121,24 +119,38 @@ def comparison(
     cell: int = 320,
 ) -> Image.Image:
     """Shows a row per picture: image u8[h w 3], truth [h w], prediction [h w], and the errors."""
-    tiles: list[Image.Image | NDArray[np.uint8]] = []
+    shown: list[Image.Image | NDArray[np.uint8]] = []
     captions: list[str] = []
     present: set[int] = set()
     for image, label, prediction, title in zip(images, labels, predictions, titles, strict=True):
-        truth = colorize(label, colors, ignore_label=ignore_label)
-        guess = colorize(prediction, colors, ignore_label=ignore_label)
-        tiles += [image, truth, guess, errors(image, label, prediction, ignore_label)]
+        shown += tiles(image, label, prediction, colors, ignore_label).values()
         valid = label != ignore_label
         wrong = np.mean(label[valid] != prediction[valid]) if valid.any() else 0.0
         captions += [title, "", "", f"{_percent(wrong)} wrong"]
         present |= {*np.unique(label).tolist(), *np.unique(prediction).tolist()}
-    sheet = contact_sheet(tiles, captions, columns=4, cell=cell)
+    sheet = contact_sheet(shown, captions, columns=4, cell=cell)
     entries = []
     for k in sorted(present - {ignore_label}) + [ignore_label] * (ignore_label in present):
         name, color = _describe(k, colors, class_names, ignore_label)
         entries.append((color, name))
     legend = _legend([*entries, (RED, "wrong")], sheet.width, max(11, cell // 20), cell // 20)
     return _stack([_headers(("image", "truth", "prediction", "errors"), cell), sheet, legend])
+
+
+def tiles(
+    image: NDArray[np.uint8],
+    label: NDArray[np.integer],
+    prediction: NDArray[np.integer],
+    colors: Sequence[RGB],
+    ignore_label: int = 255,
+) -> dict[str, NDArray[np.uint8]]:
+    """What stands side by side, by its heading, each u8[h w 3]."""
+    return {
+        "image": image,
+        "truth": colorize(label, colors, ignore_label=ignore_label),
+        "prediction": colorize(prediction, colors, ignore_label=ignore_label),
+        "errors": errors(image, label, prediction, ignore_label),
+    }
 
 
 def errors(
@@ -157,40 +169,13 @@ def errors(
     return np.where(wrong[..., None], RED, picture.repeat(3, axis=-1)).astype(np.uint8)
 
 
-def curves(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Plots the rows of a metrics.jsonl against step: the loss, and mIoU and accuracy in percent.
-
-    Rows have `step`, and `loss` (training) or `eval/miou`, `eval/pixel_accuracy` (evaluation).
-    """
-    figure = Figure(figsize=(10, 3.8), dpi=150, layout="constrained")
-    losses, scores = figure.subplots(1, 2, sharex=True)
-    step, loss = _series(metrics, "loss")
-    losses.plot(step, loss, color="#9db8d9", linewidth=0.8, label="each logged step")
-    losses.plot(step, _smooth(loss), color="#1f4e8c", linewidth=1.8, label="smoothed")
-    finite = loss[np.isfinite(loss)]
-    if finite.size:  # the first steps' peak would flatten all that follows
-        losses.set_ylim(0, 1.1 * max(np.quantile(finite, 0.99), 1e-6))
-    _finish_panel(losses, "training loss", empty=not step.size)
-
-    for key, name, color in [
-        ("eval/pixel_accuracy", "pixel accuracy", "#d98a29"),
-        ("eval/miou", "mIoU", "#1f7a4d"),
-    ]:
-        step, score = _series(metrics, key)
-        final = f", last {100 * score[-1]:.1f}" if score.size else ""
-        scores.plot(step, 100 * score, "o-", color=color, markersize=3.5, label=name + final)
-    scores.set_ylim(0, 100)
-    _finish_panel(scores, "validation, %", empty=not step.size)
-    figure.savefig(path, format="png")
-
-
 def class_table(confusion: NDArray[np.int64], class_names: Sequence[str]) -> str:
     """Lays out scores in percent, a line per class, from confusion i64[c c] (truth, prediction).
 
     "truth" and "predicted" are a class's share of the pixels. The last line has the means over
     the classes for which a score is defined ("-" where it is not).
     """
-    scores = _class_scores(confusion)
+    scores = class_scores(confusion)
     width = max(len(name) for name in [*class_names, "class", "mean"])
     lines = [f"{'class':<{width}}" + "".join(f"  {title:>11}" for title in scores)]
     mean = [_mean(score) for score in scores.values()]
@@ -199,29 +184,6 @@ def class_table(confusion: NDArray[np.int64], class_names: Sequence[str]) -> str
         cells = ("-" if np.isnan(value) else f"{100 * value:.2f}" for value in row)
         lines.append(f"{name:<{width}}" + "".join(f"  {cell:>11}" for cell in cells))
     return "\n".join(lines)
-
-
-def class_bars(
-    confusion: NDArray[np.int64], class_names: Sequence[str], colors: Sequence[RGB], path: Path
-) -> None:
-    """Plots the IoU of each class, in percent and in the order given, from confusion i64[c c]."""
-    iou = 100 * _class_scores(confusion)["IoU %"]
-    figure = Figure(figsize=(7, 1.0 + 0.26 * len(iou)), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    fill = [tuple(channel / 255 for channel in color) for color in colors[: len(iou)]]
-    axes.barh(np.arange(len(iou)), np.nan_to_num(iou), color=fill, edgecolor="#28282d", lw=0.4)
-    for k, value in enumerate(iou):
-        text = "absent" if np.isnan(value) else f"{value:.1f}"
-        axes.text(np.nan_to_num(value) + 1, k, text, va="center", fontsize=8, color="#28282d")
-    axes.set_yticks(np.arange(len(iou)), class_names, fontsize=8)
-    axes.set_ylim(len(iou) - 0.4, -0.6)  # first class on top
-    axes.set_xlim(0, 108)
-    axes.set_xticks(range(0, 101, 20))
-    axes.set_title(f"IoU per class, %  ·  mean {_mean(iou):.1f}", fontsize=10, loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="x", color="#e4e4e8")
-    axes.set_axisbelow(True)
-    figure.savefig(path, format="png")
 
 
 def _palette(colors: Sequence[RGB], ignore_color: RGB, ignore_label: int) -> NDArray[np.uint8]:
@@ -306,7 +268,8 @@ def _headers(names: Sequence[str], cell: int) -> Image.Image:
     return strip
 
 
-def _fit(image: Image.Image | NDArray[np.uint8], cell: int) -> Image.Image:
+def fit(image: Image.Image | NDArray[np.uint8], cell: int) -> Image.Image:
+    """Scales a picture to fit cell x cell pixels."""
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     return ImageOps.contain(picture.convert("RGB"), (cell, cell), Image.Resampling.LANCZOS)
 
@@ -321,35 +284,7 @@ def _stack(pictures: Sequence[Image.Image]) -> Image.Image:
     return stacked
 
 
-def _series(
-    metrics: Sequence[Mapping[str, Any]], key: str
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    # A resumed run writes some steps a second time: the later row is the one that counts.
-    values = {row["step"]: row[key] for row in metrics if row.get(key) is not None}
-    steps = sorted(values)
-    return np.array(steps, float), np.array([values[step] for step in steps], float)
-
-
-def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Averages over a centred window of about a twentieth of the series, cut off at its ends."""
-    half = min(len(values) // 40, isqrt(len(values)) * 2)
-    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
-    return np.array([window.mean() for window in windows])
-
-
-def _finish_panel(axes: Axes, title: str, *, empty: bool) -> None:
-    axes.set_title(title, fontsize=10, loc="left")
-    axes.set_xlabel("step", fontsize=9)
-    axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e4e4e8")
-    if empty:
-        axes.text(0.5, 0.5, "nothing yet", transform=axes.transAxes, ha="center", color="#85858c")
-    else:
-        axes.legend(fontsize=8, frameon=False)
-
-
-def _class_scores(confusion: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+def class_scores(confusion: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
     """Scores by name, each f64[c] in [0, 1]; nan where undefined.
 
     IoU counts as undefined where the truth lacks the class.

@@ -1,10 +1,11 @@
 """Prediction from saved weights: from Python by `load`, for files by `predict_files`."""
 
+import dataclasses
 import time
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from PIL import Image
 
 from deeplab_jax import pictures
 from deeplab_jax.config import at_output_stride, round_up
+from deeplab_jax.data import cityscapes, voc
 from deeplab_jax.data.decode import decode_image
 from deeplab_jax.data.sources import SUFFIXES
 from deeplab_jax.data.transforms import Size, central_crop, cut, fit_size, whole
@@ -21,6 +23,10 @@ from deeplab_jax.models import build_model, mean_pixel
 from deeplab_jax.models.layers import resize_bilinear
 from deeplab_jax.step import predict_labels, predict_probabilities
 from deeplab_jax.weights.files import Weights, load_weights
+
+Format = Literal["index", "voc", "cityscapes"]
+# Where the evaluation server of VOC looks, segmentation by methods trained on any data.
+VOC_RESULTS = "results/VOC2012/Segmentation/comp6_test_cls"
 
 
 class Predictor:
@@ -33,8 +39,11 @@ class Predictor:
         self.classifies = weights.config.model.head == "classifier"
         self._variables = jax.device_put(weights.variables)
         model = build_model(weights.config.model)
-        self._labels = jax.jit(partial(predict_labels, model=model))
-        self._probabilities = jax.jit(partial(predict_probabilities, model=model))
+        protocol = weights.config.eval
+        self._labels = jax.jit(partial(predict_labels, model=model, protocol=protocol))
+        self._probabilities = jax.jit(
+            partial(predict_probabilities, model=model, protocol=protocol)
+        )
 
     def predict(self, image: np.ndarray, *, probabilities: bool = False) -> np.ndarray:
         """image u8 [h w 3] -> class ids u8 [h w]; with `probabilities`, f32 [h w classes] instead.
@@ -107,16 +116,38 @@ def smooth_to_size(probabilities: np.ndarray, size: Size) -> np.ndarray:
     return np.asarray(resize_bilinear(jnp.asarray(probabilities[None]), size))[0]
 
 
-def load(directory: str | Path, output_stride: int | None = None) -> Predictor:
-    """The predictor of a run's folder or a converted one, at its own output stride or another.
+def load(
+    directory: str | Path,
+    output_stride: int | None = None,
+    *,
+    scales: Sequence[float] | None = None,
+    flip: bool | None = None,
+    window: Size | None = None,
+    overlap: float | None = None,
+) -> Predictor:
+    """The predictor of a run's folder or a converted one; None: as in its configuration.
+
+    `scales`, `flip`, `window` and `overlap` are those of `EvalConfig`: the sizes at which a picture
+    is seen, its mirror image too, and a window that slides over one too large for memory.
 
     Raises:
-      UserError: the folder holds no weights, or weights that do not fit its config.json.
+      UserError: the folder holds no weights, or weights that do not fit its config.json; an
+        argument is not possible.
     """
     weights = load_weights(directory)
+    config = weights.config
     if output_stride is not None:
-        weights = weights._replace(config=at_output_stride(weights.config, output_stride))
-    return Predictor(weights)
+        config = at_output_stride(config, output_stride)
+    e = config.eval
+    views = dataclasses.replace(
+        e,
+        scales=e.scales if scales is None else tuple(scales),
+        flip=e.flip if flip is None else flip,
+        window=e.window if window is None else window,
+        overlap=e.overlap if overlap is None else overlap,
+    )
+    config = dataclasses.replace(config, eval=views)
+    return Predictor(weights._replace(config=config))
 
 
 def find_pictures(path: Path) -> list[Path]:
@@ -131,19 +162,28 @@ def find_pictures(path: Path) -> list[Path]:
     return found
 
 
-def predict_files(predictor: Predictor, files: Iterable[Path], out: Path) -> list[str]:
+def predict_files(
+    predictor: Predictor, files: Iterable[Path], out: Path, form: Format = "index"
+) -> list[str]:
     """Write OUT/NAME.png (class ids, palette) and OUT/NAME_overlay.png for each picture.
 
-    A contact sheet of several goes to OUT/contact_sheet.png. Returns (and prints) a line for each
+    A contact sheet of several goes to OUT/contact_sheet.png. The forms for the servers of VOC and
+    Cityscapes are label files alone, named as these want them. Returns (and prints) a line for each
     picture; one that cannot be read is reported and passed over.
+
+    Raises:
+      UserError: the network has not the server's number of classes; no picture could be read.
     """
+    check_form(predictor, form)
     out.mkdir(parents=True, exist_ok=True)
     compiled: set[Size] = set()
-    overlays: dict[str, Any] = {}
+    names: list[str] = []
+    overlays: list[Image.Image] = []
     lines = []
     for file in files:
         try:
-            image = decode_image(file.read_bytes(), str(file), exif=True)
+            # A server compares with pictures as they are stored, not as a camera says to turn them.
+            image = decode_image(file.read_bytes(), str(file), exif=form == "index")
         except UserError as error:
             lines.append(f"error: {error}")
             print(lines[-1], flush=True)
@@ -155,18 +195,44 @@ def predict_files(predictor: Predictor, files: Iterable[Path], out: Path) -> lis
         start = time.perf_counter()
         label = predictor.predict(image)
         milliseconds = 1000 * (time.perf_counter() - start)
-        name = unique(file.stem, overlays)
-        pictures.save_index_png(label, out / f"{name}.png", predictor.colors)
-        overlays[name] = pictures.overlay(image, label, predictor.colors, predictor.class_names)
-        overlays[name].save(out / f"{name}_overlay.png")
+        names.append(unique(file.stem, names))
+        save_label(label, out, names[-1], form, predictor.colors)
+        if form == "index":
+            painted = pictures.overlay(image, label, predictor.colors, predictor.class_names)
+            painted.save(out / f"{names[-1]}_overlay.png")
+            overlays.append(painted)
         lines.append(f"{file.name}: {describe(label, predictor)}; {milliseconds:.0f} ms")
         print(lines[-1], flush=True)
     if len(overlays) > 1:
-        sheet = pictures.contact_sheet(list(overlays.values()), list(overlays))
-        sheet.save(out / "contact_sheet.png")
-    if not overlays:
+        pictures.contact_sheet(overlays, names).save(out / "contact_sheet.png")
+    if not names:
         raise UserError("none of the pictures could be read")
     return lines
+
+
+def check_form(predictor: Predictor, form: Format) -> None:
+    """Raise UserError unless the network's classes can be those of the server."""
+    needed = {"voc": len(voc.CLASS_NAMES), "cityscapes": len(cityscapes.CLASS_NAMES)}.get(form)
+    classes = predictor.config.model.num_classes
+    if needed not in (None, classes):
+        raise UserError(f"--format={form} is for {needed} classes; these weights have {classes}")
+
+
+def save_label(
+    label: np.ndarray, out: Path, name: str, form: Format, colors: Sequence[pictures.RGB]
+) -> None:
+    """A prediction u8 [h w] as its class ids with a palette, or as a server wants it.
+
+    VOC: ids with VOC's palette, in the folders of its archive. Cityscapes: the ids of its masks
+    (`labelIds`) in grey; its script finds a file by the picture's name at the beginning.
+    """
+    if form == "cityscapes":
+        ids = np.array(cityscapes.TRAIN_ID_TO_ID, np.uint8)[label]
+        Image.fromarray(ids).save(out / f"{name}.png")
+        return
+    folder = out / VOC_RESULTS if form == "voc" else out
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures.save_index_png(label, folder / f"{name}.png", voc.COLORS if form == "voc" else colors)
 
 
 def classify_files(predictor: Predictor, files: Iterable[Path]) -> list[str]:

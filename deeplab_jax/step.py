@@ -14,24 +14,20 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
-from deeplab_jax.config import Config, TrainConfig
+from deeplab_jax.config import Config, EvalConfig, TrainConfig
 from deeplab_jax.data.augment import augment
 from deeplab_jax.losses import hard_pixel_loss, hard_pixel_share, mean_loss, pixel_losses
-from deeplab_jax.metrics import confusion_matrix
+from deeplab_jax.metrics import Counts, count_pixels
 from deeplab_jax.models import Network, build_model
-from deeplab_jax.models.layers import (
-    height_width,
-    join_rows,
-    resize_bilinear,
-    row_blocks,
-    upsample_rows,
-)
+from deeplab_jax.models.layers import height_width
 from deeplab_jax.optim import poly_schedule, sgd, slow_start, step_schedule
 from deeplab_jax.sharding import over_batch, replicated
 from deeplab_jax.state import TrainState, init_state
+from deeplab_jax.views import mean_probabilities, over_rows, view_logits
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
+ONE_VIEW = EvalConfig()  # the picture as it is
 
 
 def loss_and_stats(
@@ -120,25 +116,33 @@ def output_size(image: Array, model: Network) -> tuple[int, int]:
     return (1, 1) if model.config.head == "classifier" else height_width(image)
 
 
-def predict_labels(variables: Any, image: Array, *, model: Network) -> Array:
+def predict_labels(
+    variables: Any, image: Array, *, model: Network, protocol: EvalConfig = ONE_VIEW
+) -> Array:
     """image u8 [b h w 3] -> the most likely class of each pixel, u8 [b h w]; classifier: u16.
 
-    A block of rows at a time, so that the upsampled logits are never whole in memory.
+    `scales`, `flip`, `window` and `overlap` of the protocol say how the network looks at it.
     """
-    logits = cast(Array, model.apply(variables, image.astype(jnp.float32), train=False))
-    height, width = output_size(image, model)
     dtype = jnp.uint16 if model.config.head == "classifier" else jnp.uint8
 
-    def block(matrix: Array) -> Array:
-        return jnp.argmax(upsample_rows(logits, matrix, width), axis=-1).astype(dtype)
+    def most_likely(views: list[Array]) -> Array:
+        scores = views[0] if len(views) == 1 else mean_probabilities(views)
+        return jnp.argmax(scores, axis=-1).astype(dtype)
 
-    return join_rows(jax.lax.map(block, row_blocks(logits.shape[1], height)), height)
+    views = view_logits(variables, image.astype(jnp.float32), model=model, protocol=protocol)
+    return over_rows(most_likely, views, output_size(image, model))
 
 
-def predict_probabilities(variables: Any, image: Array, *, model: Network) -> Array:
-    """image u8 [b h w 3] -> class probabilities f32 [b h w c]; classifier: [b 1 1 c]."""
-    logits = cast(Array, model.apply(variables, image.astype(jnp.float32), train=False))
-    return jax.nn.softmax(resize_bilinear(logits, output_size(image, model)), axis=-1)
+def predict_probabilities(
+    variables: Any, image: Array, *, model: Network, protocol: EvalConfig = ONE_VIEW
+) -> Array:
+    """image u8 [b h w 3] -> class probabilities f32 [b h w c]; classifier: [b 1 1 c].
+
+    The mean of the views' softmax, as in the official code (`model.py:
+    predict_labels_multi_scale`); but a flip counts there only with several scales.
+    """
+    views = view_logits(variables, image.astype(jnp.float32), model=model, protocol=protocol)
+    return over_rows(mean_probabilities, views, output_size(image, model))
 
 
 def to_original(prediction: Array, scaled: Array, size: Array, out_size: tuple[int, int]) -> Array:
@@ -159,13 +163,20 @@ def to_original(prediction: Array, scaled: Array, size: Array, out_size: tuple[i
 
 
 def eval_step(
-    variables: Any, batch: Batch, *, model: Network, num_classes: int, ignore_label: int
-) -> tuple[Array, Array]:
-    """A batch of `eval_batches` -> (confusion int32 [c c], predictions at the labels' size)."""
-    labels = predict_labels(variables, batch["image"], model=model)
+    variables: Any, batch: Batch, *, model: Network, protocol: EvalConfig, ignore_label: int
+) -> tuple[Counts, Array]:
+    """A batch of `eval_batches` -> (counts, predictions at the labels' size)."""
+    labels = predict_labels(variables, batch["image"], model=model, protocol=protocol)
     labels = to_original(labels, batch["scaled"], batch["size"], height_width(batch["label"]))
-    truth = batch["label"].astype(jnp.int32)
-    counts = confusion_matrix(truth, labels.astype(jnp.int32), num_classes, ignore_label)
+    counts = count_pixels(
+        batch["label"].astype(jnp.int32),
+        labels.astype(jnp.int32),
+        batch["size"],
+        num_classes=model.config.num_classes,
+        ignore_label=ignore_label,
+        trimap_widths=protocol.trimap_widths,
+        boundary=protocol.boundary,
+    )
     return counts, labels
 
 
@@ -217,12 +228,12 @@ def compile_train_step(
 
 def compile_eval_step(
     config: Config, mesh: Mesh, ignore_label: int
-) -> Callable[[Any, Batch], tuple[Array, Array]]:
+) -> Callable[[Any, Batch], tuple[Counts, Array]]:
     """`eval_step` jitted over the mesh: batch and predictions split, counts summed over devices."""
     step = partial(
         eval_step,
         model=build_model(config.model),
-        num_classes=config.model.num_classes,
+        protocol=config.eval,
         ignore_label=ignore_label,
     )
     whole, split = replicated(mesh), over_batch(mesh)

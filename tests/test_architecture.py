@@ -27,6 +27,7 @@ LAYERS = [
         "data.augment",
         "data.decode",
         "pictures",
+        "report",
     ],
     ["models.xception", "models.resnet", "models.mobilenet", "data.scenes", "data.voc"],
     ["models.deeplab", "models.pspnet", "models.unet", "models.classifier"],
@@ -35,6 +36,7 @@ LAYERS = [
     [
         "data.pipeline",
         "state",
+        "views",
         "weights.slots",
         "weights.tf_names",
         "weights.timm",
@@ -43,6 +45,7 @@ LAYERS = [
     ["step", "checkpoint", "weights", "weights.files", "weights.convert"],
     ["evaluate", "predict"],
     ["loop"],
+    ["study"],
     ["commands"],
     ["__main__"],
 ]

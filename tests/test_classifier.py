@@ -20,9 +20,10 @@ from deeplab_jax import Config, DataConfig, EvalConfig, OptimConfig, TrainConfig
 from deeplab_jax.commands import convert, evaluate, predict
 from deeplab_jax.data.pipeline import eval_batches, open_split, train_batches
 from deeplab_jax.data.sources import NO_CLASS
-from deeplab_jax.loop import fit, initial_variables, read_metrics
+from deeplab_jax.loop import fit, initial_variables
 from deeplab_jax.losses import pixel_losses
 from deeplab_jax.metrics import confusion_matrix
+from deeplab_jax.report import read_metrics
 from deeplab_jax.sharding import data_mesh
 from deeplab_jax.weights.files import load_weights
 

@@ -31,6 +31,9 @@ def fails(arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         ("train --train.batch_size=3", "train.batch_size = 3 cannot be split over 8 devices"),
         ("evaluate --weights nowhere", "nowhere: no model.safetensors"),
         ("predict nowhere --weights nowhere --out x", "nowhere: no such file or folder"),
+        ("predict configs --weights x --out x --format pdf", "invalid choice: 'pdf'"),
+        ("train --eval.scales 0.5 -1", "eval.scales = (0.5, -1.0) is not possible: one number"),
+        ("train --eval.window 100 100", "eval.window = (100, 100) is not possible"),
         ("convert nowhere --out x", "nowhere: no checkpoint there"),
         ("summary --size 16 513", "size = (16, 513) is not possible: height and width, each"),
         ("summary --size 513", "argument --size: expected 2 arguments"),
@@ -65,7 +68,8 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture, monkeypatch: obj
     )
     assert out.returncode == 0
     assert all(
-        c in out.stdout for c in ("train", "evaluate", "predict", "convert", "export-tf", "summary")
+        c in out.stdout
+        for c in ("train", "evaluate", "study", "predict", "convert", "export-tf", "summary")
     )
 
 

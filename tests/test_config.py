@@ -8,8 +8,25 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from deeplab_jax import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig, UserError
-from deeplab_jax.config import from_dict, load_config_file, load_json, parse, save_json, to_dict
+from deeplab_jax import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    UserError,
+)
+from deeplab_jax.config import (
+    at_output_stride,
+    from_dict,
+    load_config_file,
+    load_json,
+    override,
+    parse,
+    save_json,
+    to_dict,
+)
 from deeplab_jax.models.build import abstract_variables
 from deeplab_jax.sharding import data_mesh
 from deeplab_jax.state import init_state
@@ -44,6 +61,27 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
         (lambda: TrainConfig(batch_size=0), r"train.batch_size = 0"),
         (lambda: OptimConfig(schedule="cosine"), r"optim.schedule = 'cosine' .* poly, step"),  # type: ignore[arg-type]
         (lambda: OptimConfig(decay_rate=1.5), r"optim.decay_rate = 1.5"),
+        (lambda: EvalConfig(scales=()), r"eval.scales = \(\) .* one number or more"),
+        (lambda: EvalConfig(scales=(0.5, 0.0)), r"eval.scales .* above 0"),
+        (lambda: EvalConfig(overlap=1.0), r"eval.overlap = 1.0 .* below 1"),
+        (lambda: EvalConfig(trimap_widths=(0, 3)), r"eval.trimap_widths .* from 1"),
+        (lambda: EvalConfig(boundary=-0.1), r"eval.boundary = -0.1"),
+        (
+            lambda: Config(eval=EvalConfig(window=(512, 513))),
+            r"eval.window = \(512, 513\) .* such as \(513, 513\)",
+        ),
+        (
+            lambda: Config(
+                data=DataConfig(eval_size=(368, 480)), eval=EvalConfig(window=(257, 257))
+            ),
+            r"data.eval_size = \(368, 480\) .* eval.window needs .* such as \(369, 481\)",
+        ),
+        (
+            lambda: Config(
+                model=ModelConfig(head="classifier"), eval=EvalConfig(trimap_widths=(1,))
+            ),
+            r"eval.trimap_widths = \(1,\) .* a classifier",
+        ),
     ],
 )
 def test_contradictions(make: object, message: str) -> None:
@@ -55,6 +93,21 @@ def test_json_round_trip(tmp_path: Path) -> None:
     config = Config(model=ModelConfig(atrous_rates=(), width=0.5), workdir="somewhere")
     save_json(config, tmp_path / "config.json")
     assert load_json(tmp_path / "config.json") == config
+
+
+def test_an_evaluation_protocol_survives_the_command_line_and_json(tmp_path: Path) -> None:
+    arguments = "--eval.scales 0.5 1 --eval.flip=True --eval.window 257 321"
+    measures = "--eval.trimap_widths 1 2 --eval.boundary=0.02"
+    config = override(Config(), f"{arguments} {measures}".split())
+    want = EvalConfig(
+        scales=(0.5, 1.0), flip=True, window=(257, 321), trimap_widths=(1, 2), boundary=0.02
+    )
+    assert config.eval == want
+    save_json(config, tmp_path / "config.json")
+    assert load_json(tmp_path / "config.json") == config
+    assert at_output_stride(config, 32).eval.window == (257, 321)
+    narrow = dataclasses.replace(config, eval=EvalConfig(window=(241, 241)))
+    assert at_output_stride(narrow, 32).eval.window == (257, 257)
 
 
 @pytest.mark.parametrize(

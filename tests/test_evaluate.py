@@ -1,6 +1,7 @@
 """Evaluation against a plain NumPy one, and the real weights against their known score."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import jax
@@ -41,8 +42,46 @@ def test_counts_equal_a_plain_evaluation(tiny_config: Config, tmp_path: Path, re
     assert result.confusion.sum() == slow.sum()
 
     table = write_evaluation(result, source, tmp_path)
-    assert f"{100 * result.scores.miou:.2f}" in table.splitlines()[-1]
+    means = next(line for line in table.splitlines() if line.startswith("mean "))
+    assert f"{100 * result.scores.miou:.2f}" in means
     assert (tmp_path / "predictions.png").stat().st_size > 1000
+
+
+def test_one_and_eight_devices_agree_exactly(tiny_config: Config, tmp_path: Path) -> None:
+    """Every measure of five pictures through two views, in batches of eight (the last one uneven),
+    and what is written of them."""
+    protocol = dataclasses.replace(
+        tiny_config.eval, scales=(0.5, 1.0), flip=True, trimap_widths=(1, 4), boundary=0.05
+    )
+    config = dataclasses.replace(tiny_config, eval=protocol)
+    source = open_split(config.data, "val", config.model)
+    results = []
+    for devices in (1, 8):
+        mesh = data_mesh(jax.devices()[:devices])
+        variables = jax.device_put(random_variables(config.model), replicated(mesh))
+        results.append(Evaluator(config, source, mesh)(variables))
+    one, eight = results
+    for field in ("confusion", "trimaps", "boundary", "pictures", "predictions"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(one, field), getattr(eight, field))
+    assert one.trimaps[1].sum() < one.trimaps[4].sum() < one.confusion.sum()
+    labels = [source[i]["label"] for i in range(5)]
+    counted = [(label != 255).sum() for label in labels]
+    np.testing.assert_array_equal(one.pictures[:, 1], counted)
+    assert one.pictures[:, 0].sum() == one.confusion.trace()
+    for i, prediction in one.predictions.items():
+        assert one.pictures[i, 0] == (prediction == labels[i])[labels[i] != 255].sum()
+
+    text = write_evaluation(one, source, tmp_path)
+    assert "boundary IoU" in text and "(1 px)" in text and "(4 px)" in text
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    assert written["protocol"]["scales"] == [0.5, 1.0] and written["protocol"]["flip"] is True
+    assert written["trimaps"]["4"]["confusion"] == one.trimaps[4].tolist()
+    assert written["eval/trimap_4_miou"] == one.trimap_miou[4]
+    assert len(written["boundary"]["union"]) == 3 and len(written["picture_accuracy"]) == 5
+    assert one.boundary_iou is not None
+    np.testing.assert_array_equal(
+        [np.nan if x is None else x for x in written["boundary"]["iou"].values()], one.boundary_iou
+    )
 
 
 def test_the_known_score_of_real_weights(

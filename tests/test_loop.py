@@ -20,7 +20,8 @@ from synthetic import square_picture
 import deeplab_jax
 from deeplab_jax import Config, UserError
 from deeplab_jax.config import save_json
-from deeplab_jax.loop import fit, read_metrics
+from deeplab_jax.loop import Log, fit
+from deeplab_jax.report import read_metrics
 from deeplab_jax.weights.files import load_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,13 +50,14 @@ def history(workdir: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in timings} for row in rows]
 
 
-def test_a_run_leaves_its_weights_numbers_and_pictures(unbroken: Path) -> None:
+def test_a_run_leaves_its_weights_numbers_and_pictures(unbroken: Path, tiny_config: Config) -> None:
     steps = [row["step"] for row in history(unbroken) if "loss" in row]
     assert steps == [1, 2, 3, 4, 5, 6]
     assert [row["step"] for row in history(unbroken) if "eval/miou" in row] == [3, 6]
-    for name in ("evaluation/predictions.png", "evaluation/per_class.png", "curves.png"):
-        with Image.open(unbroken / name) as picture:
-            assert picture.size[0] > 100
+    with Image.open(unbroken / "evaluation" / "predictions.png") as picture:
+        assert picture.size[0] > 100
+    page = (unbroken / "report.html").read_text()
+    assert page.count("data:image/") == 4 * tiny_config.eval.pictures
     table = (unbroken / "evaluation" / "per_class.txt").read_text()
     assert "red" in table and "mean" in table
     numbers = json.loads((unbroken / "evaluation" / "evaluation.json").read_text())
@@ -82,6 +84,17 @@ def test_a_killed_run_ends_with_the_same_numbers(
     assert history(tmp_path / "killed") == history(unbroken)
     ours, theirs = (load_weights(d).variables for d in (tmp_path / "killed", unbroken))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_tensorboard_has_the_numbers_where_it_is_installed(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorboardX")
+    with Log(tmp_path / "metrics.jsonl", 0, tiny_config) as log:
+        log.train(1, {"loss": 2.0})
+        log.flush()
+    events = b"".join(file.read_bytes() for file in (tmp_path / "tensorboard").iterdir())
+    assert b"loss" in events and b"images_per_second" in events
 
 
 def test_a_folder_of_another_experiment_is_refused(unbroken: Path, tiny_config: Config) -> None:

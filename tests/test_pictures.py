@@ -1,8 +1,6 @@
 """Pictures: their pixels and numbers are checked here; their looks were checked by eye."""
 
-import json
 from io import BytesIO
-from pathlib import Path
 
 import hypothesis.extra.numpy as hnp
 import numpy as np
@@ -122,30 +120,3 @@ def test_class_table_has_the_numbers_computed_by_hand() -> None:
     assert owl.split() == ["owl", "-", "0.00", "0.00", "-", "-"]
     assert mean.split() == ["mean", "45.83", "33.33", "33.33", "62.50", "59.52"]
     assert len({len(line) for line in (header, background, cat, owl, mean)}) == 1
-
-
-@pytest.mark.parametrize("training", [0, 1, 60])
-@pytest.mark.parametrize("evaluations", [0, 1, 3])
-def test_curves_of_whatever_there_is(tmp_path: Path, training: int, evaluations: int) -> None:
-    rows: list[dict[str, float]] = [
-        {"step": k, "loss": 2 / (k + 1) if k != 7 else float("nan"), "lr": 0.1}
-        for k in range(training)
-    ]
-    rows += [{"step": 20 * k, "eval/miou": 0.2 * k} for k in range(evaluations)]
-    path = tmp_path / "curves.png"
-    pictures.curves([json.loads(json.dumps(row)) for row in rows], path)
-    with Image.open(path) as picture:
-        assert picture.width > picture.height > 300
-
-
-def test_a_repeated_step_counts_once_with_its_later_value() -> None:
-    rows = [{"step": 2, "loss": 5.0}, {"step": 1, "loss": 3.0}, {"step": 2, "loss": 4.0}]
-    step, loss = pictures._series(rows, "loss")
-    assert step.tolist() == [1, 2] and loss.tolist() == [3, 4]
-
-
-@pytest.mark.parametrize("confusion", [np.zeros((3, 3), np.int64), np.diag([5, 0, 7])])
-def test_class_bars_writes_a_png(tmp_path: Path, confusion: np.ndarray) -> None:
-    pictures.class_bars(confusion, NAMES, COLORS, tmp_path / "bars.png")
-    with Image.open(tmp_path / "bars.png") as picture:
-        assert picture.format == "PNG"

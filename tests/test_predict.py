@@ -9,9 +9,11 @@ from conftest import TINY_MODEL
 from PIL import Image
 from synthetic import random_variables, square_picture
 
-from deeplab_jax import Config, DataConfig, UserError
-from deeplab_jax.predict import Predictor, find_pictures, predict_files
-from deeplab_jax.weights.files import Weights
+from deeplab_jax import Config, DataConfig, ModelConfig, UserError, load
+from deeplab_jax.commands import predict
+from deeplab_jax.data import cityscapes, voc
+from deeplab_jax.predict import VOC_RESULTS, Predictor, find_pictures, predict_files
+from deeplab_jax.weights.files import Weights, save_weights
 
 CLASSES = ("background", "red", "blue")
 COLORS = ((0, 0, 0), (220, 60, 60), (60, 90, 220))
@@ -98,3 +100,70 @@ def test_input_size_is_what_the_network_was_trained_with(padding: Predictor) -> 
     no_size = dataclasses.replace(padding.config, data=DataConfig())
     free = Predictor(Weights(no_size, padding._variables, CLASSES, COLORS))
     assert free.input_size((40, 56)) == (49, 65)
+
+
+@pytest.fixture(scope="module")
+def saved(padding: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of `padding` in a folder."""
+    folder = tmp_path_factory.mktemp("weights")
+    variables = random_variables(TINY_MODEL)
+    save_weights(folder, Weights(padding.config, variables, CLASSES, COLORS))
+    return folder
+
+
+def test_a_mirror_image_counts_as_much(saved: Path, padding: Predictor) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (65, 65, 3), dtype=np.uint8)
+    once, mirrored = (padding.predict(i, probabilities=True) for i in (image, image[:, ::-1]))
+    both = load(saved, flip=True).predict(image, probabilities=True)
+    np.testing.assert_allclose(both, (once + mirrored[:, ::-1]) / 2, atol=1e-4)
+
+
+def test_a_window_slides_over_a_large_picture(saved: Path, padding: Predictor) -> None:
+    """Its first corner, seen by one window alone, is as that window predicts it."""
+    image = np.random.default_rng(0).integers(0, 255, (97, 129, 3), dtype=np.uint8)
+    sliding = load(saved, window=(65, 65), overlap=0.25).predict(image, probabilities=True)
+    assert sliding.shape == (97, 129, 3)
+    alone = padding.predict(image[:65, :65], probabilities=True)
+    np.testing.assert_allclose(sliding[:29, :45], alone[:29, :45], atol=1e-4)
+    assert (
+        np.abs(sliding[:29, 65:] - padding.predict(image, probabilities=True)[:29, 65:]).max() > 0
+    )
+
+
+def test_the_command_looks_as_it_is_told(saved: Path, tmp_path: Path) -> None:
+    image, _ = square_picture(0)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    views = "--eval.scales 0.5 1 --eval.flip=True --eval.window 65 65"
+    predict(f"{tmp_path / 'a.png'} --weights {saved} --out {tmp_path / 'out'} {views}".split())
+    want = load(saved, scales=(0.5, 1), flip=True, window=(65, 65)).predict(image)
+    with Image.open(tmp_path / "out" / "a.png") as index:
+        np.testing.assert_array_equal(np.asarray(index), want)
+
+
+@pytest.mark.parametrize("form", ["voc", "cityscapes"])
+def test_files_for_the_servers(form: str, tmp_path: Path) -> None:
+    """VOC: ids in VOC's palette, in the archive's folders. Cityscapes: the ids of its masks."""
+    data = {"voc": voc, "cityscapes": cityscapes}[form]
+    names, colors = data.CLASS_NAMES, data.COLORS
+    model: ModelConfig = dataclasses.replace(TINY_MODEL, num_classes=len(names))
+    config = Config(model=model, data=DataConfig(eval_size=(65, 65)))
+    network = Predictor(Weights(config, random_variables(model), names, colors))
+    image, _ = square_picture(0)
+    Image.fromarray(image).save(tmp_path / "berlin_000000_000019_leftImg8bit.png")
+    predict_files(network, find_pictures(tmp_path), tmp_path / "out", form)  # type: ignore[arg-type]
+    written = [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
+    folder = tmp_path / "out" / (VOC_RESULTS if form == "voc" else "")
+    assert written == [folder / "berlin_000000_000019_leftImg8bit.png"]
+    label = network.predict(image)
+    with Image.open(written[0]) as picture:
+        ids = np.asarray(picture)
+        assert picture.mode == ("P" if form == "voc" else "L")
+    if form == "voc":
+        np.testing.assert_array_equal(ids, label)
+    else:
+        np.testing.assert_array_equal(np.array(cityscapes.ID_TO_TRAIN_ID)[ids], label)
+
+
+def test_a_server_of_other_classes_is_refused(padding: Predictor, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--format=voc is for 21 classes; these weights have 3"):
+        predict_files(padding, [], tmp_path, "voc")

@@ -31,5 +31,6 @@ _TRAIN_IDS = {id_: train_id for train_id, (id_, _, _) in enumerate(_CLASSES)}
 
 CLASS_NAMES = tuple(name for _, name, _ in _CLASSES)
 COLORS = tuple(color for _, _, color in _CLASSES)
+TRAIN_ID_TO_ID = tuple(id_ for id_, _, _ in _CLASSES)  # what the server wants predictions as
 # 256 entries, so that it can be indexed with any uint8 mask.
 ID_TO_TRAIN_ID = tuple(_TRAIN_IDS.get(id_, IGNORE_LABEL) for id_ in range(256))

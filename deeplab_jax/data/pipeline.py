@@ -4,7 +4,7 @@ What an example looks like depends on (seed, position) alone, so the batches are
 number of workers and hosts, and a run resumes by starting at `step`: there is no other state.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -197,8 +197,12 @@ def eval_batches(
     host: int = 0,
     hosts: int = 1,
     fill: Pixel = GREY,
+    only: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
-    """Every picture once, in order; the last batch is filled up with ignored pixels."""
+    """Every picture once, in order (or `only` these, in theirs).
+
+    The last batch is filled up with ignored pixels.
+    """
     make = partial(
         eval_example,
         source=source,
@@ -207,6 +211,7 @@ def eval_batches(
         label_size=(1, 1) if data.one_label else largest_size(source),
         fill=fill,
     )
-    total = -(-len(source) // batch_size) * batch_size
-    examples = grain.MapDataset.range(total).map(make)
+    indices = range(len(source)) if only is None else only
+    past_the_end = [len(source)] * (-len(indices) % batch_size)
+    examples = grain.MapDataset.source([*indices, *past_the_end]).map(make)
     return read(examples[host::hosts].batch(batch_size // hosts), data.workers)

@@ -93,8 +93,10 @@ def pad(pixels: np.ndarray, out_size: Size, fill: Pixel) -> np.ndarray:
     h, w = pixels.shape[:2]
     if (h, w) == out_size:
         return pixels
-    out = np.full((*out_size, *pixels.shape[2:]), fill, pixels.dtype)
-    out[:h, :w] = pixels
+    out = np.empty((*out_size, *pixels.shape[2:]), pixels.dtype)
+    row = np.full(out.shape[1:], fill, out.dtype)
+    out[:h, :w], out[:h, w:] = pixels, row[w:]
+    out[h:] = row  # whole rows: filling pixel by pixel takes as long as decoding a JPEG
     return out
 
 

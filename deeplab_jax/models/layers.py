@@ -9,6 +9,11 @@ two x86-64 cores):
   faster than `feature_group_count`; a dilated one is also reported slow on GPUs (jax#26266,
   jax#13800).
 
+On a TPU both are `lax` convolutions: XLA computes the BatchNorm and ReLU before one while it reads
+its input, writes the sums of the BatchNorm after it, and keeps the batch in the tiles' rows, where
+33 columns would be padded to 40. A middle-flow unit, forward and backward, 16 pictures on a v5e:
+2.4 GB of bytes accessed, 3.1 in the forms above (benchmarks/README.md).
+
 Shapes: image-like arrays are [b, h, w, c]; kernels are [kh, kw, in, out], depthwise ones
 [kh, kw, 1, c].
 """
@@ -26,6 +31,7 @@ from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
+NO_PADS = ((0, 0), (0, 0))
 
 
 def scale_dimension(size: int, stride: int) -> int:
@@ -121,19 +127,30 @@ def tap(
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def depthwise_conv(x: Array, kernel: Array, stride: int, rate: int, pads: Pads) -> Array:
     """Depthwise convolution with one filter a channel: x [b, h, w, c], kernel [kh, kw, 1, c]."""
+    grouped = partial(conv, stride=stride, rate=rate, pads=pads, groups=x.shape[-1])
+    return lax.platform_dependent(
+        x,
+        kernel,
+        tpu=lambda x, k: grouped(x, k.astype(x.dtype)),
+        default=lambda x, k: shifted_conv(x, k, stride, rate, pads),
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def shifted_conv(x: Array, kernel: Array, stride: int, rate: int, pads: Pads) -> Array:
+    """Depthwise convolution by `shifted_sum`, with a backward pass of its own."""
     return shifted_sum(x, kernel, stride, rate, pads)
 
 
-def _depthwise_fwd(
+def _shifted_fwd(
     x: Array, kernel: Array, stride: int, rate: int, pads: Pads
 ) -> tuple[Array, tuple[Array, Array]]:
     return shifted_sum(x, kernel, stride, rate, pads), (x, kernel)
 
 
-def _depthwise_bwd(
+def _shifted_bwd(
     stride: int, rate: int, pads: Pads, residuals: tuple[Array, Array], dy: Array
 ) -> tuple[Array, Array]:
     """dx: the same shifted sum over the dilated cotangent, kernel flipped. dw: one reduction a tap.
@@ -149,18 +166,11 @@ def _depthwise_bwd(
         dilated = (dy.shape[axis] - 1) * stride + 1
         spread.append((reach - before, x.shape[axis] + before - dilated, stride - 1))
     dy_spread = lax.pad(dy, jnp.zeros((), dy.dtype), [*spread, (0, 0, 0)])
-    dx = shifted_sum(dy_spread, kernel[::-1, ::-1], 1, rate, ((0, 0), (0, 0)))
+    dx = shifted_sum(dy_spread, kernel[::-1, ::-1], 1, rate, NO_PADS)
 
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     reductions = partial(_kernel_gradient, size=(kh, kw), stride=stride, rate=rate)
-
-    def cudnn(padded: Array, dy: Array) -> Array:
-        """cuDNN's, one call where nine reductions are 23 kernels; it knows no dilated one."""
-        no_pads = ((0, 0), (0, 0))
-        convolve = partial(conv, padded, stride=stride, rate=1, pads=no_pads, groups=x.shape[-1])
-        (dw,) = jax.linear_transpose(convolve, kernel.astype(dy.dtype))(dy)
-        return dw.reshape(-1, x.shape[-1]).astype(jnp.float32)
-
+    cudnn = partial(cudnn_kernel_gradient, size=(kh, kw), stride=stride)
     dw = lax.platform_dependent(
         padded,
         dy,
@@ -171,7 +181,7 @@ def _depthwise_bwd(
     return dx, dw.reshape(kernel.shape).astype(kernel.dtype)
 
 
-depthwise_conv.defvjp(_depthwise_fwd, _depthwise_bwd)
+shifted_conv.defvjp(_shifted_fwd, _shifted_bwd)
 
 
 def _kernel_gradient(
@@ -181,6 +191,18 @@ def _kernel_gradient(
     shape = (*size, 1, 1)
     taps = [tap(padded, i, j, shape, stride, rate) for i in range(size[0]) for j in range(size[1])]
     return jnp.stack(channel_sums(*(t * dy for t in taps)))
+
+
+def cudnn_kernel_gradient(padded: Array, dy: Array, *, size: tuple[int, int], stride: int) -> Array:
+    """The same by cuDNN, for CUDA: one call where XLA makes 23 kernels of nine sums.
+
+    Not for dilated kernels, which cuDNN would have transposed first.
+    """
+    c = dy.shape[-1]
+    kernel = jnp.zeros((*size, 1, c), dy.dtype)
+    convolve = partial(conv, padded, stride=stride, rate=1, pads=NO_PADS, groups=c)
+    (dw,) = jax.linear_transpose(convolve, kernel)(dy)
+    return dw.reshape(-1, c).astype(jnp.float32)
 
 
 def _kernel_gradient_by_rows(
@@ -208,20 +230,25 @@ def pointwise_conv(x: Array, kernel: Array, stride: int) -> Array:
         b, h, w, c = x.shape
         return (x.reshape(b * h * w, c) @ kernel[0, 0]).reshape(b, h, w, -1)
 
-    # cuDNN leaves less to be done around it than XLA's Triton, which a slice before the product
-    # even ends in a failed check (openxla/xla#47381).
     return lax.platform_dependent(
-        x, kernel, cuda=lambda x, kernel: cudnn_pointwise(x, kernel, stride), default=product
+        x,
+        kernel,
+        tpu=partial(conv, stride=stride, rate=1, pads=NO_PADS),
+        cuda=lambda x, kernel: cudnn_pointwise(x, kernel, stride),
+        default=product,
     )
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def cudnn_pointwise(x: Array, kernel: Array, stride: int) -> Array:
-    """1x1 convolution by cuDNN, whose backward pass computes dw before dx.
+    """1x1 convolution by cuDNN, for CUDA: fewer kernels around it than around Triton's product.
 
-    XLA:GPU would put off every dw to the end of the step and keep its operands that long.
+    Triton even ends in a failed check where a slice precedes the product (openxla/xla#47381).
+    Backward dw comes before dx: XLA would put off every dw to the end of the step, and keep its
+    operands until then (Xception-65, 16 pictures: 8.9 GB instead of 7.4). The price: no dx is
+    computed while the devices exchange dw.
     """
-    return conv(x, kernel, stride, 1, ((0, 0), (0, 0)))
+    return conv(x, kernel, stride, 1, NO_PADS)
 
 
 def _cudnn_pointwise_fwd(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
@@ -232,7 +259,7 @@ def _cudnn_pointwise_bwd(
     stride: int, residuals: tuple[Array, Array], dy: Array
 ) -> tuple[Array, Array]:
     x, kernel = residuals
-    convolve = partial(conv, stride=stride, rate=1, pads=((0, 0), (0, 0)))
+    convolve = partial(conv, stride=stride, rate=1, pads=NO_PADS)
     (dw,) = jax.linear_transpose(partial(convolve, x), kernel)(dy)
     dw, dy = lax.optimization_barrier((dw, dy))
     (dx,) = jax.linear_transpose(lambda x: convolve(x, kernel), x)(dy)
@@ -334,9 +361,9 @@ def interpolate(matrix: Array, x: Array, axis: int) -> Array:
 
 
 def join_rows(blocks: Array, height: int) -> Array:
-    """[blocks, b, rows, w] -> [b, height, w], without what `row_blocks` padded."""
-    n, b, rows, w = blocks.shape
-    return blocks.swapaxes(0, 1).reshape(b, n * rows, w)[:, :height]
+    """[blocks, b, rows, ...] -> [b, height, ...], without what `row_blocks` padded."""
+    n, b, rows = blocks.shape[:3]
+    return blocks.swapaxes(0, 1).reshape(b, n * rows, *blocks.shape[3:])[:, :height]
 
 
 def resize_bilinear(x: Array, size: tuple[int, int]) -> Array:
@@ -353,32 +380,34 @@ def resize_bilinear(x: Array, size: tuple[int, int]) -> Array:
 
 
 def channel_sums(*arrays: Array) -> tuple[Array, ...]:
-    """Sums of arrays of one shape over all but the last axis, each f32 [c].
-
-    On CUDA two kernels and one all-reduce for a pair, where XLA makes seven kernels of two sums.
-    Of more than two at once it would write out the terms, or ask for too much shared memory.
-    """
+    """Sums of arrays of one shape [b, ..., c] over all but the last axis, each f32 [c]."""
 
     def separate(*arrays: Array) -> tuple[Array, ...]:
         return tuple(jnp.sum(x, range(x.ndim - 1), jnp.float32) for x in arrays)
 
-    def pairs(*arrays: Array) -> tuple[Array, ...]:
-        parts = []  # [b, c] each
-        for i in range(0, len(arrays), 2):
-            some = tuple(x.astype(jnp.float32) for x in arrays[i : i + 2])
-            parts += lax.reduce(some, (0.0,) * len(some), add, range(1, some[0].ndim - 1))
-        index = jnp.arange(len(parts))[:, None]
-        joined = parts[0][:, None]
-        for i, part in enumerate(parts[1:], start=1):
-            joined = jnp.where(index == i, part[:, None], joined)
-        total = jnp.sum(joined, axis=0)
-        # Masked, not sliced: XLA joins what uses the sums only if it reads the same elements.
-        return tuple(jnp.sum(jnp.where(index == i, total, 0), axis=0) for i in range(len(parts)))
+    return lax.platform_dependent(*arrays, cuda=sums_in_pairs, default=separate)
 
-    def add(x: Any, y: Any) -> Any:
-        return jax.tree.map(jnp.add, x, y)
 
-    return lax.platform_dependent(*arrays, cuda=pairs, default=separate)
+def sums_in_pairs(*arrays: Array) -> tuple[Array, ...]:
+    """`channel_sums` for CUDA: of two, 2 kernels and an all-reduce, where XLA makes 7 kernels.
+
+    More than two at once XLA writes out before it sums them, or needs too much shared memory for.
+    """
+
+    def add(x: Sequence[Array], y: Sequence[Array]) -> tuple[Array, ...]:
+        return tuple(map(jnp.add, x, y))
+
+    parts = []  # [b, c] each
+    for i in range(0, len(arrays), 2):
+        pair = tuple(x.astype(jnp.float32) for x in arrays[i : i + 2])
+        parts += lax.reduce(pair, (0.0,) * len(pair), add, range(1, pair[0].ndim - 1))
+    index = jnp.arange(len(parts))[:, None]
+    joined = parts[0][:, None]
+    for i, part in enumerate(parts[1:], start=1):
+        joined = jnp.where(index == i, part[:, None], joined)
+    total = jnp.sum(joined, axis=0)
+    # Masked, not sliced: XLA joins what uses the sums only if it reads the same elements.
+    return tuple(jnp.sum(jnp.where(index == i, total, 0), axis=0) for i in range(len(parts)))
 
 
 def moments(x: Array) -> tuple[Array, Array]:
@@ -489,7 +518,9 @@ class ConvBN(nn.Module):
         norm = BatchNorm(self.features or c, self.decay, self.epsilon, name="norm")
         if train or self.is_mutable_collection("moments"):
             x = self.convolve(x, kernel)
-            x = norm(x if self.features is None else checkpoint_name(x, "convolution"), train=train)
+            if self.features is not None:  # a depthwise one costs less than its memory
+                x = checkpoint_name(x, "convolution")
+            x = norm(x, train=train)
         else:
             gain, shift = norm.affine()
             x = self.convolve(x, kernel * gain) + shift.astype(self.dtype)
@@ -524,9 +555,10 @@ def apply_unit(
 
     if remat == "none" or not train:
         return call(unit, x)
-    # (variables, random keys, x)
-    cse = (False, False, True)
-    return nn.remat(call, policy=recompute_policy(remat), prevent_cse=cse)(unit, x)
+    # Of (variables, random keys, x), XLA may share what follows from the first two alone: kernels
+    # in bfloat16.
+    prevent_cse: Any = (False, False, True)
+    return nn.remat(call, policy=recompute_policy(remat), prevent_cse=prevent_cse)(unit, x)
 
 
 relu = nn.relu

@@ -176,13 +176,14 @@ class Xception(nn.Module):
             return x, updates["batch_stats"]
 
         def run(x: Array, stacked: Any, unroll: bool) -> tuple[Array, Any]:
-            inside = body
+            unit = body
             if train and self.remat != "none":
-                # in a loop nothing is there to be merged with what is computed again
+                # Only without the loop could XLA merge what is computed again with the first time.
                 policy = recompute_policy(self.remat)
-                inside = jax.checkpoint(body, policy=policy, prevent_cse=(unroll, False))
-            return scan(inside, x, stacked, unroll=unroll)
+                unit = jax.checkpoint(body, policy=policy, prevent_cse=(unroll, False))
+            return scan(unit, x, stacked, unroll=unroll)
 
+        # On CUDA a loop runs a kernel for each array that it stacks: 45 a unit.
         x, stats = lax.platform_dependent(
             x, stacked, cuda=partial(run, unroll=True), default=partial(run, unroll=False)
         )

@@ -86,6 +86,8 @@ def test_unscaled_crop_is_a_slice() -> None:
 def test_padding_is_bottom_right() -> None:
     out = pad(np.ones((2, 3), np.uint8), (4, 5), 9)
     assert out[:2, :3].all() and (out[2:] == 9).all() and (out[:, 3:] == 9).all()
+    rgb = pad(np.ones((2, 3, 3), np.uint8), (4, 5), (7, 8, 9))
+    assert rgb[:2, :3].all() and (rgb[2:] == (7, 8, 9)).all() and (rgb[:, 3:] == (7, 8, 9)).all()
 
 
 def test_scales_are_the_seven_of_the_paper() -> None:

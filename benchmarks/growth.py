@@ -1,0 +1,124 @@
+"""How a training step grows with the batch, the crop, the width and the number of devices.
+
+    python -m benchmarks.growth --axis batch
+
+One axis a run, MobileNetV2 v3+ otherwise as in BASE. Batch, crop and width are timed here. Devices
+are simulated (XLA's CPU devices, the same batch on each), so that no time means anything: their
+rows have what the compiler says of one device.
+"""
+
+import argparse
+import statistics
+import time
+from typing import Any, NamedTuple
+
+from benchmarks.tpu_compile import collectives, lower
+
+
+class Case(NamedTuple):
+    batch: int = 4
+    crop: int = 257
+    width: float = 0.5
+    devices: int = 1
+
+
+BASE = Case()
+AXES: dict[str, tuple[Any, ...]] = {
+    "batch": (1, 2, 4, 8, 16),
+    "crop": (257, 513, 769, 1025),
+    "width": (0.25, 0.5, 0.75, 1.0),
+    "devices": (1, 2, 4, 8),
+}
+
+
+def config_of(case: Case) -> Any:
+    """The configuration of a case."""
+    from deeplab_jax import Config, DataConfig, ModelConfig, TrainConfig
+
+    return Config(
+        model=ModelConfig(backbone="mobilenet_v2", width=case.width, num_classes=21),
+        data=DataConfig(crop_size=(case.crop, case.crop)),
+        train=TrainConfig(batch_size=case.batch * case.devices),
+    )
+
+
+def compiled_step(case: Case) -> Any:
+    """The training step, compiled for the first devices."""
+    import jax
+
+    return lower(config_of(case), jax.devices()[: case.devices]).compile()
+
+
+def seconds_per_picture(case: Case, step: Any) -> float:
+    """The median of a few training steps, by picture."""
+    import jax
+    import numpy as np
+
+    from deeplab_jax.models.build import init_variables
+    from deeplab_jax.sharding import data_mesh, place_batch
+    from deeplab_jax.step import fresh_state
+
+    mesh, config = data_mesh(jax.devices()[:1]), config_of(case)
+    rng, shape = np.random.default_rng(0), (case.batch, case.crop, case.crop)
+    image = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    label = rng.integers(0, config.model.num_classes, shape, dtype=np.uint8)
+    batch = place_batch({"image": image, "label": label}, mesh)
+    state = fresh_state(config, init_variables(config.model, jax.random.key(0)), mesh)
+    times = []
+    for _ in range(6):
+        start = time.perf_counter()
+        state, metrics = step(state, batch)
+        jax.block_until_ready((state, metrics))
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:]) / case.batch
+
+
+def time_table(axis: str) -> None:
+    """Seconds a picture and temporaries, as ratios to the first row."""
+    print(f"| {axis} | s a picture | of the first | a pixel | temporaries, GB a picture |")
+    print("|---|---|---|---|---|")
+    first = None
+    for value in AXES[axis]:
+        case = BASE._replace(**{axis: value})
+        step = compiled_step(case)
+        seconds = seconds_per_picture(case, step)
+        gb = step.memory_analysis().temp_size_in_bytes / 1e9 / case.batch
+        first = first or (seconds, case.crop**2)
+        ratio, pixels = seconds / first[0], case.crop**2 / first[1]
+        print(f"| {value} | {seconds:.3f} | {ratio:.2f} | {ratio / pixels:.2f} | {gb:.2f} |")
+
+
+def device_table() -> None:
+    """What the compiler says of one device, with the same batch on each."""
+    print("| devices | all-reduces | MB all-reduced | other collectives | temporaries, GB |")
+    print("|---|---|---|---|---|")
+    for devices in AXES["devices"]:
+        step = compiled_step(BASE._replace(devices=devices))
+        found = collectives(step.as_text())
+        reduced = found.pop("all-reduce", None)
+        count = reduced.operations if reduced else 0
+        mb = sum(reduced.bytes.values()) / 1e6 if reduced else 0
+        gb = step.memory_analysis().temp_size_in_bytes / 1e9
+        others = ", ".join(f"{kind}: {each.operations}" for kind, each in found.items())
+        print(f"| {devices} | {count} | {mb:.1f} | {others or 'none'} | {gb:.2f} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--axis", required=True, choices=AXES)
+    axis = parser.parse_args().axis
+    if axis == "devices":
+        import jax
+
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", max(AXES["devices"]))
+        device_table()
+    else:
+        time_table(axis)
+
+
+if __name__ == "__main__":
+    from deeplab_jax.cpu import restart_with_huge_pages
+
+    restart_with_huge_pages()
+    main()
