@@ -97,8 +97,8 @@ class ModelConfig:
     remat: Literal["none", "convolutions", "units"] = "none"
     """What the backward pass computes again instead of keeping it, unit by unit of the backbone.
 
-    convolutions: BatchNorm and activations, from the kept outputs of convolutions; units:
-    everything, from the unit's input.
+    convolutions: BatchNorm, activations and depthwise convolutions, from the kept outputs of the
+    other convolutions; units: everything, from the unit's input.
     """
 
     def __post_init__(self) -> None:

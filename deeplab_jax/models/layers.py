@@ -14,6 +14,9 @@ its input, writes the sums of the BatchNorm after it, and keeps the batch in the
 33 columns would be padded to 40. A middle-flow unit, forward and backward, 16 pictures on a v5e:
 2.4 GB of bytes accessed, 3.1 in the forms above (benchmarks/README.md).
 
+On CUDA small kernels are what is saved, compiled ahead of time for an H100: Xception-65's training
+step has 2062 of them, 6658 before (benchmarks/README.md).
+
 Shapes: image-like arrays are [b, h, w, c]; kernels are [kh, kw, in, out], depthwise ones
 [kh, kw, 1, c].
 """
@@ -31,6 +34,7 @@ from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
+NO_PADS = ((0, 0), (0, 0))
 
 
 def scale_dimension(size: int, stride: int) -> int:
@@ -105,7 +109,7 @@ def shifted_sum(x: Array, kernel: Array, stride: int, rate: int, pads: Pads) -> 
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     kh, kw = kernel.shape[:2]
     taps = [
-        tap(padded, i, j, kernel.shape, stride, rate) * kernel[i, j, 0]
+        (tap(padded, i, j, kernel.shape, stride, rate) * kernel[i, j, 0]).astype(x.dtype)
         for i in range(kh)
         for j in range(kw)
     ]
@@ -130,7 +134,10 @@ def depthwise_conv(x: Array, kernel: Array, stride: int, rate: int, pads: Pads) 
     """Depthwise convolution with one filter a channel: x [b, h, w, c], kernel [kh, kw, 1, c]."""
     grouped = partial(conv, stride=stride, rate=rate, pads=pads, groups=x.shape[-1])
     return lax.platform_dependent(
-        x, kernel, tpu=grouped, default=lambda x, k: shifted_conv(x, k, stride, rate, pads)
+        x,
+        kernel,
+        tpu=lambda x, k: grouped(x, k.astype(x.dtype)),
+        default=lambda x, k: shifted_conv(x, k, stride, rate, pads),
     )
 
 
@@ -162,14 +169,17 @@ def _shifted_bwd(
         dilated = (dy.shape[axis] - 1) * stride + 1
         spread.append((reach - before, x.shape[axis] + before - dilated, stride - 1))
     dy_spread = lax.pad(dy, jnp.zeros((), dy.dtype), [*spread, (0, 0, 0)])
-    dx = shifted_sum(dy_spread, kernel[::-1, ::-1], 1, rate, ((0, 0), (0, 0)))
+    dx = shifted_sum(dy_spread, kernel[::-1, ::-1], 1, rate, NO_PADS)
 
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    reductions = partial(_kernel_gradient, size=(kh, kw), stride=stride, rate=rate)
+    cudnn = partial(cudnn_kernel_gradient, size=(kh, kw), stride=stride)
     dw = lax.platform_dependent(
         padded,
         dy,
         cpu=partial(_kernel_gradient_by_rows, size=(kh, kw), stride=stride, rate=rate),
-        default=partial(_kernel_gradient, size=(kh, kw), stride=stride, rate=rate),
+        cuda=cudnn if rate == 1 else reductions,
+        default=reductions,
     )
     return dx, dw.reshape(kernel.shape).astype(kernel.dtype)
 
@@ -183,7 +193,19 @@ def _kernel_gradient(
     """dw [kh * kw, c]: a reduction over (b, h, w) for each tap."""
     shape = (*size, 1, 1)
     taps = [tap(padded, i, j, shape, stride, rate) for i in range(size[0]) for j in range(size[1])]
-    return jnp.stack([jnp.sum(t * dy, (0, 1, 2), jnp.float32) for t in taps])
+    return jnp.stack(channel_sums(*(t * dy for t in taps)))
+
+
+def cudnn_kernel_gradient(padded: Array, dy: Array, *, size: tuple[int, int], stride: int) -> Array:
+    """The same by cuDNN, for CUDA: one call where XLA makes 23 kernels of nine sums.
+
+    Not for dilated kernels, which cuDNN would have transposed first.
+    """
+    c = dy.shape[-1]
+    kernel = jnp.zeros((*size, 1, c), dy.dtype)
+    convolve = partial(conv, padded, stride=stride, rate=1, pads=NO_PADS, groups=c)
+    (dw,) = jax.linear_transpose(convolve, kernel)(dy)
+    return dw.reshape(-1, c).astype(jnp.float32)
 
 
 def _kernel_gradient_by_rows(
@@ -211,11 +233,43 @@ def pointwise_conv(x: Array, kernel: Array, stride: int) -> Array:
         b, h, w, c = x.shape
         return (x.reshape(b * h * w, c) @ kernel[0, 0]).reshape(b, h, w, -1)
 
-    plain = partial(conv, stride=stride, rate=1, pads=((0, 0), (0, 0)))
-    if stride == 1:
-        return lax.platform_dependent(x, kernel, tpu=plain, default=product)
-    # A slice before the product ends XLA's Triton fusion in a failed check (openxla/xla#47381).
-    return lax.platform_dependent(x, kernel, tpu=plain, cuda=plain, default=product)
+    return lax.platform_dependent(
+        x,
+        kernel,
+        tpu=partial(conv, stride=stride, rate=1, pads=NO_PADS),
+        cuda=lambda x, kernel: cudnn_pointwise(x, kernel, stride),
+        default=product,
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def cudnn_pointwise(x: Array, kernel: Array, stride: int) -> Array:
+    """1x1 convolution by cuDNN, for CUDA: fewer kernels around it than around Triton's product.
+
+    Triton even ends in a failed check where a slice precedes the product (openxla/xla#47381).
+    Backward dw comes before dx: XLA would put off every dw to the end of the step, and keep its
+    operands until then (Xception-65, 16 pictures: 8.9 GB instead of 7.4). The price: no dx is
+    computed while the devices exchange dw.
+    """
+    return conv(x, kernel, stride, 1, NO_PADS)
+
+
+def _cudnn_pointwise_fwd(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
+    return cudnn_pointwise(x, kernel, stride), (x, kernel)
+
+
+def _cudnn_pointwise_bwd(
+    stride: int, residuals: tuple[Array, Array], dy: Array
+) -> tuple[Array, Array]:
+    x, kernel = residuals
+    convolve = partial(conv, stride=stride, rate=1, pads=NO_PADS)
+    (dw,) = jax.linear_transpose(partial(convolve, x), kernel)(dy)
+    dw, dy = lax.optimization_barrier((dw, dy))
+    (dx,) = jax.linear_transpose(lambda x: convolve(x, kernel), x)(dy)
+    return dx, dw
+
+
+cudnn_pointwise.defvjp(_cudnn_pointwise_fwd, _cudnn_pointwise_bwd)
 
 
 def conv(x: Array, kernel: Array, stride: int, rate: int, pads: Pads, groups: int = 1) -> Array:
@@ -272,9 +326,9 @@ def resize_matrix(n_in: int, n_out: int) -> Array:
 BLOCK_ROWS = 64  # of an upsampled map handled at once
 
 
-def row_blocks(n_in: int, n_out: int) -> Array:
+def row_blocks(n_in: int, n_out: int, most: int = BLOCK_ROWS) -> Array:
     """`resize_matrix` cut into blocks of rows: [blocks, rows, n_in], the last padded with zeros."""
-    blocks = -(-n_out // BLOCK_ROWS)
+    blocks = -(-n_out // most)
     rows = -(-n_out // blocks)
     matrix = jnp.pad(resize_matrix(n_in, n_out), ((0, blocks * rows - n_out), (0, 0)))
     return matrix.reshape(blocks, rows, n_in)
@@ -328,12 +382,42 @@ def resize_bilinear(x: Array, size: tuple[int, int]) -> Array:
     return upsample_rows(x32, resize_matrix(x.shape[1], size[0]), size[1]).astype(x.dtype)
 
 
+def channel_sums(*arrays: Array) -> tuple[Array, ...]:
+    """Sums of arrays of one shape [b, ..., c] over all but the last axis, each f32 [c]."""
+
+    def separate(*arrays: Array) -> tuple[Array, ...]:
+        return tuple(jnp.sum(x, range(x.ndim - 1), jnp.float32) for x in arrays)
+
+    return lax.platform_dependent(*arrays, cuda=sums_in_pairs, default=separate)
+
+
+def sums_in_pairs(*arrays: Array) -> tuple[Array, ...]:
+    """`channel_sums` for CUDA: of two, 2 kernels and an all-reduce, where XLA makes 7 kernels.
+
+    More than two at once XLA writes out before it sums them, or needs too much shared memory for.
+    """
+
+    def add(x: Sequence[Array], y: Sequence[Array]) -> tuple[Array, ...]:
+        return tuple(map(jnp.add, x, y))
+
+    parts = []  # [b, c] each
+    for i in range(0, len(arrays), 2):
+        pair = tuple(x.astype(jnp.float32) for x in arrays[i : i + 2])
+        parts += lax.reduce(pair, (0.0,) * len(pair), add, range(1, pair[0].ndim - 1))
+    index = jnp.arange(len(parts))[:, None]
+    joined = parts[0][:, None]
+    for i, part in enumerate(parts[1:], start=1):
+        joined = jnp.where(index == i, part[:, None], joined)
+    total = jnp.sum(joined, axis=0)
+    # Masked, not sliced: XLA joins what uses the sums only if it reads the same elements.
+    return tuple(jnp.sum(jnp.where(index == i, total, 0), axis=0) for i in range(len(parts)))
+
+
 def moments(x: Array) -> tuple[Array, Array]:
     """Mean and (biased) variance over all but the last axis, in one pass, float32."""
     x = x.astype(jnp.float32)
-    axes = tuple(range(x.ndim - 1))
-    mean = jnp.mean(x, axes)
-    return mean, jnp.maximum(0.0, jnp.mean(jnp.square(x), axes) - jnp.square(mean))
+    mean, square = (s * (x.shape[-1] / x.size) for s in channel_sums(x, jnp.square(x)))
+    return mean, jnp.maximum(0.0, square - jnp.square(mean))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -353,20 +437,21 @@ def _batch_norm_fwd(
 ) -> tuple[tuple[Array, tuple[Array, Array]], tuple[Array, ...]]:
     mean, var = checkpoint_name(moments(x), "moments")
     inverse = lax.rsqrt(var + epsilon)
-    y = ((x - mean) * (scale * inverse) + bias).astype(x.dtype)
-    return (y, (mean, var)), (x, mean, inverse, scale)
+    inverse, gain = checkpoint_name((inverse, scale * inverse), "moments")
+    y = ((x - mean) * gain + bias).astype(x.dtype)
+    return (y, (mean, var)), (x, mean, inverse, gain)
 
 
 def _batch_norm_bwd(
     epsilon: float, residuals: tuple[Array, ...], cotangents: tuple[Array, Any]
 ) -> tuple[Array, Array, Array]:
     """With x^ = (x - mean) / deviation: dx = scale / deviation (dy - mean(dy) - x^ mean(dy x^))."""
-    x, mean, inverse, scale = residuals
+    x, mean, inverse, gain = residuals
     dy = cotangents[0].astype(jnp.float32)
-    axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+    count = x.size // x.shape[-1]
     normal = (x - mean) * inverse
-    dbias, dscale = jnp.sum(dy, axes), jnp.sum(dy * normal, axes)
-    dx = (dy - dbias / count - normal * (dscale / count)) * (scale * inverse)
+    dbias, dscale = channel_sums(dy, dy * normal)
+    dx = (dy - dbias / count - normal * (dscale / count)) * gain
     return dx.astype(x.dtype), dscale, dbias
 
 
@@ -435,7 +520,10 @@ class ConvBN(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape)
         norm = BatchNorm(self.features or c, self.decay, self.epsilon, name="norm")
         if train or self.is_mutable_collection("moments"):
-            x = norm(checkpoint_name(self.convolve(x, kernel), "convolution"), train=train)
+            x = self.convolve(x, kernel)
+            if self.features is not None:  # a depthwise one costs less than its memory
+                x = checkpoint_name(x, "convolution")
+            x = norm(x, train=train)
         else:
             gain, shift = norm.affine()
             x = self.convolve(x, kernel * gain) + shift.astype(self.dtype)
@@ -443,12 +531,13 @@ class ConvBN(nn.Module):
 
     @nn.nowrap
     def convolve(self, x: Array, kernel: Array) -> Array:
-        x, kernel, k = x.astype(self.dtype), kernel.astype(self.dtype), self.kernel
-        if k == 1 and self.features is not None:
-            return pointwise_conv(x, kernel, self.stride)
+        x, k = x.astype(self.dtype), self.kernel
         pads = spatial_pads(height_width(x), k, self.stride, self.rate, self.tf_same)
         if self.features is None:
             return depthwise_conv(x, kernel, self.stride, self.rate, pads)
+        kernel = kernel.astype(self.dtype)
+        if k == 1:
+            return pointwise_conv(x, kernel, self.stride)
         return conv(x, kernel, self.stride, self.rate, pads)
 
 
@@ -469,7 +558,10 @@ def apply_unit(
 
     if remat == "none" or not train:
         return call(unit, x)
-    return nn.remat(call, policy=recompute_policy(remat))(unit, x)
+    # Of (variables, random keys, x), XLA may share what follows from the first two alone: kernels
+    # in bfloat16.
+    prevent_cse: Any = (False, False, True)
+    return nn.remat(call, policy=recompute_policy(remat), prevent_cse=prevent_cse)(unit, x)
 
 
 relu = nn.relu

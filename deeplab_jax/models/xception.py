@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.lax import scan
 
 from deeplab_jax.models.layers import (
@@ -175,9 +175,18 @@ class Xception(nn.Module):
             (x, _), updates = unit.apply(variables, x, train=train, mutable=["batch_stats"])
             return x, updates["batch_stats"]
 
-        if train and self.remat != "none":
-            body = jax.checkpoint(body, policy=recompute_policy(self.remat), prevent_cse=False)
-        x, stats = scan(body, x, stacked)
+        def run(x: Array, stacked: Any, unroll: bool) -> tuple[Array, Any]:
+            unit = body
+            if train and self.remat != "none":
+                # Only without the loop could XLA merge what is computed again with the first time.
+                policy = recompute_policy(self.remat)
+                unit = jax.checkpoint(body, policy=policy, prevent_cse=(unroll, False))
+            return scan(unit, x, stacked, unroll=unroll)
+
+        # On CUDA a loop runs a kernel for each array that it stacks: 45 a unit.
+        x, stats = lax.platform_dependent(
+            x, stacked, cuda=partial(run, unroll=True), default=partial(run, unroll=False)
+        )
         for i, name in enumerate(names):
             if train:
                 self.put_variable("batch_stats", name, jax.tree.map(lambda s, i=i: s[i], stats))

@@ -12,14 +12,18 @@ from hypothesis import strategies as st
 from jax import lax
 
 from deeplab_jax.models.layers import (
+    NO_PADS,
     BatchNorm,
     ConvBN,
     batch_norm,
+    cudnn_kernel_gradient,
+    cudnn_pointwise,
     depthwise_conv,
     pointwise_conv,
     resize_bilinear,
     scale_dimension,
     spatial_pads,
+    sums_in_pairs,
 )
 
 
@@ -138,3 +142,25 @@ def test_batch_norm_survives_one_pixel() -> None:
     variables = layer.init(jax.random.key(0), x, train=False)
     y, _ = layer.apply(variables, x, train=True, mutable=["batch_stats"])
     assert np.isfinite(y).all()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_cudas_pointwise_and_kernel_gradient_are_the_others(stride: int) -> None:
+    x = jax.random.normal(jax.random.key(0), (2, 7, 8, 5))
+    kernel = jax.random.normal(jax.random.key(1), (1, 1, 5, 4))
+    y, ours = jax.vjp(lambda x, k: cudnn_pointwise(x, k, stride), x, kernel)
+    want_y, want = jax.vjp(lambda x, k: pointwise_conv(x, k, stride), x, kernel)
+    chex.assert_trees_all_close((y, *ours(y)), (want_y, *want(y)), atol=1e-4)
+
+    y, vjp = jax.vjp(lambda k: depthwise_conv(x, k, stride, 1, NO_PADS), jnp.ones((3, 3, 1, 5)))
+    dy = jax.random.normal(jax.random.key(2), y.shape)
+    (want_dw,) = vjp(dy)
+    dw = cudnn_kernel_gradient(x, dy, size=(3, 3), stride=stride)
+    np.testing.assert_allclose(dw.reshape(3, 3, 1, 5), want_dw, atol=1e-4)
+
+
+@pytest.mark.parametrize("n", [1, 2, 9])
+def test_sums_in_pairs_are_sums(n: int) -> None:
+    arrays = jax.random.normal(jax.random.key(0), (n, 2, 5, 6, 4))
+    for ours, x in zip(sums_in_pairs(*arrays), arrays, strict=True):
+        np.testing.assert_allclose(ours, x.sum((0, 1, 2)), atol=1e-5)
