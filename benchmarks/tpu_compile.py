@@ -230,8 +230,10 @@ def unroll_scans() -> None:
 
     from deeplab_jax.models import xception
 
-    scan = partial(jax.lax.scan, unroll=True)
-    xception.scan = scan  # type: ignore[assignment]
+    def unrolled(body: Any, init: Any, xs: Any, unroll: bool) -> Any:
+        return jax.lax.scan(body, init, xs, unroll=True)
+
+    xception.scan = unrolled  # type: ignore[assignment]
 
 
 def timed_compile(lowered: Any) -> tuple[Any, float]:

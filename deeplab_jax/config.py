@@ -74,6 +74,13 @@ class ModelConfig:
     width_divisor: int | None = None
     """MobileNetV2 rounds channels to a multiple of this; None: 8 at width 1, else 1, as official
     DeepLab does. Slim's ImageNet checkpoints of other widths have 8."""
+    mobilenet_endpoints: Literal["official", "blocks"] = "official"
+    """What of MobileNetV2 the head stands on.
+
+    official: as official DeepLab, the 320-channel layer, and low-level features inside the blocks
+    (the depthwise outputs); blocks: as other libraries, the 1280-channel layer above, and the
+    blocks' outputs, which learns faster from ImageNet weights.
+    """
     aspp_channels: int = 256
     aspp_separable: bool = True
     image_pooling: bool = True
@@ -86,6 +93,11 @@ class ModelConfig:
     decoder_convs: int = 2
     decoder_kernel: int = 3
     decoder_separable: bool = True
+    head_init: Literal["official", "he"] = "official"
+    """How the kernels above the backbone start: official deviations, or He's, by fan-in.
+
+    Runs of some hundred steps want he: official logits start near 0, and small classes late.
+    """
     batch_norm_decay: float | None = None
     """Decay of BatchNorm's averages; None: the official one of each part.
 
@@ -115,6 +127,12 @@ class ModelConfig:
         divisor_ok = divisor is None or (divisor >= 1 and self.backbone == "mobilenet_v2")
         allowed = "1 or more, and for mobilenet_v2 alone; or None"
         require(divisor_ok, "model.width_divisor", divisor, allowed)
+        endpoints = self.mobilenet_endpoints
+        one_of("model.mobilenet_endpoints", endpoints, ("official", "blocks"))
+        endpoints_ok = endpoints == "official" or self.backbone == "mobilenet_v2"
+        allowed = "for mobilenet_v2 alone; or official"
+        require(endpoints_ok, "model.mobilenet_endpoints", endpoints, allowed)
+        one_of("model.head_init", self.head_init, ("official", "he"))
         rates_ok = self.atrous_rates is None or all(r >= 1 for r in self.atrous_rates)
         require(rates_ok, "model.atrous_rates", self.atrous_rates, "whole numbers from 1, or None")
         mg = self.multi_grid

@@ -21,6 +21,7 @@ from deeplab_jax.errors import UserError
 from deeplab_jax.evaluate import Evaluation, Evaluator, drawn, summary, write_evaluation
 from deeplab_jax.models import build_model, mean_pixel
 from deeplab_jax.models.build import init_variables
+from deeplab_jax.models.mobilenet import LAST_CONV
 from deeplab_jax.progress import Ticker
 from deeplab_jax.report import read_metrics, write_report
 from deeplab_jax.sharding import check_batch_size, data_mesh, place_batch, replicated
@@ -149,6 +150,8 @@ def overlay(variables: Any, pretrained: Weights, config: Config) -> Any:
         for name in taken:
             if name in modules:
                 theirs = pretrained.variables[collection][name]
+                if name == "backbone" and LAST_CONV not in modules[name]:
+                    theirs = {k: v for k, v in theirs.items() if k != LAST_CONV}
                 check_shapes(f"{collection}/{name}", modules[name], theirs, config.pretrained)
                 out[collection][name] = theirs
     left = [m for m in pretrained.variables["params"] if m not in taken]

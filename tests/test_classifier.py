@@ -125,10 +125,10 @@ def test_its_backbone_starts_a_segmentation_model(
     variables = initial_variables(config, None, fresh=True)  # type: ignore[arg-type]
     theirs = load_weights(run).variables
     for collection in ("params", "batch_stats"):
-        ours = variables[collection]["backbone"]
-        jax.tree.map(np.testing.assert_array_equal, ours, theirs[collection]["backbone"])
+        taken = {k: v for k, v in theirs[collection]["backbone"].items() if k != "Conv_1"}
+        jax.tree.map(np.testing.assert_array_equal, variables[collection]["backbone"], taken)
     assert variables["params"]["logits"]["kernel"].shape == (1, 1, 8, 3)
-    assert "backbone; left out: classifier, logits" in capsys.readouterr().err
+    assert "backbone; left out: logits" in capsys.readouterr().err
 
 
 def test_one_class_more_is_a_background(config: Config) -> None:

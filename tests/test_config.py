@@ -45,6 +45,11 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
             lambda: ModelConfig(backbone="mobilenet_v2", multi_grid=(1, 2, 4)),
             r"model.multi_grid .* mobilenet_v2 has none",
         ),
+        (
+            lambda: ModelConfig(mobilenet_endpoints="blocks"),
+            r"model.mobilenet_endpoints .* mobilenet_v2 alone",
+        ),
+        (lambda: ModelConfig(head_init="xavier"), r"model.head_init = 'xavier' .* official, he"),  # type: ignore[arg-type]
         (lambda: ModelConfig(decoder_strides=(4, 8)), r"model.decoder_strides .* largest first"),
         (lambda: ModelConfig(decoder_kernel=2), r"model.decoder_kernel = 2 .* odd"),
         (lambda: DataConfig(source="folder"), r"data.root = '' .*--data.root=PATH"),

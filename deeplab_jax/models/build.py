@@ -11,7 +11,7 @@ from jax import Array
 from deeplab_jax.config import ModelConfig
 from deeplab_jax.models import resnet, unet
 from deeplab_jax.models.classifier import ClassifierPool
-from deeplab_jax.models.deeplab import ASPP, Decoder, Logits
+from deeplab_jax.models.deeplab import ASPP, HEAD_INITS, Decoder, Logits
 from deeplab_jax.models.layers import scale_dimension
 from deeplab_jax.models.mobilenet import MobileNetV2
 from deeplab_jax.models.pspnet import PyramidPooling
@@ -49,8 +49,7 @@ class Network(nn.Module):
         x, low_levels = backbone(c, dtype)(x, train=norm_train and not freeze_backbone)
         decay = c.batch_norm_decay or 0.9997  # official `model.py`, for what is not the backbone
         if c.head == "classifier":
-            pool = ClassifierPool(c.backbone, c.width, backbone_decay(c), dtype, name="classifier")
-            x = pool(x, train=norm_train, dropout=train)
+            x = ClassifierPool(c.backbone)(x, dropout=train)
         elif c.head == "pspnet":
             pyramid = PyramidPooling(decay, dtype, name="pyramid_pooling")
             x = pyramid(x, train=norm_train, dropout=train)
@@ -65,7 +64,7 @@ class Network(nn.Module):
                     scale_dimension(image.shape[2], stride),
                 )
                 x = decoder(c, i, decay, dtype)(x, low_levels[stride], size, train=norm_train)
-        return Logits(c.num_classes, name="logits")(x)
+        return Logits(c.num_classes, HEAD_INITS[c.head_init], name="logits")(x)
 
 
 def normalise(image: Array, backbone: str) -> Array:
@@ -93,7 +92,7 @@ def family(backbone: str) -> str:
 
 
 def backbone_decay(config: ModelConfig) -> float:
-    """Decay of BatchNorm's averages in the backbone and its classifier."""
+    """Decay of BatchNorm's averages in the backbone."""
     return config.batch_norm_decay or DECAYS[family(config.backbone)]
 
 
@@ -102,7 +101,15 @@ def backbone(config: ModelConfig, dtype: Any) -> nn.Module:
     c, kind, decay = config, family(config.backbone), backbone_decay(config)
     if kind == "mobilenet":
         return MobileNetV2(
-            c.output_stride, c.width, c.width_divisor, decay, dtype, c.remat, name="backbone"
+            c.output_stride,
+            c.width,
+            c.width_divisor,
+            c.mobilenet_endpoints,
+            c.head == "classifier",
+            decay,
+            dtype,
+            c.remat,
+            name="backbone",
         )
     if kind == "unet":
         return ContractingPath(c.width, decay, dtype, name="backbone")
@@ -125,6 +132,7 @@ def aspp(config: ModelConfig, decay: float, dtype: Any) -> nn.Module:
         c.aspp_separable,
         c.image_pooling,
         window,
+        HEAD_INITS[c.head_init],
         decay,
         dtype,
         name="aspp",
@@ -140,6 +148,7 @@ def decoder(config: ModelConfig, stage: int, decay: float, dtype: Any) -> nn.Mod
         c.decoder_convs,
         c.decoder_kernel,
         c.decoder_separable,
+        HEAD_INITS[c.head_init],
         decay,
         dtype,
         name=f"decoder{stage}",

@@ -1,6 +1,6 @@
 """ASPP and decoder, DeepLab's parts behind a backbone (paper section 3.1; official `model.py`)."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -14,12 +14,29 @@ from deeplab_jax.models.layers import (
     resize_bilinear,
 )
 
-# Official `core/utils.py` and `model.py`: BatchNorm here has another epsilon than in the backbone,
-# and a separable convolution its own initialisers.
-EPSILON = 1e-5
-DEPTHWISE_INIT = nn.initializers.truncated_normal(0.33)
-POINTWISE_INIT = nn.initializers.truncated_normal(0.06)
-PLAIN_INIT = nn.initializers.xavier_uniform()
+EPSILON = 1e-5  # of BatchNorm here, official `model.py`; the backbones have their own
+
+
+class HeadInit(NamedTuple):
+    """How the kernels above the backbone start."""
+
+    depthwise: nn.initializers.Initializer
+    pointwise: nn.initializers.Initializer
+    plain: nn.initializers.Initializer
+    logits: nn.initializers.Initializer
+
+
+HE_INIT = nn.initializers.he_normal()
+HEAD_INITS = {
+    "official": HeadInit(  # `core/utils.py`, `model.py`
+        nn.initializers.truncated_normal(0.33),
+        nn.initializers.truncated_normal(0.06),
+        nn.initializers.xavier_uniform(),
+        nn.initializers.truncated_normal(0.01),
+    ),
+    # By fan-in: the official logits start so small that little gradient gets below them.
+    "he": HeadInit(HE_INIT, HE_INIT, HE_INIT, nn.initializers.xavier_uniform()),
+}
 
 
 class SeparableConv(nn.Module):
@@ -31,6 +48,7 @@ class SeparableConv(nn.Module):
     features: int
     kernel: int
     rate: int
+    inits: HeadInit
     decay: float
     dtype: Any
 
@@ -46,11 +64,11 @@ class SeparableConv(nn.Module):
             None,
             self.kernel,
             rate=self.rate,
-            kernel_init=DEPTHWISE_INIT,
+            kernel_init=self.inits.depthwise,
             name="depthwise",
             **common,
         )(x, train=train)
-        return ConvBN(self.features, kernel_init=POINTWISE_INIT, name="pointwise", **common)(
+        return ConvBN(self.features, kernel_init=self.inits.pointwise, name="pointwise", **common)(
             x, train=train
         )
 
@@ -61,13 +79,14 @@ def conv_block(
     *,
     separable: bool,
     rate: int = 1,
+    inits: HeadInit,
     decay: float,
     dtype: Any,
     name: str,
 ) -> nn.Module:
     """A k x k convolution with BatchNorm and ReLU, separable or plain."""
     if separable and kernel > 1:
-        return SeparableConv(features, kernel, rate, decay, dtype, name=name)
+        return SeparableConv(features, kernel, rate, inits, decay, dtype, name=name)
     return ConvBN(
         features,
         kernel,
@@ -75,7 +94,7 @@ def conv_block(
         activation=relu,
         decay=decay,
         epsilon=EPSILON,
-        kernel_init=PLAIN_INIT,
+        kernel_init=inits.plain,
         dtype=dtype,
         name=name,
     )
@@ -93,6 +112,7 @@ class ASPP(nn.Module):
     separable: bool = True
     image_pooling: bool = True
     pooling_window: tuple[int, int] | None = None
+    inits: HeadInit = HEAD_INITS["official"]
     decay: float = 0.9997
     dtype: Any = jnp.float32
 
@@ -104,6 +124,7 @@ class ASPP(nn.Module):
                 kernel,
                 separable=self.separable,
                 rate=rate,
+                inits=self.inits,
                 decay=self.decay,
                 dtype=self.dtype,
                 name=name,
@@ -133,6 +154,7 @@ class Decoder(nn.Module):
     convs: int = 2
     kernel: int = 3
     separable: bool = True
+    inits: HeadInit = HEAD_INITS["official"]
     decay: float = 0.9997
     dtype: Any = jnp.float32
 
@@ -142,6 +164,7 @@ class Decoder(nn.Module):
             self.low_level_channels,
             1,
             separable=False,
+            inits=self.inits,
             decay=self.decay,
             dtype=self.dtype,
             name="feature_projection",
@@ -152,6 +175,7 @@ class Decoder(nn.Module):
                 self.channels,
                 self.kernel,
                 separable=self.separable,
+                inits=self.inits,
                 decay=self.decay,
                 dtype=self.dtype,
                 name=f"conv{i}",
@@ -163,13 +187,10 @@ class Logits(nn.Module):
     """The last 1x1 convolution, with a bias and without BatchNorm, computed in float32."""
 
     num_classes: int
+    inits: HeadInit = HEAD_INITS["official"]
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param(
-            "kernel",
-            nn.initializers.truncated_normal(0.01),
-            (1, 1, x.shape[-1], self.num_classes),
-        )
+        kernel = self.param("kernel", self.inits.logits, (1, 1, x.shape[-1], self.num_classes))
         bias = self.param("bias", nn.initializers.zeros, (self.num_classes,))
         return x.astype(jnp.float32) @ kernel[0, 0] + bias

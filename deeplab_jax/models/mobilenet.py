@@ -14,6 +14,7 @@ UNITS = (
     *((6, 64, 2), (6, 64, 1), (6, 64, 1), (6, 64, 1), (6, 96, 1), (6, 96, 1), (6, 96, 1)),
     *((6, 160, 2), (6, 160, 1), (6, 160, 1), (6, 320, 1)),
 )
+LAST_CONV = "Conv_1"  # to 1280 channels, under ImageNet's classifier
 
 
 def make_divisible(channels: float, divisor: int) -> int:
@@ -53,13 +54,17 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Module):
     """MobileNetV2: image [b, h, w, 3] in [-1, 1] -> (features, {stride: low-level features}).
 
-    The features are those of its 320-channel layer. Low-level features are named by the stride they
-    have without atrous convolution: 2, 4, 8, 16.
+    The features are the 320-channel layer's, the low-level ones depthwise outputs, as in official
+    DeepLab; with `endpoints` = blocks the 1280-channel layer's, which a classifier stands on too,
+    and the blocks' outputs. Low-level features are named by the stride they have without atrous
+    convolution: 2, 4, 8, 16.
     """
 
     output_stride: int
     width: float = 1.0
     divisor: int | None = None
+    endpoints: str = "official"
+    classifies: bool = False
     decay: float = 0.997
     dtype: Any = jnp.float32
     remat: str = "none"
@@ -90,5 +95,11 @@ class MobileNetV2(nn.Module):
             x, low_level = apply_unit(unit, x, train=train, remat=self.remat)
             # layer_2, layer_4, layer_7, layer_14, the last three as in `networks_to_feature_maps`
             if i in (0, 2, 5, 12):
-                low_levels[step.natural_stride] = low_level
+                low_levels[step.natural_stride] = x if self.endpoints == "blocks" else low_level
+        if self.classifies or self.endpoints == "blocks":
+            # Narrow released networks keep 1280 (slim `finegrain_classification_mode`).
+            features = max(1280, make_divisible(1280 * self.width, 8))
+            x = ConvBN(
+                features, activation=relu6, decay=self.decay, dtype=self.dtype, name=LAST_CONV
+            )(x, train=train)
         return x, low_levels

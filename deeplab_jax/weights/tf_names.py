@@ -30,8 +30,6 @@ def tf_scope(modules: Path, config: ModelConfig) -> str:
         return backbone_scope(rest, config)
     if first == "aspp":
         return "_".join(rest)
-    if first == "classifier":
-        return "/".join((network_scope(config), *rest))
     if first == "logits":
         return logits_scope(config)
     if first.startswith("decoder"):
@@ -123,8 +121,7 @@ def unfold_batch_norm(
 
 def norm_epsilon(path: Path, config: ModelConfig) -> float:
     """BatchNorm's epsilon: the backbone's own, 1e-5 in what stands on it."""
-    own = path[1] in ("backbone", "classifier")
-    return EPSILONS[family(config.backbone)] if own else 1e-5
+    return EPSILONS[family(config.backbone)] if path[1] == "backbone" else 1e-5
 
 
 def from_tf_variables(

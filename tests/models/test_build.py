@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 from synthetic import random_variables
 
 from deeplab_jax import ModelConfig, build_model
-from deeplab_jax.models.build import abstract_variables
+from deeplab_jax.models.build import abstract_variables, init_variables
 from deeplab_jax.models.layers import scale_dimension
 
 
@@ -50,10 +50,36 @@ def test_a_network_has_only_its_own_parts(head: str) -> None:
         "deeplabv3": {"aspp"},
         "pspnet": {"pyramid_pooling"},
         "unet": {"expanding_path"},
-        "classifier": {"classifier"},  # MobileNetV2's 1280-channel layer
+        "classifier": set(),
     }
     config = ModelConfig(backbone="mobilenet_v2", head=head)  # type: ignore[arg-type]
     assert set(abstract_variables(config)["params"]) == {"backbone", *parts[head], "logits"}
+
+
+def test_what_of_mobilenet_the_decoder_stands_on() -> None:
+    """24 and 1280 channels are what segmentation_models.pytorch's DeepLabV3Plus has."""
+
+    def inputs(endpoints: str) -> tuple[int, int]:
+        config = ModelConfig(backbone="mobilenet_v2", mobilenet_endpoints=endpoints)  # type: ignore[arg-type]
+        params = abstract_variables(config)["params"]
+        low_level = params["decoder0"]["feature_projection"]["kernel"]
+        return low_level.shape[2], params["aspp"]["aspp0"]["kernel"].shape[2]
+
+    assert (inputs("official"), inputs("blocks")) == ((144, 320), (24, 1280))
+
+
+@pytest.mark.parametrize(
+    ("head_init", "pointwise", "logits"),
+    [("official", 0.06, 0.01), ("he", (2 / 320) ** 0.5, (2 / (256 + 21)) ** 0.5)],
+)
+def test_how_the_head_starts(head_init: str, pointwise: float, logits: float) -> None:
+    """Standard deviations; an official truncated normal's is 0.88 of its parameter."""
+    config = ModelConfig(backbone="mobilenet_v2", head_init=head_init)  # type: ignore[arg-type]
+    params = init_variables(config, jax.random.key(0))["params"]
+    cut = 0.88 if head_init == "official" else 1.0
+    kernel = params["aspp"]["aspp1"]["pointwise"]["kernel"]
+    np.testing.assert_allclose(kernel.std(), cut * pointwise, rtol=0.02)
+    np.testing.assert_allclose(params["logits"]["kernel"].std(), cut * logits, rtol=0.05)
 
 
 def test_width_divisor_gives_slims_narrow_networks() -> None:

@@ -46,6 +46,7 @@ ROUND_TRIPS = [
     *(narrow(b, head="classifier") for b in ("xception_41", "resnet_v1_50_beta", "mobilenet_v2")),
     narrow("xception_41", decoder_strides=(8, 4), decoder_separable=False, aspp_separable=False),
     narrow("mobilenet_v2", head="deeplabv3", image_pooling=False, atrous_rates=()),
+    narrow("mobilenet_v2", mobilenet_endpoints="blocks"),
     narrow("resnet_v1_50", head="pspnet"),
     narrow("mobilenet_v2", head="unet"),
     narrow("unet", head="unet"),
