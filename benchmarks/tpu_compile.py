@@ -277,7 +277,11 @@ def add_step_arguments(parser: argparse.ArgumentParser, batch_per_chip: int) -> 
     )
     add("--crop", type=int, help="side of a square crop instead of the experiment's (voc: 513)")
     add("--dtype", default="bfloat16", help="of the network's arithmetic (%(default)s)")
-    add("--remat", default="none", help="model.remat: none, convolutions or units (%(default)s)")
+    add(
+        "--remat",
+        default="none",
+        help="model.remat: none, middle_flow, convolutions or units (%(default)s)",
+    )
     add("--hlo", metavar="FILE", help="write the compiled program's text there")
 
 

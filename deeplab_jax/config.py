@@ -106,18 +106,21 @@ class ModelConfig:
     """
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the network's arithmetic; parameters, statistics, logits and loss stay float32."""
-    remat: Literal["none", "convolutions", "units"] = "none"
+    remat: Literal["none", "middle_flow", "convolutions", "units"] = "none"
     """What the backward pass computes again instead of keeping it, unit by unit of the backbone.
 
-    convolutions: BatchNorm, activations and depthwise convolutions, from the kept outputs of the
-    other convolutions; units: everything, from the unit's input.
+    middle_flow: everything of Xception's middle flow, from each unit's input; convolutions:
+    BatchNorm, activations and depthwise convolutions, from the kept outputs of the other
+    convolutions; units: everything, from the unit's input.
     """
 
     def __post_init__(self) -> None:
         one_of("model.backbone", self.backbone, get_args(Backbone))
         one_of("model.head", self.head, get_args(Head))
         one_of("model.output_stride", self.output_stride, OUTPUT_STRIDES)
-        one_of("model.remat", self.remat, ("none", "convolutions", "units"))
+        one_of("model.remat", self.remat, ("none", "middle_flow", "convolutions", "units"))
+        remat_ok = self.remat != "middle_flow" or self.backbone.startswith("xception")
+        require(remat_ok, "model.remat", self.remat, "only Xception has one: convolutions, units")
         one_of("model.dtype", self.dtype, ("float32", "bfloat16"))
         most = 65535 if self.head == "classifier" else 255  # labels are uint16 or uint8
         allowed = f"2 to {most}"

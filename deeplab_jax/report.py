@@ -440,9 +440,11 @@ def line_plot(
     if not everything:
         return f'<figure class="plot">{caption}<p class="note">nothing yet</p></figure>'
     xs, ys = zip(*everything, strict=True)
-    x_ticks = ticks(min(xs), max(xs))
+    x0, x1 = min(xs), max(xs)
+    x_ticks = ticks(x0, x1) if x1 > x0 else [x0]
+    if x1 == x0:  # one point: in the middle
+        x0, x1 = x0 - 1, x1 + 1
     y_ticks = ticks(min(0, *ys) if zero else min(ys), max(ys) if top is None else top)
-    x0, x1 = min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1
     y0, y1 = y_ticks[0], y_ticks[-1]
 
     def place(x: float, y: float) -> str:

@@ -46,6 +46,10 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
             r"model.multi_grid .* mobilenet_v2 has none",
         ),
         (
+            lambda: ModelConfig(backbone="mobilenet_v2", remat="middle_flow"),
+            r"model.remat = 'middle_flow' .* only Xception",
+        ),
+        (
             lambda: ModelConfig(mobilenet_endpoints="blocks"),
             r"model.mobilenet_endpoints .* mobilenet_v2 alone",
         ),

@@ -205,7 +205,7 @@ def test_what_is_frozen_does_not_move(frozen: str) -> None:
     assert (old["params"]["logits"]["kernel"] != new["params"]["logits"]["kernel"]).any()
 
 
-@pytest.mark.parametrize("remat", ["convolutions", "units"])
+@pytest.mark.parametrize("remat", ["middle_flow", "convolutions", "units"])
 def test_recomputing_changes_nothing_but_memory(remat: str) -> None:
     model = dataclasses.replace(NARROW.model, remat=remat)
     want, got = (gradients_of(m) for m in (NARROW.model, model))

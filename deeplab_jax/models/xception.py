@@ -154,7 +154,8 @@ class Xception(nn.Module):
                 x = self.scan_units(unit(parent=None), block, x, train)
                 continue
             named = unit(name=f"{block.name}_unit_{number}")
-            x, low_level = apply_unit(named, x, train=train, remat=self.remat)
+            remat = "none" if self.remat == "middle_flow" else self.remat
+            x, low_level = apply_unit(named, x, train=train, remat=remat)
             if natural == 2:
                 low_levels[step.natural_stride] = low_level
         return x, low_levels
