@@ -13,9 +13,7 @@ from deeplab_jax import Config, DataConfig, ModelConfig, OptimConfig, TrainConfi
 def get_config() -> Config:
     return Config(
         workdir="runs/mine",
-        model=ModelConfig(
-            backbone="mobilenet_v2", num_classes=2, head_init="he", batch_norm_decay=0.99
-        ),
+        model=ModelConfig(backbone="mobilenet_v2", num_classes=2, batch_norm_decay=0.99),
         data=DataConfig(
             source="folder",
             root="my_data",

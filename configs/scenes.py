@@ -20,7 +20,6 @@ def get_config() -> Config:
             aspp_channels=64,
             decoder_low_level_channels=24,
             decoder_channels=64,
-            head_init="he",
             batch_norm_decay=0.97,
         ),
         data=DataConfig(

@@ -96,7 +96,8 @@ class ModelConfig:
     head_init: Literal["official", "he"] = "official"
     """How the kernels above the backbone start: official deviations, or He's, by fan-in.
 
-    Runs of some hundred steps want he: official logits start near 0, and small classes late.
+    he: for some hundred steps from ImageNet weights, where official logits, which start near 0, are
+    late to learn small classes. From nothing it is no better: measured in the README.
     """
     batch_norm_decay: float | None = None
     """Decay of BatchNorm's averages; None: the official one of each part.
