@@ -79,7 +79,7 @@ class ModelConfig:
 
     official: as official DeepLab, the 320-channel layer, and low-level features inside the blocks
     (the depthwise outputs); blocks: as other libraries, the 1280-channel layer above, and the
-    blocks' outputs, which learns faster from ImageNet weights.
+    blocks' outputs, which learns faster from ImageNet weights. A classifier always has that layer.
     """
     aspp_channels: int = 256
     aspp_separable: bool = True
@@ -94,10 +94,10 @@ class ModelConfig:
     decoder_kernel: int = 3
     decoder_separable: bool = True
     head_init: Literal["official", "he"] = "official"
-    """How the kernels above the backbone start: official deviations, or He's, by fan-in.
+    """How ASPP, decoder and any head's logits start: official deviations, or He's, by fan-in.
 
     he: for some hundred steps from ImageNet weights, where official logits, which start near 0, are
-    late to learn small classes. From nothing it is no better: measured in the README.
+    late to learn small classes. From nothing it was worse (README).
     """
     batch_norm_decay: float | None = None
     """Decay of BatchNorm's averages; None: the official one of each part.

@@ -138,7 +138,7 @@ def overlay(variables: Any, pretrained: Weights, config: Config) -> Any:
 
     A module that the pretrained network lacks (a decoder, say) keeps its random start, as does the
     last layer of a segmentation model that starts from a classifier; one of another shape is
-    refused.
+    refused. MobileNetV2's 1280-channel layer is dropped where this network has none.
     """
     out: dict[str, Any] = {}
     taken = [m for m in variables["params"] if m in pretrained.variables["params"]]

@@ -441,9 +441,9 @@ def line_plot(
         return f'<figure class="plot">{caption}<p class="note">nothing yet</p></figure>'
     xs, ys = zip(*everything, strict=True)
     x0, x1 = min(xs), max(xs)
-    x_ticks = ticks(x0, x1) if x1 > x0 else [x0]
-    if x1 == x0:  # one point: in the middle
-        x0, x1 = x0 - 1, x1 + 1
+    x_ticks = ticks(x0, x1)
+    if x0 == x1:  # one point: in the middle
+        x_ticks, x0, x1 = [x0], x0 - 1, x1 + 1
     y_ticks = ticks(min(0, *ys) if zero else min(ys), max(ys) if top is None else top)
     y0, y1 = y_ticks[0], y_ticks[-1]
 

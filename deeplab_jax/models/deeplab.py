@@ -18,7 +18,7 @@ EPSILON = 1e-5  # of BatchNorm here, official `model.py`; the backbones have the
 
 
 class HeadInit(NamedTuple):
-    """How the kernels above the backbone start."""
+    """How the kernels of ASPP, decoder and logits start."""
 
     depthwise: nn.initializers.Initializer
     pointwise: nn.initializers.Initializer

@@ -55,16 +55,14 @@ class MobileNetV2(nn.Module):
     """MobileNetV2: image [b, h, w, 3] in [-1, 1] -> (features, {stride: low-level features}).
 
     The features are the 320-channel layer's, the low-level ones depthwise outputs, as in official
-    DeepLab; with `endpoints` = blocks the 1280-channel layer's, which a classifier stands on too,
-    and the blocks' outputs. Low-level features are named by the stride they have without atrous
-    convolution: 2, 4, 8, 16.
+    DeepLab; with `endpoints` = blocks the 1280-channel layer's and the blocks' outputs. Low-level
+    features are named by the stride they have without atrous convolution: 2, 4, 8, 16.
     """
 
     output_stride: int
     width: float = 1.0
     divisor: int | None = None
     endpoints: str = "official"
-    classifies: bool = False
     decay: float = 0.997
     dtype: Any = jnp.float32
     remat: str = "none"
@@ -96,7 +94,7 @@ class MobileNetV2(nn.Module):
             # layer_2, layer_4, layer_7, layer_14, the last three as in `networks_to_feature_maps`
             if i in (0, 2, 5, 12):
                 low_levels[step.natural_stride] = x if self.endpoints == "blocks" else low_level
-        if self.classifies or self.endpoints == "blocks":
+        if self.endpoints == "blocks":
             # Narrow released networks keep 1280 (slim `finegrain_classification_mode`).
             features = max(1280, make_divisible(1280 * self.width, 8))
             x = ConvBN(
