@@ -1,56 +1,262 @@
-"""Orbax checkpoints of the training state: background saves, committed by a rename, newest kept."""
+"""Orbax checkpoints of the training state: saved in the background, verified when read.
 
+Orbax commits a checkpoint by a rename, so a kill leaves none half-written; but it has no digest of
+the arrays' bytes, and restores a flipped bit without a word. So each checkpoint also has `about`: a
+digest of every array, and the experiment it belongs to, sealed by a digest of its own.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
+from deeplab_jax.errors import UserError
 from deeplab_jax.state import TrainState
 
 KEPT = 2  # the newest and the one before it
+TEMPORARY = ".orbax-checkpoint-tmp"
+DAMAGED = ".damaged"
+
+About = dict[str, Any]  # JSON
+
+
+class Damaged(Exception):
+    """A checkpoint that cannot be read, or whose bytes are not those that were saved."""
 
 
 class Checkpoints:
-    """The checkpoints under a run's folder."""
+    """The checkpoints under a run's folder, all of one experiment, which `about` describes.
 
-    def __init__(self, directory: Path) -> None:
-        policy = ocp.checkpoint_managers.LatestN(KEPT)
+    Use as a context manager: at its end everything is on disk.
+    """
+
+    def __init__(self, directory: Path, about: About, *, keep_every: int = 0) -> None:
+        policies: list[Any] = [ocp.checkpoint_managers.LatestN(KEPT)]
+        if keep_every:
+            policies.append(ocp.checkpoint_managers.EveryNSteps(keep_every))
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policy, cleanup_tmp_directories=True
+            preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=True,
         )
-        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        self._directory, self._about = directory.absolute(), about
+        self._check_readable()
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
+        self._saving: int | None = None
 
-    def newest_step(self) -> int | None:
-        """The step of the newest complete checkpoint, None without any."""
-        step: int | None = self._manager.latest_step()
-        return step
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wait()
+        self._manager.close()
+
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints on disk, newest first."""
+        if not self._directory.is_dir():
+            return []
+        return sorted(map(int, filter(str.isdigit, os.listdir(self._directory))), reverse=True)
+
+    # ---- saving
 
     def save(self, step: int, state: TrainState) -> None:
-        """Start saving; only the copy to the host is waited for, so `state` may be donated next."""
-        if step not in self._manager.all_steps():
-            self._manager.save(step, args=ocp.args.StandardSave(as_tree(state)))
+        """Start saving, and wait for the copy to the host and its digests alone.
 
-    def restore(self, step: int, like: TrainState, sharding: Sharding) -> TrainState:
-        """The state of a step, placed as `sharding` says; `like` gives shapes."""
+        `state` may be donated next. A save that fails, now or later, is a message, no exception:
+        the run goes on, and the next save tries again.
+        """
+        self.wait()
+        if step in self.steps():
+            return
+        tree = as_tree(state)
+        about = sealed({"experiment": self._about, "arrays": digests(tree)})
+        args = ocp.args.Composite(state=ocp.args.StandardSave(tree), about=ocp.args.JsonSave(about))
+        self._saving = step
+        try:
+            self._manager.save(step, args=args)
+        except Exception as error:  # Orbax's are of many classes, most of them ValueError
+            self._failed(error)
+
+    def poll(self) -> None:
+        """Report a save that has failed meanwhile; cheap enough for every step."""
+        if self._saving is not None and not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> bool:
+        """Wait for the save under way; whether it is on disk (True also without one)."""
+        if self._saving is None:
+            return True
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            self._failed(error)
+            return False
+        if self._saving not in self.steps():  # Orbax counts a step as saved once it has begun it
+            self._failed(None)
+            return False
+        self._saving = None
+        return True
+
+    def _failed(self, error: Exception | None) -> None:
+        step, self._saving = self._saving, None
+        reason = f": {first_line(error)}" if error else ""
+        print(
+            f"warning: the checkpoint of step {step} could not be written to {self._directory}"
+            f"{reason}; {free_space(self._directory)}. Training goes on, the next save tries again",
+            file=sys.stderr,
+        )
+        shutil.rmtree(self._directory / f"{step}{TEMPORARY}", ignore_errors=True)
+        self._manager.reload()  # else it would refuse this step as already saved
+
+    # ---- reading
+
+    def newest(self) -> tuple[int, About] | None:
+        """Step and experiment of the newest checkpoint that can be read; None without any.
+
+        A damaged one is renamed to STEP.damaged, with a message.
+
+        Raises:
+          UserError: there are damaged ones only.
+        """
+        for step in self.steps():
+            try:
+                return step, self._read_about(step)["experiment"]
+            except Damaged as error:
+                self._set_aside(step, error)
+        damaged = sorted(self._directory.glob(f"*{DAMAGED}*"))
+        if damaged:
+            raise UserError(
+                f"{self._directory}: every checkpoint is damaged ({damaged[-1].name}, ...). To"
+                " start again from nothing, remove them or choose another --workdir"
+            )
+        return None
+
+    def restore_newest(self, like: TrainState, sharding: Sharding) -> tuple[int, TrainState] | None:
+        """The newest state whose digests are right, placed as `sharding` says; None without any.
+
+        `like` gives shapes and types.
+
+        Raises:
+          UserError: there are damaged ones only, or the state is that of another network.
+        """
+        while (found := self.newest()) is not None:
+            step, _ = found
+            arrays = self._read_about(step)["arrays"]
+            check_arrays(self._directory / str(step), arrays, like)
+            try:
+                return step, self._restore(step, arrays, like, sharding)
+            except Damaged as error:
+                self._set_aside(step, error)
+        return None
+
+    def _read_about(self, step: int) -> About:
+        try:
+            args = ocp.args.Composite(about=ocp.args.JsonRestore())
+            return unsealed(self._manager.restore(step, args=args)["about"])
+        except Exception as error:
+            raise Damaged(f"about: {first_line(error)}") from error
+
+    def _restore(
+        self, step: int, arrays: Mapping[str, Any], like: TrainState, sharding: Sharding
+    ) -> TrainState:
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), as_tree(like)
         )
-        tree = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        try:
+            tree = self._manager.restore(step, args=args)["state"]
+        except Exception as error:
+            raise Damaged(f"state: {first_line(error)}") from error
+        wrong = [array for array, digest in digests(tree).items() if digest != arrays[array]]
+        if wrong:
+            raise Damaged(f"state: {wrong[0]} and {len(wrong) - 1} more arrays are not as saved")
         return TrainState(**tree)
 
-    def close(self) -> None:
-        """Wait until everything is on disk."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+    def _set_aside(self, step: int, error: Damaged) -> None:
+        folder = self._directory / str(step)
+        aside = self._directory / f"{step}{DAMAGED}"
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        self._manager.reload()
+        print(
+            f"warning: {folder} is damaged ({error}); renamed to {aside.name}, the checkpoint"
+            " before it is tried",
+            file=sys.stderr,
+        )
+
+    def _check_readable(self) -> None:
+        """What this user may not read is not damaged: nothing is to be renamed for it."""
+        for folder, folders, files in os.walk(self._directory):
+            for path in (folder, *(os.path.join(folder, name) for name in (*folders, *files))):
+                if not os.access(path, os.R_OK):
+                    raise UserError(f"{path}: no permission to read this checkpoint (chmod, chown)")
 
 
 def as_tree(state: TrainState) -> dict[str, Any]:
     """The state as plain containers: what Orbax stores does not depend on our class."""
-    return {
-        "step": state.step,
-        "params": state.params,
-        "batch_stats": state.batch_stats,
-        "opt_state": state.opt_state,
-    }
+    return {f.name: getattr(state, f.name) for f in fields(state)}
+
+
+def digests(tree: Any) -> dict[str, list[Any]]:
+    """Path of each array -> [type, shape, BLAKE2b of its bytes], as JSON has it."""
+
+    def digest(leaf: Any) -> list[Any]:
+        array = np.asarray(leaf)
+        content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        hashed = hashlib.blake2b(content, digest_size=16).hexdigest()
+        return [str(array.dtype), list(array.shape), hashed]
+
+    return {name(path): digest(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def sealed(about: About) -> About:
+    """`about` with a digest of itself."""
+    return {**about, "seal": seal(about)}
+
+
+def unsealed(about: About) -> About:
+    """The inverse of `sealed`; raises Damaged if anything was changed."""
+    content = {k: v for k, v in about.items() if k != "seal"}
+    if about.get("seal") != seal(content):
+        raise Damaged("its text is not as saved")
+    return content
+
+
+def seal(about: About) -> str:
+    text = json.dumps(about, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def check_arrays(folder: Path, arrays: Mapping[str, Any], like: TrainState) -> None:
+    """Raise UserError unless a checkpoint's arrays have the names, types and shapes of `like`."""
+    leaves = jax.tree.leaves_with_path(as_tree(like))
+    here = {name(path): [str(x.dtype), list(x.shape)] for path, x in leaves}
+    there = {array: about[:2] for array, about in arrays.items()}
+    for array in sorted(here.keys() | there.keys()):
+        if here.get(array) != there.get(array):
+            raise UserError(
+                f"{folder} is of another network or optimiser: {array} is {there.get(array)} there,"
+                f" {here.get(array)} here. Choose another --workdir, or start from its weights by"
+                " --pretrained"
+            )
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:300] or type(error).__name__
+
+
+def free_space(folder: Path) -> str:
+    return f"{shutil.disk_usage(folder).free / 1e9:.1f} GB are free there"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 from deeplab_jax.errors import UserError
+from deeplab_jax.files import write_atomically
 
 Backbone = Literal[
     "xception_41",
@@ -215,6 +216,8 @@ class DataConfig:
     """Strength of random brightness, contrast and saturation; 0: none, 0.3: usual."""
     workers: int = 0
     """Processes that decode; 0: threads of this one. The batches are the same for any number."""
+    max_bad_records: int = 10
+    """How many unreadable records a run bears, each an example of ignored pixels; then it stops."""
 
     def __post_init__(self) -> None:
         one_of("data.source", self.source, get_args(DataKind))
@@ -235,7 +238,8 @@ class DataConfig:
         require(0 <= self.ignore_label <= 255, "data.ignore_label", self.ignore_label, "0 to 255")
         require(0 <= self.holdout < 1, "data.holdout", self.holdout, "from 0 up to below 1")
         require(0 <= self.photometric <= 1, "data.photometric", self.photometric, "0 to 1")
-        require(self.workers >= 0, "data.workers", self.workers, "0 or more")
+        for name in ("workers", "max_bad_records"):
+            require(getattr(self, name) >= 0, f"data.{name}", getattr(self, name), "0 or more")
 
     @property
     def one_label(self) -> bool:
@@ -289,17 +293,29 @@ class TrainConfig:
     """Steps over which that share falls from 1 to hard_pixels."""
     freeze_batch_norm: bool = False
     freeze_backbone: bool = False
+    ema_decay: float = 0.0
+    """Decay of a moving average of the parameters, which evaluation then uses; 0: none."""
+    max_bad_steps: int = 10
+    """Steps in a row whose loss or gradient may be no finite number. Each changes nothing."""
+    rollback: bool = False
+    """After that many, go back to the last checkpoint and pass over the data since, not stop."""
     seed: int = 0
     log_every: int = 10
     eval_every: int = 1000
     checkpoint_every: int = 500
+    keep_every: int = 0
+    """Keep the checkpoints of every so many steps for good; 0: the last two alone."""
+    hang_seconds: int = 1800
+    """When a step takes longer, print where each thread stands and leave; 0: never."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "eval_every", "checkpoint_every"):
+        counts = ("steps", "batch_size", "log_every", "eval_every", "checkpoint_every")
+        for name in (*counts, "max_bad_steps"):
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "1 or more")
         require(0 < self.hard_pixels <= 1, "train.hard_pixels", self.hard_pixels, "above 0 up to 1")
-        ramp = self.hard_pixels_ramp
-        require(ramp >= 0, "train.hard_pixels_ramp", ramp, "0 or more")
+        for name in ("hard_pixels_ramp", "keep_every", "hang_seconds"):
+            require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
+        require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "from 0 up to below 1")
         weights = self.class_weights
         require(all(w >= 0 for w in weights), "train.class_weights", weights, "0 or more each")
 
@@ -357,6 +373,8 @@ class Config:
     """A converted folder or a run's folder to start from; layers of another shape are refused."""
     pretrained_logits: bool = True
     """False: start the last layer afresh, as another number of classes needs."""
+    accept_changes: bool = False
+    """Resume although the configuration or the data are no longer those of the checkpoint."""
     reestimate_batch_norm: bool = False
     """Re-estimate the backbone's BatchNorm on images: for weights whose BatchNorm was folded."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -481,7 +499,7 @@ def load_json(path: Path) -> Config:
 
 def save_json(config: Config, path: Path) -> None:
     """Write a configuration as JSON."""
-    path.write_text(json.dumps(to_dict(config), indent=2) + "\n")
+    write_atomically(path, json.dumps(to_dict(config), indent=2) + "\n")
 
 
 def load_config_file(path: str) -> Config:

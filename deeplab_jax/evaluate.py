@@ -19,7 +19,7 @@ from PIL import Image
 from deeplab_jax import pictures
 from deeplab_jax.config import Config, save_json
 from deeplab_jax.data.decode import decode_image
-from deeplab_jax.data.pipeline import eval_batches, network_size
+from deeplab_jax.data.pipeline import BadRecords, eval_batches, network_size
 from deeplab_jax.data.sources import Source
 from deeplab_jax.metrics import Counts, Scores, boundary_iou, mean_of_defined, scores
 from deeplab_jax.models import mean_pixel
@@ -37,6 +37,7 @@ class Evaluation(NamedTuple):
 
     confusion [c c]; trimaps: width -> the same within so many pixels of a boundary; boundary
     [c+1 c+1], as in `Counts`, or None; pictures [n 2]: correct and counted pixels of each;
+    unreadable: names of pictures that could not be read, and count nowhere;
     predictions: from the best picture to the worst, by index, u8 [h w] at the pictures' own sizes.
     seconds_per_picture leaves out the first batch, which may compile, where there are more.
 
@@ -48,6 +49,7 @@ class Evaluation(NamedTuple):
     trimaps: dict[int, np.ndarray]
     boundary: np.ndarray | None
     pictures: np.ndarray
+    unreadable: tuple[str, ...]
     predictions: dict[int, np.ndarray]
     seconds: float
     seconds_per_picture: float
@@ -83,27 +85,49 @@ class Evaluation(NamedTuple):
         """The scores in a line."""
         s = self.scores
         accuracy = f"accuracy {100 * s.pixel_accuracy:.2f} %"
-        return accuracy if self.one_label else f"mIoU {100 * s.miou:.2f} %, pixel {accuracy}"
+        line = accuracy if self.one_label else f"mIoU {100 * s.miou:.2f} %, pixel {accuracy}"
+        left_out = len(self.unreadable)
+        return f"{line}, WITHOUT {left_out} unreadable pictures" if left_out else line
 
 
 class Evaluator:
     """A split, ready to be evaluated again and again with one compiled program."""
 
-    def __init__(self, config: Config, source: Source, mesh: Mesh) -> None:
+    def __init__(
+        self,
+        config: Config,
+        source: Source,
+        mesh: Mesh,
+        between_batches: Callable[[], None] = lambda: None,
+    ) -> None:
         check_batch_size("eval.batch_size", config.eval.batch_size, mesh)
+        self._between_batches = between_batches
         self.config, self.source, self.mesh = config, source, mesh
         self.input_size = network_size(config.data, source, config.model.output_stride)
         self.step: EvalStep = compile_eval_step(config, mesh, source.ignore_label)
 
+    def compile(self, variables: Any) -> None:
+        """Compile now, by evaluating a batch without pictures."""
+        past_the_end = [len(self.source)] * self.config.eval.batch_size
+        for batch in self.batches(past_the_end):
+            self.step(variables, place_batch(batch, self.mesh))
+
     def __call__(self, variables: Any) -> Evaluation:
-        """Evaluate variables (replicated over the mesh) at the pictures' original resolution."""
+        """Evaluate variables (replicated over the mesh) at the pictures' original resolution.
+
+        Raises:
+          UserError: more than `data.max_bad_records` pictures are unreadable.
+        """
         c, n, size = self.config, len(self.source), self.config.eval.batch_size
         hosts = jax.process_count()
         sums: Any = None
         each: list[np.ndarray] = []
         ends = [time.monotonic()]
+        bad = BadRecords(self.source, c.data.max_bad_records)
         with Ticker("evaluate", n, unit="picture") as ticker:
             for i, batch in enumerate(self.batches()):
+                self._between_batches()
+                bad.note(batch)
                 counts, _ = self.step(variables, place_batch(batch, self.mesh))
                 *new, right = jax.tree.map(lambda x: np.asarray(x, np.int64), counts)
                 sums = new if sums is None else jax.tree.map(np.add, sums, new)
@@ -118,6 +142,7 @@ class Evaluator:
             dict(zip(c.eval.trimap_widths, trimaps, strict=True)),
             boundary,
             np.array(each[:n]),
+            tuple(bad.names.values()),
             {},
             ends[-1] - ends[0],
             (ends[-1] - ends[1]) / (n - size) if n > size else (ends[-1] - ends[0]) / n,
@@ -217,6 +242,7 @@ def to_json(result: Evaluation, class_names: tuple[str, ...]) -> dict[str, Any]:
         "confusion": result.confusion.tolist(),
         "picture_accuracy": [defined(x) for x in result.picture_accuracy],
         "pictures": len(result.pictures),
+        "unreadable": list(result.unreadable),
         "seconds": result.seconds,
         "seconds_per_picture": result.seconds_per_picture,
     }

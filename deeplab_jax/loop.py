@@ -1,24 +1,27 @@
 """`fit`: the one place of training that has side effects."""
 
+import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from deeplab_jax.checkpoint import Checkpoints
-from deeplab_jax.config import Config, flatten, load_json, save_json, to_dict
-from deeplab_jax.data.pipeline import open_split, train_batches
+from deeplab_jax.checkpoint import About, Checkpoints
+from deeplab_jax.config import Config, flatten, save_json, to_dict
+from deeplab_jax.data.pipeline import BadRecords, open_split, train_batches
 from deeplab_jax.data.sources import Source, check_source
 from deeplab_jax.errors import UserError
 from deeplab_jax.evaluate import Evaluation, Evaluator, drawn, summary, write_evaluation
+from deeplab_jax.files import Appender, write_atomically
+from deeplab_jax.interruption import Interrupted, Interruption
 from deeplab_jax.models import build_model, mean_pixel
 from deeplab_jax.models.build import init_variables
 from deeplab_jax.models.mobilenet import LAST_CONV
@@ -31,52 +34,143 @@ from deeplab_jax.weights.batch_norm import reestimate_batch_norm
 from deeplab_jax.weights.files import Weights, load_weights, save_weights
 
 BATCH_NORM_BATCHES = 8  # of training pictures, to re-estimate folded BatchNorm
+ROLLBACKS = 3  # in one go: data that is bad everywhere is not to be passed over for ever
+FREE = (  # fields that do not change what is trained, so that a resumed run may have others
+    "workdir",
+    "accept_changes",
+    "data.workers",
+    "data.root",
+    "data.prepared_dir",
+    "data.max_bad_records",
+    "train.max_bad_steps",
+    "train.rollback",
+    "train.keep_every",
+    "train.hang_seconds",
+    "eval.pictures",
+    "eval.trimap_widths",
+    "eval.boundary",
+)
 
 
 def fit(config: Config) -> TrainState:
     """Train, evaluate and keep what matters in `config.workdir`; run again to resume.
 
     Raises:
-      UserError: for anything wrong with the configuration or the data, before the first step.
+      UserError: for anything wrong with the configuration or the data, before the first step; and
+        for what makes going on senseless.
+      Interrupted: by a signal or a preemption notice, after saving.
     """
     workdir, mesh = Path(config.workdir), data_mesh()
     check_batch_size("train.batch_size", config.train.batch_size, mesh)
     train_source, eval_source = open_sources(config)
-    evaluator = Evaluator(config, eval_source, mesh)
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    if checkpoints.newest_step() is not None:
-        check_same_experiment(workdir / "config.json", config)
-    state = start(config, train_source, checkpoints, mesh)
-    save_json(config, workdir / "config.json")
+    about = experiment(config, train_source, eval_source)
+    keep_every = config.train.keep_every
+    with (
+        Interruption(config.train.hang_seconds) as interruption,
+        Checkpoints(workdir / "checkpoints", about, keep_every=keep_every) as checkpoints,
+    ):
+        run = Run(
+            config,
+            train_source,
+            Evaluator(config, eval_source, mesh, interruption.check),
+            checkpoints,
+            interruption,
+        )
+        state = train_over_bad_data(run)
+        if not checkpoints.wait():
+            raise UserError(f"{workdir}: the last checkpoint is not on disk; see the warning above")
+        finish(run)
+    return state
+
+
+class Run(NamedTuple):
+    """What stays the same while a run trains."""
+
+    config: Config
+    source: Source
+    evaluator: Evaluator
+    checkpoints: Checkpoints
+    interruption: Interruption
+
+    @property
+    def workdir(self) -> Path:
+        return Path(self.config.workdir)
+
+    @property
+    def mesh(self) -> Mesh:
+        return self.evaluator.mesh
+
+
+def train_over_bad_data(run: Run) -> TrainState:
+    """`train`; where the configuration says so, over data on which the numbers go bad.
+
+    It goes back to the last checkpoint, and from there on with the data that came after.
+    """
+    state, rollbacks = start(run), 0
+    while True:
+        offset = int(state.data_offset)
+        try:
+            return train(run, state)
+        except NumbersGoneBad as bad:
+            if not run.config.train.rollback or rollbacks == ROLLBACKS:
+                raise
+            print(f"warning: {bad}\nGoing back and passing over these pictures", file=sys.stderr)
+            rollbacks += 1
+            state = go_back(run, next_batch=bad.step + offset)
+
+
+def go_back(run: Run, next_batch: int) -> TrainState:
+    """The last checkpoint's state, to go on with the batch at the position `next_batch`."""
+    state = start(run)
+    offset = jax.device_put(jnp.int32(next_batch - int(state.step)), replicated(run.mesh))
+    return dataclasses.replace(state, data_offset=offset)
+
+
+def train(run: Run, state: TrainState) -> TrainState:
+    """Every step from the state's to the last."""
+    config, interruption = run.config, run.interruption
     first, steps = int(state.step), config.train.steps
-    train_step = compile_train_step(config, state.params, mesh, train_source.ignore_label)
-    batches = train_batches(
-        train_source,
-        config.data,
-        batch_size=config.train.batch_size,
-        seed=config.train.seed,
-        start_step=first,
-        host=jax.process_index(),
-        hosts=jax.process_count(),
-        fill=mean_pixel(config.model.backbone),
-    )
-    with Log(workdir / "metrics.jsonl", first, config) as log, Ticker("train", steps, first) as bar:
+    train_step = compile_train_step(config, state.params, run.mesh, run.source.ignore_label)
+    batches = batches_from(run, first + int(state.data_offset))
+    bad_records = BadRecords(run.source, config.data.max_bad_records)
+    log_file = run.workdir / "metrics.jsonl"
+    with (
+        Log(log_file, first, config, run.source) as log,
+        Ticker("train", steps, first) as bar,
+    ):
+        run.evaluator.compile(state.averaged)  # now, when an interruption costs nothing
+        evaluate_when_due(run, log, first, state)  # a run that was interrupted while evaluating
         for step in range(first + 1, steps + 1):
             with log.waiting():
                 batch = next(batches)
-            state, metrics = train_step(state, place_batch(batch, mesh))
-            bar.tick(step, log.train(step, metrics))
-            if step % config.train.eval_every == 0 or step == steps:
+            bad_records.note(batch)
+            state, metrics = train_step(state, place_batch(batch, run.mesh))
+            interruption.nothing_to_save = False
+            bar.tick(step, log.train(step, metrics, batch["record"]))
+            evaluate_when_due(run, log, step, state)
+            leaving = interruption.reached(step)
+            if step % config.train.checkpoint_every == 0 or step == steps or leaving:
                 log.flush()
-                result = evaluator(state.variables)
-                log.evaluation(step, result, eval_source)
-                keep_best(workdir, config, state, result, eval_source)
-            if step % config.train.checkpoint_every == 0 or step == steps:
-                log.flush()
-                checkpoints.save(step, state)
-    checkpoints.close()
-    finish(workdir, evaluator, mesh)
+                if leaving or not log.skipping:  # else there would be no good one to go back to
+                    run.checkpoints.save(step, state)
+            run.checkpoints.poll()
+            if leaving:
+                run.checkpoints.wait()
+                raise Interrupted
     return state
+
+
+def evaluate_when_due(run: Run, log: "Log", step: int, state: TrainState) -> None:
+    """Evaluate after every so many steps and after the last, but no step twice."""
+    every = run.config.train.eval_every
+    if step == 0 or (step % every and step != run.config.train.steps) or log.evaluated(step):
+        return
+    log.flush()
+    with suppress(Interrupted):  # the loop saves, then leaves; this is made up for on resuming
+        result = run.evaluator(state.averaged)
+        # The weights first: a run killed between the two evaluates again.
+        keep_best(run.workdir, run.config, state, result, run.evaluator.source)
+        log.evaluation(step, result, run.evaluator.source)
 
 
 def open_sources(config: Config) -> tuple[Source, Source]:
@@ -89,28 +183,63 @@ def open_sources(config: Config) -> tuple[Source, Source]:
     return sources[0], sources[1]
 
 
-def check_same_experiment(file: Path, config: Config) -> None:
-    """Raise UserError if the checkpoints beside config.json are of another configuration."""
-    old, new = flatten(to_dict(load_json(file))), flatten(to_dict(config))
-    free = ["workdir", "data.workers", "data.root", "data.prepared_dir"]
-    free += ["eval.pictures", "eval.trimap_widths", "eval.boundary"]
-    changed = [k for k in new if old.get(k) != new[k] and k not in free]
-    if changed:
-        lines = [f"  {k}: there {old.get(k)!r}, now {new[k]!r}" for k in changed]
+def experiment(config: Config, train_source: Source, eval_source: Source) -> About:
+    """What a checkpoint says it belongs to: each field of the configuration, and the data."""
+    data = {"data set": train_source.fingerprint, "evaluation set": eval_source.fingerprint}
+    return flatten(to_dict(config)) | data
+
+
+def check_same(where: Path, old: Mapping[str, Any], new: Mapping[str, Any], accept: bool) -> None:
+    """Raise UserError, showing both values, where the flat `new` differs; or `accept` it.
+
+    Fields in `FREE` may differ.
+    """
+    changed = [k for k in new if old.get(k) != new[k] and k not in FREE]
+    if not changed:
+        return
+    lines = [f"  {k}: there {old.get(k)!r}, now {new[k]!r}" for k in changed]
+    message = "\n".join([f"{where} holds a run with another configuration or data:", *lines])
+    if not accept:
         raise UserError(
-            "\n".join([f"{file.parent} holds a run with another configuration:", *lines])
-            + "\nResume it with the same configuration, or choose another --workdir"
+            f"{message}\nResume it as it was, choose another --workdir, or go on with the change by"
+            " --accept_changes=True"
         )
+    print(f"warning: {message}", file=sys.stderr)
 
 
-def start(config: Config, source: Source, checkpoints: Checkpoints, mesh: Mesh) -> TrainState:
+def start(run: Run) -> TrainState:
     """The newest checkpoint's state, or a fresh one, replicated over the mesh."""
-    newest = checkpoints.newest_step()
-    state = fresh_state(config, initial_variables(config, source, fresh=newest is None), mesh)
-    if newest is None:
-        return state
-    print(f"resuming {config.workdir} from step {newest}", file=sys.stderr)
-    return checkpoints.restore(newest, state, replicated(mesh))
+    config, checkpoints = run.config, run.checkpoints
+    found = checkpoints.newest()
+    if found is not None:
+        new = experiment(config, run.source, run.evaluator.source)
+        old = {name: found[1][name] for name in new}
+        check_same(run.workdir, old, new, config.accept_changes)
+    variables = initial_variables(config, run.source, fresh=found is None)
+    state = fresh_state(config, variables, run.mesh)
+    restored = checkpoints.restore_newest(state, replicated(run.mesh))
+    if restored is not None:
+        step, state = restored
+        print(f"resuming {config.workdir} from step {step}", file=sys.stderr)
+    elif (run.workdir / "metrics.jsonl").exists():
+        print(f"{config.workdir} has no checkpoint yet: starting at step 0", file=sys.stderr)
+    save_json(config, run.workdir / "config.json")
+    return state
+
+
+def batches_from(run: Run, position: int) -> Iterator[dict[str, np.ndarray]]:
+    """This host's share of the batches from a position on."""
+    config = run.config
+    return train_batches(
+        run.source,
+        config.data,
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        start_step=position,
+        host=jax.process_index(),
+        hosts=jax.process_count(),
+        fill=mean_pixel(config.model.backbone),
+    )
 
 
 def initial_variables(config: Config, source: Source, *, fresh: bool) -> Any:
@@ -181,24 +310,34 @@ def event_writer(folder: Path, first_step: int) -> Any:
     return SummaryWriter(str(folder), purge_step=first_step + 1)
 
 
+class NumbersGoneBad(UserError):
+    """Too many steps in a row had a loss or gradient that is no finite number; the last: `step`."""
+
+    def __init__(self, step: int, message: str) -> None:
+        super().__init__(message)
+        self.step = step
+
+
 class Log:
     """metrics.jsonl: one JSON object a line; TensorBoard's events beside it (`event_writer`).
 
-    Lines after `first_step` are of a lost stretch: removed. A step is logged after the next one was
+    Lines after `first_step` are of a lost stretch: removed. A step is read after the next one was
     dispatched, so that the device never waits for the host.
     """
 
-    def __init__(self, file: Path, first_step: int, config: Config) -> None:
+    def __init__(self, file: Path, first_step: int, config: Config, source: Source) -> None:
         rows = read_metrics(file) if file.exists() else []
-        kept = [json.dumps(r) + "\n" for r in rows if r["step"] <= first_step]
-        file.write_text("".join(kept))
-        self._file: TextIO = file.open("a")
+        kept = [row for row in rows if row["step"] <= first_step]
+        write_atomically(file, "".join(json.dumps(row) + "\n" for row in kept))
+        self._evaluated = {row["step"] for row in kept if "eval/pixel_accuracy" in row}
+        self._file = Appender(file)
         self._events = event_writer(file.parent / "tensorboard", first_step)
-        self._config = config
-        self._pending: tuple[int, dict[str, Any]] | None = None
+        self._config, self._source = config, source
+        self._pending: tuple[int, dict[str, Any], np.ndarray] | None = None
         self._last = (first_step, time.monotonic())
         self._waited = 0.0
         self._note = ""
+        self.skipping = False
 
     def __enter__(self) -> "Log":
         return self
@@ -215,39 +354,61 @@ class Log:
         yield
         self._waited += time.monotonic() - start
 
-    def train(self, step: int, metrics: dict[str, Any]) -> str:
-        """Remember this step, write the one before; returns a note for the progress line."""
+    def train(self, step: int, metrics: dict[str, Any], records: np.ndarray) -> str:
+        """Remember this step, read the one before; returns a note for the progress line."""
         note = self.flush()
-        if step % self._config.train.log_every == 0:
-            self._pending = (step, metrics)
+        self._pending = (step, metrics, records)
         return note
 
     def flush(self) -> str:
-        """Write the remembered step."""
+        """Read the remembered step: write it if it is to be logged, name its records if skipped.
+
+        Raises:
+          NumbersGoneBad: it is the last of too many skipped ones.
+        """
         if self._pending is None:
             return self._note
-        step, metrics = self._pending
+        step, metrics, records = self._pending
         self._pending = None
-        values = {k: float(v) for k, v in metrics.items()}
+        in_a_row = int(metrics.pop("skipped_in_a_row"))
+        self.skipping = in_a_row > 0
+        if self.skipping:
+            self._skipped(step, in_a_row, [self._source.name(i) for i in records.tolist()])
+        elif step % self._config.train.log_every == 0:
+            self._trained(step, {k: float(v) for k, v in metrics.items()})
+        return self._note
+
+    def _trained(self, step: int, values: dict[str, float]) -> None:
         now = time.monotonic()
         seconds = now - self._last[1]
         rate = (step - self._last[0]) * self._config.train.batch_size / seconds
         wait = self._waited / seconds
         self._last, self._waited = (step, now), 0.0
-        self._write(
-            {
-                "step": step,
-                **values,
-                "images_per_second": round(rate, 3),
-                "data_wait": round(wait, 3),
-            }
-        )
+        timings = {"images_per_second": round(rate, 3), "data_wait": round(wait, 3)}
+        self._write({"step": step, **values, **timings})
         self._note = f"loss {values['loss']:.3f}, {rate:.1f} images/s, {wait:.0%} waiting for data"
-        return self._note
+
+    def _skipped(self, step: int, in_a_row: int, names: list[str]) -> None:
+        self._write({"step": step, "skipped": names})
+        what = f"step {step}: loss or gradient is no finite number"
+        print(f"warning: {what}, skipped; its pictures: {', '.join(names)}", file=sys.stderr)
+        if in_a_row >= self._config.train.max_bad_steps:
+            raise NumbersGoneBad(
+                step,
+                f"{what}, as in each of the last {in_a_row} steps (train.max_bad_steps). Nothing of"
+                " them is in the state. Their pictures are named above and in metrics.jsonl; a"
+                " lower --optim.learning_rate may help, or --train.rollback=True, which goes back"
+                " to the last checkpoint and passes over them",
+            )
+
+    def evaluated(self, step: int) -> bool:
+        """Whether the log has an evaluation of this step."""
+        return step in self._evaluated
 
     def evaluation(self, step: int, result: Evaluation, source: Source) -> None:
         """Write and print an evaluation."""
         self._write({"step": step, **summary(result)})
+        self._evaluated.add(step)
         if self._events and result.predictions:
             sheet = np.asarray(drawn(result, source))
             self._events.add_image("eval/pictures", sheet, step, dataformats="HWC")
@@ -255,10 +416,9 @@ class Log:
         self._last, self._waited = (step, time.monotonic()), 0.0  # the rate leaves this out
 
     def _write(self, row: dict[str, Any]) -> None:
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        self._file.append(json.dumps(row) + "\n")
         if self._events:
-            for name in [n for n in row if n != "step"]:
+            for name in [n for n in row if n not in ("step", "skipped")]:
                 self._events.add_scalar(name, row[name], row["step"])
 
 
@@ -269,16 +429,21 @@ def keep_best(
     best = workdir / "best"
     rows = read_metrics(workdir / "metrics.jsonl")
     score = "eval/pixel_accuracy" if result.one_label else "eval/miou"
-    highest = max(row[score] for row in rows if score in row)
-    if summary(result)[score] >= highest or not best.exists():
-        variables = jax.device_get(state.variables)
+    earlier = [row[score] for row in rows if score in row]
+    if best.exists() and earlier and summary(result)[score] < max(earlier):
+        return
+    variables = jax.device_get(state.averaged)
+    try:
         save_weights(best, Weights(config, variables, source.class_names, source.colors))
+    except OSError as error:
+        print(f"warning: {best} could not be written: {error}", file=sys.stderr)
 
 
-def finish(workdir: Path, evaluator: Evaluator, mesh: Mesh) -> None:
+def finish(run: Run) -> None:
     """Evaluate the best weights again; leave tables, pictures and a report in the run's folder."""
+    workdir, evaluator = run.workdir, run.evaluator
     best = load_weights(workdir / "best")
-    result = evaluator(jax.device_put(best.variables, replicated(mesh)))
+    result = evaluator(jax.device_put(best.variables, replicated(run.mesh)))
     table = write_evaluation(result, evaluator.source, workdir / "evaluation")
     print(table)
     print(f"\n{result.headline}; best weights: {workdir / 'best'}", end="; ")

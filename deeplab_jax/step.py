@@ -3,6 +3,7 @@
 `jit` them with any sharding.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
@@ -20,7 +21,7 @@ from deeplab_jax.losses import hard_pixel_loss, hard_pixel_share, mean_loss, pix
 from deeplab_jax.metrics import Counts, count_pixels
 from deeplab_jax.models import Network, build_model
 from deeplab_jax.models.layers import height_width
-from deeplab_jax.optim import poly_schedule, sgd, slow_start, step_schedule
+from deeplab_jax.optim import moving_average, poly_schedule, sgd, slow_start, step_schedule
 from deeplab_jax.sharding import over_batch, replicated
 from deeplab_jax.state import TrainState, init_state
 from deeplab_jax.views import mean_probabilities, over_rows, view_logits
@@ -73,6 +74,8 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """One update from a batch {image u8 [b h w 3], label u8 [b h w]}; classifier: u16 [b 1 1].
 
+    A loss or gradient that is no finite number changes nothing but the counters.
+
     All randomness follows from (seed, step), so there is no key to carry or to save.
     """
     key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
@@ -90,12 +93,29 @@ def train_step(
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema is not None:
+        ema = moving_average(ema, params, config.train.ema_decay, state.step)
+    norm = gradient_norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    new = dataclasses.replace(
+        state, params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema
+    )
+    # All or nothing: BatchNorm and the average would carry a NaN on as the parameters would.
+    kept = jax.tree.map(partial(jnp.where, finite), new, state)
     metrics = {
         "loss": loss,
-        "learning_rate": schedule(state.step),
-        "gradient_norm": gradient_norm(grads),
+        "learning_rate": schedule(state.step - state.skipped),  # the optimiser counts its own
+        "gradient_norm": norm,
+        "skipped_in_a_row": jnp.where(finite, 0, state.skipped_in_a_row + 1),
     }
-    return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+    new_state = dataclasses.replace(
+        kept,
+        step=state.step + 1,  # the data goes on
+        skipped=state.skipped + (1 - finite),
+        skipped_in_a_row=metrics["skipped_in_a_row"],
+    )
+    return new_state, metrics
 
 
 def gradient_norm(grads: Any) -> Array:
@@ -204,7 +224,8 @@ def make_optimizer(config: Config, params: Any) -> tuple[optax.GradientTransform
 def fresh_state(config: Config, variables: Any, mesh: Mesh) -> TrainState:
     """The state at step 0 of a run that starts from `variables`, replicated over the mesh."""
     optimizer, _ = make_optimizer(config, variables["params"])
-    return jax.device_put(init_state(variables, optimizer), replicated(mesh))
+    state = init_state(variables, optimizer, ema=config.train.ema_decay > 0)
+    return jax.device_put(state, replicated(mesh))
 
 
 def compile_train_step(

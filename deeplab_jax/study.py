@@ -24,7 +24,9 @@ from deeplab_jax.config import (
     Config,
     ModelConfig,
     at_output_stride,
+    flatten,
     from_dict,
+    load_json,
     one_of,
     require,
     to_dict,
@@ -32,7 +34,7 @@ from deeplab_jax.config import (
 from deeplab_jax.data.pipeline import open_split
 from deeplab_jax.errors import UserError
 from deeplab_jax.evaluate import Evaluator, protocol, write_evaluation
-from deeplab_jax.loop import check_same_experiment, fit
+from deeplab_jax.loop import check_same, fit
 from deeplab_jax.models.summary import parameters, trace
 from deeplab_jax.progress import duration
 from deeplab_jax.report import write_study
@@ -241,7 +243,8 @@ def run_row(row: Row, trained: Config, evaluated: Config) -> Numbers:
     run = Path(trained.workdir)
     numbers = measured(run / "evaluation", trained)
     if numbers is not None:
-        check_same_experiment(run / "config.json", trained)
+        there = flatten(to_dict(load_json(run / "config.json")))
+        check_same(run, there, flatten(to_dict(trained)), trained.accept_changes)
     else:
         with output_to(run / "output.txt"):
             fit(trained)

@@ -2,8 +2,13 @@
 
 What an example looks like depends on (seed, position) alone, so the batches are the same for any
 number of workers and hosts, and a run resumes by starting at `step`: there is no other state.
+
+A record that cannot be read becomes an example of ignored pixels in its place, so that the others
+keep theirs. Every batch names its records: `record` int64 [b], with `bad` bool [b] for these;
+`BadRecords` counts them and stops the run above a limit.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -68,20 +73,25 @@ def open_split(data: DataConfig, split: str, model: ModelConfig) -> Source:
 
 
 def train_example(
-    example: dict[str, Any],
+    index: int,
     rng: np.random.Generator,
+    source: Source,
     data: DataConfig,
-    ignore_label: int,
     fill: Pixel = GREY,
 ) -> Batch:
-    """Decode, scale, crop and pad one example: image u8 [*crop_size, 3], label u8 [*crop_size].
+    """Decode, scale, crop and pad a record: image u8 [*crop_size, 3], label u8 [*crop_size].
 
     A picture with one label has it handed through, u16 [1 1].
     """
-    image, label = decode_image(example["image"], example["id"]), example["label"]
+    read = read_record(source, index)
+    if isinstance(read, str):
+        label_size = (1, 1) if data.one_label else data.crop_size
+        return blank(source, data, data.crop_size, label_size, fill) | about(index, bad=True)
+    image, label = read
     if data.one_label:
         crop = inception_crop(rng, image.shape[:2], data.crop_size)
-        return {"image": cut(image, crop, data.crop_size, fill, smooth=True), "label": label}
+        image = cut(image, crop, data.crop_size, fill, smooth=True)
+        return {"image": image, "label": label, **about(index)}
     scale = random_scale(rng, data.min_scale, data.max_scale, data.scale_step)
     size = image.shape[:2]
     if data.resize == "fit" and data.eval_size is not None:
@@ -89,8 +99,59 @@ def train_example(
     crop = random_crop(rng, size, scale, data.crop_size)
     return {
         "image": cut(image, crop, data.crop_size, fill, smooth=True),
-        "label": cut(label, crop, data.crop_size, ignore_label, smooth=False),
+        "label": cut(label, crop, data.crop_size, source.ignore_label, smooth=False),
+        **about(index),
     }
+
+
+def read_record(source: Source, index: int) -> tuple[np.ndarray, np.ndarray] | str:
+    """Image u8 [h w 3] and label of a record, or why it cannot be read."""
+    try:
+        example = source[index]
+        return decode_image(example["image"], example["id"]), example["label"]
+    except (UserError, OSError, ValueError, RuntimeError) as error:  # the last two: ArrayRecord's
+        return str(error)
+
+
+def blank(source: Source, data: DataConfig, size: Size, label_size: Size, fill: Pixel) -> Batch:
+    """An example whose pixels are all ignored."""
+    dtype = np.uint16 if data.one_label else np.uint8
+    return {
+        "image": np.full((*size, 3), fill, np.uint8),
+        "label": np.full(label_size, source.ignore_label, dtype),
+    }
+
+
+def about(index: int, *, bad: bool = False) -> Batch:
+    """Which record an example is, and whether it could not be read; not for the device."""
+    return {"record": np.array(index, np.int64), "bad": np.array(bad)}
+
+
+class BadRecords:
+    """The unreadable records that a run has met."""
+
+    def __init__(self, source: Source, limit: int) -> None:
+        self._source, self._limit = source, limit
+        self.names: dict[int, str] = {}
+
+    def note(self, batch: Batch) -> None:
+        """Name each unreadable record once, on stderr.
+
+        Raises:
+          UserError: there are now more than the limit.
+        """
+        for index in batch["record"][batch["bad"]].tolist():
+            if index in self.names:
+                continue
+            self.names[index] = self._source.name(index)
+            reason = read_record(self._source, index)  # once more, for its words alone
+            print(f"unreadable, so ignored: {self.names[index]} ({reason})", file=sys.stderr)
+            if len(self.names) > self._limit:
+                raise UserError(
+                    f"{len(self.names)} records could not be read, more than data.max_bad_records ="
+                    f" {self._limit}; the last is {self.names[index]} ({reason}). See them all:"
+                    " python -m deeplab_jax check-data"
+                )
 
 
 def train_batches(
@@ -108,9 +169,9 @@ def train_batches(
 
     `fill` is the pixel that pictures are padded with (`models.build.mean_pixel`).
     """
-    make = partial(train_example, data=data, ignore_label=source.ignore_label, fill=fill)
-    examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(make)
-    mine = examples[start_step * batch_size + host :: hosts]
+    make = partial(train_example, source=source, data=data, fill=fill)
+    shuffled = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    mine = shuffled.random_map(make)[start_step * batch_size + host :: hosts]
     return read(mine.batch(batch_size // hosts), data.workers)
 
 
@@ -163,21 +224,20 @@ def eval_example(
 ) -> Batch:
     """One whole picture for evaluation; an index past the end gives an example of ignored pixels.
 
-    image u8 [*input_size, 3], scaled to `scaled` (h, w) and padded; label u8 [*label_size], at the
-    picture's own `size` (h, w) and padded with the ignored label. A picture with one label, u16
-    [1 1], is cut to its centre, and both sizes are the label's.
+    So does a record that cannot be read, marked as bad. image u8 [*input_size, 3], scaled to
+    `scaled` (h, w) and padded; label u8 [*label_size], at the picture's own `size` (h, w) and
+    padded with the ignored label. A picture with one label, u16 [1 1], is cut to its centre, and
+    both sizes are the label's.
     """
-    one = np.ones(2, np.int32)
-    if index >= len(source):
-        blank = np.full((*input_size, 3), fill, np.uint8)
-        dtype = np.uint16 if data.one_label else np.uint8
-        label = np.full(label_size, source.ignore_label, dtype)
-        return {"image": blank, "label": label, "scaled": one, "size": one}
-    example = source[index]
-    image, label = decode_image(example["image"], example["id"]), example["label"]
+    one = {"scaled": np.ones(2, np.int32), "size": np.ones(2, np.int32)}
+    read = read_record(source, index) if index < len(source) else ""
+    if isinstance(read, str):
+        example = blank(source, data, input_size, label_size, fill)
+        return {**example, **one, **about(index, bad=read != "")}
+    image, label = read
     if data.one_label:
         image = cut(image, central_crop(input_size), input_size, fill, smooth=True)
-        return {"image": image, "label": label, "scaled": one, "size": one}
+        return {"image": image, "label": label, **one, **about(index)}
     size = image.shape[:2]
     scaled = fit_size(size, input_size) if data.resize == "fit" else size
     return {
@@ -185,6 +245,7 @@ def eval_example(
         "label": pad(label, label_size, source.ignore_label),
         "scaled": np.array(scaled, np.int32),
         "size": np.array(size, np.int32),
+        **about(index),
     }
 
 

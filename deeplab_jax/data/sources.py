@@ -54,6 +54,15 @@ class Source(Protocol):
         """Return (h, w) of every picture, from the headers alone."""
         ...
 
+    def name(self, index: int) -> str:
+        """Return what a user knows a record by: its file, or its id."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """What a resumed run must find again; not the pictures' contents."""
+        ...
+
 
 def open_source(
     kind: DataKind,
@@ -198,6 +207,16 @@ class FolderSource:
     def sizes(self) -> list[Size]:
         """Return (h, w) of every picture, from the headers alone."""
         return [image_size(Path(image_file), image_file) for _, image_file, _ in self.pairs]
+
+    def name(self, index: int) -> str:
+        """Return the picture's file."""
+        return self.pairs[index][1]
+
+    @property
+    def fingerprint(self) -> str:
+        """How many pairs, a digest of their names, and the classes."""
+        names = zlib.crc32("\n".join(id for id, _, _ in self.pairs).encode())
+        return f"{len(self)} pairs (names {names:08x}), {len(self.class_names)} classes"
 
 
 def open_folder(
@@ -410,6 +429,18 @@ class TfdsSource:
             image_size(records[i][self.image_key], f"{self.split}[{i}]")
             for i in range(len(records))
         ]
+
+    def name(self, index: int) -> str:
+        """Return the record's id."""
+        id: str = self._records()[index][self.id_key].decode()
+        return id
+
+    @property
+    def fingerprint(self) -> str:
+        """Name, version and split of the data set, how many examples, and the classes."""
+        info = tfds.builder_from_directory(self.builder_dir).info
+        examples = f"{len(self)} examples of {self.split}"
+        return f"{info.full_name}, {examples}, {len(self.class_names)} classes"
 
     def _records(self) -> Any:
         # Not held by the object: open files cannot be pickled; each worker process opens its own.

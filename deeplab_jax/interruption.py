@@ -1,0 +1,113 @@
+"""What ends a run from outside: SIGTERM, Ctrl-C, a preemption notice, a step that hangs.
+
+Exit codes: 75 (EX_TEMPFAIL) when interrupted, the same command resumes; 1 after a hang.
+"""
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+from types import FrameType, TracebackType
+
+import jax
+from jax.experimental import multihost_utils
+
+EXIT_CODE = 75
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STDERR = 2  # the descriptor: sys.stderr may be something of Python's own
+ANSWER_SECONDS = 2.0  # for the main thread to leave by itself, before the process is ended
+
+
+class Interrupted(SystemExit):
+    """Leaves with code 75: what there was to save is saved."""
+
+    def __init__(self) -> None:
+        super().__init__(EXIT_CODE)
+
+
+class Interruption:
+    """Turns the first SIGTERM or SIGINT into a request that the loop answers between two steps.
+
+    A second signal leaves at once, and so does the first while there is `nothing_to_save`: during
+    start-up and the first compile. As Python answers no signal while XLA compiles, a thread hears
+    of them too. In a run of several processes `jax.distributed` owns SIGTERM (of two owners one
+    would never hear it) and all processes agree on the step after which they leave.
+    """
+
+    def __init__(self, hang_seconds: int) -> None:
+        self.nothing_to_save = True
+        self._hang_seconds = hang_seconds
+        self._received = threading.Event()
+        self._deadline: threading.Timer | None = None
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        self._owns_signals = in_main_thread and jax.process_count() == 1
+
+    def __enter__(self) -> "Interruption":
+        if self._owns_signals:
+            self._read, self._write = os.pipe()
+            os.set_blocking(self._write, False)
+            self._old_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+            self._old = {s: signal.signal(s, self._in_python) for s in SIGNALS}
+            self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
+            self._thread.start()
+        self.alive()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        faulthandler.cancel_dump_traceback_later()
+        if self._owns_signals:
+            for number, handler in self._old.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(self._old_fd)
+            os.write(self._write, b"\0")  # no signal: the thread ends
+            self._thread.join()
+            if self._deadline:
+                self._deadline.cancel()
+            os.close(self._read)
+            os.close(self._write)
+
+    def alive(self) -> None:
+        """Say that a step is finished: the next one has its full time before it counts as hung."""
+        if self._hang_seconds:
+            faulthandler.dump_traceback_later(self._hang_seconds, exit=True, file=STDERR)
+
+    def requested(self) -> bool:
+        """Whether this process was asked to leave; never where there are several (`reached`)."""
+        self.alive()
+        return self._received.is_set()
+
+    def check(self) -> None:
+        """Raise Interrupted if this process was asked to leave."""
+        if self.requested():
+            raise Interrupted
+
+    def reached(self, step: int) -> bool:
+        """Whether to save and leave after this step; all processes call it at every step."""
+        if jax.process_count() == 1:
+            return self.requested()
+        self.alive()
+        return multihost_utils.reached_preemption_sync_point(step)
+
+    def _listen(self) -> None:
+        while (number := os.read(self._read, 1)[0]) != 0:
+            name = signal.Signals(number).name
+            if self._received.is_set():
+                os._exit(EXIT_CODE)
+            self._received.set()
+            if not self.nothing_to_save:
+                print(f"{name}: saving, then leaving; again to leave at once", file=sys.stderr)
+                continue
+            print(f"{name}: leaving, there is nothing new to save", file=sys.stderr, flush=True)
+            self._deadline = threading.Timer(ANSWER_SECONDS, os._exit, (EXIT_CODE,))
+            self._deadline.daemon = True
+            self._deadline.start()
+
+    def _in_python(self, number: int, frame: FrameType | None) -> None:
+        if self.nothing_to_save:
+            raise Interrupted
