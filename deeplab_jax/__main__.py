@@ -11,13 +11,14 @@ from deeplab_jax.errors import UserError
 USAGE = """\
 usage: python -m deeplab_jax COMMAND [--help]
 
-  train     train a network, evaluate it and draw its predictions (the same as train.py)
-  evaluate  mIoU, per-class IoU and pictures of a split, from saved weights
-  study     variants of one experiment in a table, the paper's or your own
-  predict   segment pictures: class indices, overlays, a contact sheet; or classify them
-  convert   official TensorFlow checkpoints, .npz files or timm's Xceptions into a folder of weights
-  export-tf a folder of weights as an official TensorFlow checkpoint or .npz
-  summary   a network's layers, receptive fields, parameters and multiply-adds
+  train       train a network, evaluate it and draw its predictions (the same as train.py)
+  check-data  every picture and mask of a data set: what is in it, what is wrong, what would help
+  evaluate    mIoU, per-class IoU and pictures of a split, from saved weights
+  study       variants of one experiment in a table, the paper's or your own
+  predict     segment pictures: class indices, overlays, a contact sheet; or classify them
+  convert     TensorFlow checkpoints, .npz files or timm's Xceptions into a folder of weights
+  export-tf   a folder of weights as an official TensorFlow checkpoint or .npz
+  summary     a network's layers, receptive fields, parameters and multiply-adds
 """
 
 
@@ -27,6 +28,7 @@ def commands() -> dict[str, Callable[[list[str]], None]]:
 
     return {
         "train": c.train,
+        "check-data": c.check_data,
         "evaluate": c.evaluate,
         "study": c.study,
         "predict": c.predict,

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 
 from deeplab_jax.config import (
@@ -34,6 +35,31 @@ def train(arguments: list[str]) -> None:
     from deeplab_jax.loop import fit
 
     fit(config)
+
+
+def check_data(arguments: list[str]) -> None:
+    """Every picture and mask of a data set: what is in it, what is wrong."""
+    p = parser(
+        "check-data",
+        "Read every picture and mask of both splits, and say what is in them, what is wrong and"
+        " which settings would help. Exit code 1 if something is wrong.",
+        "Other arguments name the data, as for training: --config=configs/folder.py"
+        " --data.root=PATH --model.num_classes=5 ... [configs/scenes.py]",
+    )
+    p.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/check-data"),
+        help="folder for problems.txt and samples.png [runs/check-data]",
+    )
+    args, rest = p.parse_known_args(arguments)
+    config = parse(rest, DEFAULT_CONFIG)
+    from deeplab_jax.data import checks
+
+    text, sound = checks.check_data(config, args.out)
+    print(text)
+    if not sound:
+        sys.exit(1)
 
 
 def evaluate(arguments: list[str]) -> None:

@@ -57,15 +57,6 @@ def overlay(
     first, and their share of the picture. A class named "background" is not painted.
     """
     background = class_names.index(BACKGROUND) if BACKGROUND in class_names else -1
-    paint = colorize(label, colors, ignore_label=ignore_label)
-    thickness = max(1, round(min(label.shape) / 400))
-    contour = _contour(label, thickness) & (label != ignore_label)
-    # Inside an object the contour is its own colour, darkened: it separates neighbours of a
-    # similar colour without adding one that the legend would have to explain.
-    mixed = image + np.float32(alpha) * (paint - image.astype(np.float32))
-    mixed = np.where(contour[..., None], np.float32(0.4) * paint, mixed)
-    mixed = np.where((label == background)[..., None], image, mixed)
-
     ids, counts = np.unique(label, return_counts=True)
     largest_first = np.argsort(-counts, kind="stable")
     entries = []
@@ -74,8 +65,29 @@ def overlay(
         color = WHITE if k == background else color
         entries.append((color, f"{name} {_percent(n / label.size)}"))
     font_size = max(11, round(min(label.shape) / 30))
-    picture = Image.fromarray(np.rint(mixed).astype(np.uint8))
+    picture = Image.fromarray(blend(image, label, colors, class_names, alpha, ignore_label))
     return _stack([picture, _legend(entries, label.shape[1], font_size, font_size // 2)])
+
+
+def blend(
+    image: NDArray[np.uint8],
+    label: NDArray[np.integer],
+    colors: Sequence[RGB],
+    class_names: Sequence[str],
+    alpha: float = 0.55,
+    ignore_label: int = 255,
+) -> NDArray[np.uint8]:
+    """The picture of `overlay`, without its legend: u8[h w 3]."""
+    background = class_names.index(BACKGROUND) if BACKGROUND in class_names else -1
+    paint = colorize(label, colors, ignore_label=ignore_label)
+    thickness = max(1, round(min(label.shape) / 400))
+    contour = _contour(label, thickness) & (label != ignore_label)
+    # Inside an object the contour is its own colour, darkened: it separates neighbours of a
+    # similar colour without adding one that the legend would have to explain.
+    mixed = image + np.float32(alpha) * (paint - image.astype(np.float32))
+    mixed = np.where(contour[..., None], np.float32(0.4) * paint, mixed)
+    mixed = np.where((label == background)[..., None], image, mixed)
+    return np.rint(mixed).astype(np.uint8)
 
 
 def contact_sheet(
@@ -121,20 +133,36 @@ def comparison(
     """Shows a row per picture: image u8[h w 3], truth [h w], prediction [h w], and the errors."""
     shown: list[Image.Image | NDArray[np.uint8]] = []
     captions: list[str] = []
-    present: set[int] = set()
     for image, label, prediction, title in zip(images, labels, predictions, titles, strict=True):
         shown += tiles(image, label, prediction, colors, ignore_label).values()
         valid = label != ignore_label
         wrong = np.mean(label[valid] != prediction[valid]) if valid.any() else 0.0
         captions += [title, "", "", f"{_percent(wrong)} wrong"]
-        present |= {*np.unique(label).tolist(), *np.unique(prediction).tolist()}
     sheet = contact_sheet(shown, captions, columns=4, cell=cell)
-    entries = []
-    for k in sorted(present - {ignore_label}) + [ignore_label] * (ignore_label in present):
-        name, color = _describe(k, colors, class_names, ignore_label)
-        entries.append((color, name))
+    entries = _present([*labels, *predictions], colors, class_names, ignore_label)
     legend = _legend([*entries, (RED, "wrong")], sheet.width, max(11, cell // 20), cell // 20)
     return _stack([_headers(("image", "truth", "prediction", "errors"), cell), sheet, legend])
+
+
+def gallery(
+    images: Sequence[NDArray[np.uint8]],
+    labels: Sequence[NDArray[np.integer]],
+    titles: Sequence[str],
+    colors: Sequence[RGB],
+    class_names: Sequence[str],
+    ignore_label: int = 255,
+    columns: int = 4,
+    cell: int = 320,
+) -> Image.Image:
+    """Shows pictures u8[h w 3] with their labels [h w] drawn over them, and one legend for all."""
+    shown = [
+        blend(image, label, colors, class_names, ignore_label=ignore_label)
+        for image, label in zip(images, labels, strict=True)
+    ]
+    sheet = contact_sheet(shown, titles, columns=columns, cell=cell)
+    present = _present(labels, colors, class_names, ignore_label)
+    entries = [entry for entry in present if entry[1] != BACKGROUND]  # which is not painted
+    return _stack([sheet, _legend(entries, sheet.width, max(11, cell // 20), cell // 20)])
 
 
 def tiles(
@@ -199,6 +227,19 @@ def _describe(
     if k == ignore_label or k >= len(class_names):
         return "ignored" if k == ignore_label else f"id {k}", CREAM
     return class_names[k], colors[k]
+
+
+def _present(
+    labels: Sequence[NDArray[np.integer]],
+    colors: Sequence[RGB],
+    class_names: Sequence[str],
+    ignore_label: int,
+) -> list[tuple[RGB, str]]:
+    """Entries of a legend: the classes of all the labels in order, the ignored one last."""
+    ids = {k for label in labels for k in np.unique(label).tolist()}
+    ordered = sorted(ids - {ignore_label}) + [ignore_label] * (ignore_label in ids)
+    described = (_describe(k, colors, class_names, ignore_label) for k in ordered)
+    return [(color, name) for name, color in described]
 
 
 def _contour(label: NDArray[np.integer], thickness: int) -> NDArray[np.bool_]:

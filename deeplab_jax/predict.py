@@ -15,7 +15,7 @@ from PIL import Image
 from deeplab_jax import pictures
 from deeplab_jax.config import at_output_stride, round_up
 from deeplab_jax.data import cityscapes, voc
-from deeplab_jax.data.decode import decode_image
+from deeplab_jax.data.decode import decode_image, read_file
 from deeplab_jax.data.sources import SUFFIXES
 from deeplab_jax.data.transforms import Size, central_crop, cut, fit_size, whole
 from deeplab_jax.errors import UserError
@@ -183,7 +183,7 @@ def predict_files(
     for file in files:
         try:
             # A server compares with pictures as they are stored, not as a camera says to turn them.
-            image = decode_image(file.read_bytes(), str(file), exif=form == "index")
+            image = decode_image(read_file(file), str(file), exif=form == "index")
         except UserError as error:
             lines.append(f"error: {error}")
             print(lines[-1], flush=True)
@@ -243,7 +243,7 @@ def classify_files(predictor: Predictor, files: Iterable[Path]) -> list[str]:
     lines = []
     for file in files:
         try:
-            image = decode_image(file.read_bytes(), str(file), exif=True)
+            image = decode_image(read_file(file), str(file), exif=True)
             p = predictor.predict(image, probabilities=True)[0, 0]
             best = [f"{predictor.class_names[i]} {100 * p[i]:.1f} %" for i in np.argsort(-p)[:5]]
             lines.append(f"{file.name}: {', '.join(best)}")

@@ -35,6 +35,7 @@ LAYERS = [
     ["models.summary"],
     [
         "data.pipeline",
+        "data.checks",
         "state",
         "views",
         "weights.slots",
@@ -83,6 +84,13 @@ def test_only_models_know_flax_linen() -> None:
 
 
 def test_jax_is_not_needed_to_decode_or_draw() -> None:
-    for module in ("data.decode", "data.transforms", "data.sources", "data.scenes", "pictures"):
+    for module in (
+        "data.decode",
+        "data.transforms",
+        "data.sources",
+        "data.scenes",
+        "data.checks",
+        "pictures",
+    ):
         text = (PACKAGE / f"{module.replace('.', '/')}.py").read_text()
         assert "import jax" not in text and "from jax" not in text

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from PIL import Image
 import deeplab_jax
 from deeplab_jax import Config, DataConfig, EvalConfig, OptimConfig, TrainConfig, UserError
 from deeplab_jax.commands import convert, evaluate, predict
+from deeplab_jax.data.checks import check_data
 from deeplab_jax.data.pipeline import eval_batches, open_split, train_batches
 from deeplab_jax.data.sources import NO_CLASS
 from deeplab_jax.loop import fit, initial_variables
@@ -175,6 +177,14 @@ def test_head_and_source_must_agree(config: Config) -> None:
         open_split(config.data, "train", TINY_MODEL)
     with pytest.raises(UserError, match=r"'classifier' does not fit .* 'scenes'"):
         open_split(DataConfig(), "train", config.model)
+
+
+def test_its_data_can_be_checked(config: Config, tmp_path: Path) -> None:
+    text, sound = check_data(config, tmp_path)
+    assert sound and "train: 30 pictures, 30 of them sound" in text
+    assert re.search(r"^n02 +33\.333 +10 +36\.364 +4$", text, re.MULTILINE)
+    assert "JPEG RGB (30)" in text and "suggestions: none" in text
+    assert [path.name for path in tmp_path.iterdir()] == ["problems.txt"]
 
 
 def test_imagenet_that_is_not_prepared(config: Config, tmp_path: Path) -> None:

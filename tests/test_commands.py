@@ -29,6 +29,7 @@ def fails(arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         ("train --config=configs/camvid.py --data.root=nowhere", "nowhere is missing"),
         ("train --model.output_stride=7", "model.output_stride = 7"),
         ("train --train.batch_size=3", "train.batch_size = 3 cannot be split over 8 devices"),
+        ("check-data --config=configs/camvid.py --data.root=nowhere", "nowhere is missing"),
         ("evaluate --weights nowhere", "nowhere: no model.safetensors"),
         ("predict nowhere --weights nowhere --out x", "nowhere: no such file or folder"),
         ("predict configs --weights x --out x --format pdf", "invalid choice: 'pdf'"),
@@ -69,7 +70,10 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture, monkeypatch: obj
     assert out.returncode == 0
     assert all(
         c in out.stdout
-        for c in ("train", "evaluate", "study", "predict", "convert", "export-tf", "summary")
+        for c in (
+            *("train", "check-data", "evaluate", "study", "predict", "convert", "export-tf"),
+            "summary",
+        )
     )
 
 

@@ -110,6 +110,21 @@ def test_comparison_shows_the_errors_in_the_last_column(rng: np.random.Generator
         assert any((strip[y : y + 80] == tile).all() for y in range(len(sheet) - 79))
 
 
+def test_a_gallery_has_one_legend_of_what_it_paints(rng: np.random.Generator) -> None:
+    images = rng.integers(0, 256, (2, 80, 80, 3), np.uint8)
+    labels = np.zeros((2, 80, 80), np.uint8)
+    labels[1, 20:60, 20:60] = 1
+    sheet = np.array(
+        pictures.gallery([*images], [*labels], ["a", "b"], COLORS, NAMES, columns=2, cell=80)
+    )
+    for column, (image, label) in enumerate(zip(images, labels, strict=True)):
+        tile = sheet[4:84, 4 + 84 * column : 84 + 84 * column]
+        np.testing.assert_array_equal(tile, pictures.blend(image, label, COLORS, NAMES))
+    legend = sheet[110:]
+    assert (legend == COLORS[1]).all(axis=-1).any()
+    assert not (legend == COLORS[2]).all(axis=-1).any()
+
+
 def test_class_table_has_the_numbers_computed_by_hand() -> None:
     confusion = np.array([[6, 2, 0], [1, 1, 0], [0, 0, 0]])
     header, background, cat, owl, mean = pictures.class_table(confusion, NAMES).splitlines()

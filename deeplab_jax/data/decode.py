@@ -4,16 +4,45 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from deeplab_jax.errors import UserError
 
 # 64 megapixels decode to 192 MB of RGB; a header may claim far more than the file holds.
 MAX_PIXELS = 64 * 2**20
+MAX_BYTES = 256 * 2**20  # of a file: 64 megapixels of raw RGB are 192 MB
+MIN_SIDE = 2  # what counts visits to web pages has 1 x 1 pixels, and is downloaded with pictures
 # PIL knows more, some of which start other programs (EPS): not for pictures from anywhere.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+ORIENTATION = 0x0112  # the EXIF tag
+
+
+class Header(NamedTuple):
+    """What a picture's file says of itself; `size` (h, w) in stored pixels."""
+
+    size: tuple[int, int]
+    format: str
+    mode: str
+    frames: int = 1
+    orientation: int = 1
+    """EXIF: 1 is upright, 2 to 8 are mirrored or turned."""
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a picture's file; raises UserError if it cannot be read or is above 256 MB."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise UserError(
+                f"{path}: the file has {size / 2**20:.0f} MB; at most {MAX_BYTES // 2**20} MB are "
+                "read: scale the picture down or cut it first"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: the file cannot be read ({error.strerror})") from error
 
 
 def decode_image(data: bytes | np.ndarray, name: str, *, exif: bool = False) -> np.ndarray:
@@ -22,27 +51,48 @@ def decode_image(data: bytes | np.ndarray, name: str, *, exif: bool = False) -> 
     Grayscale is repeated, an alpha channel dropped, 16 bits are scaled to 8. `exif` turns the
     picture as its EXIF tag says: right for users' photos, wrong for data sets, whose masks are
     drawn on the stored pixels.
-    Raises UserError, naming `name`, for what is unreadable or above 64 megapixels.
+    Raises UserError, naming `name`, for what is unreadable, above 64 megapixels or a pixel wide.
     """
     if isinstance(data, np.ndarray):
         if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] != 3:
             raise UserError(f"{name}: expected a uint8 array [h, w, 3], got {_describe(data)}")
         return data
     with _opened(data, name) as image:
-        if exif:
-            image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):  # 16 bits; PIL's own convert() would clip instead of scale
-            gray = np.asarray(image).astype(np.int64)
-            deep = image.mode.startswith("I;16") or gray.max() > 255
-            gray8 = (gray // 257 if deep else gray).clip(0, 255).astype(np.uint8)
-            return np.repeat(gray8[..., None], 3, axis=-1)
-        if image.mode == "F":
-            raise UserError(
-                f"{name}: a floating-point picture has no known range; save it as 8-bit PNG"
-            )
-        if "transparency" in image.info:  # PIL warns unless such a picture goes through RGBA
-            image = image.convert("RGBA")
-        return np.asarray(image.convert("RGB"))
+        return _to_rgb(ImageOps.exif_transpose(image) if exif else image, name)
+
+
+def examine_image(data: bytes | np.ndarray, name: str) -> Header:
+    """Decode a picture as `decode_image` does, raising what it raises, and return its header."""
+    if isinstance(data, np.ndarray):
+        height, width = decode_image(data, name).shape[:2]
+        return Header((height, width), "array", "RGB")
+    with _opened(data, name) as image:
+        size, mode = (image.height, image.width), image.mode
+        _to_rgb(image, name)
+        # Asked for last: it moves an animation to its end, and a PNG may hold EXIF at its end.
+        frames, tag = getattr(image, "n_frames", 1), image.getexif().get(ORIENTATION)
+        orientation = next((k for k in range(2, 9) if k == tag), 1)
+        return Header(size, str(image.format), mode, frames, orientation)
+
+
+def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
+    if min(image.size) < MIN_SIDE:
+        raise UserError(
+            f"{name}: the picture is {image.width} x {image.height}; each side needs at least "
+            f"{MIN_SIDE} pixels: remove it"
+        )
+    if image.mode.startswith("I"):  # 16 bits; PIL's own convert() would clip instead of scale
+        gray = np.asarray(image).astype(np.int64)
+        deep = image.mode.startswith("I;16") or gray.max() > 255
+        gray8 = (gray // 257 if deep else gray).clip(0, 255).astype(np.uint8)
+        return np.repeat(gray8[..., None], 3, axis=-1)
+    if image.mode == "F":
+        raise UserError(
+            f"{name}: a floating-point picture has no known range; save it as 8-bit PNG"
+        )
+    if "transparency" in image.info:  # PIL warns unless such a picture goes through RGBA
+        image = image.convert("RGBA")
+    return np.asarray(image.convert("RGB"))
 
 
 def decode_label(data: bytes | np.ndarray, name: str, *, palette: bool = False) -> np.ndarray:
@@ -120,8 +170,11 @@ def _opened(data: bytes | Path, name: str) -> Iterator[Image.Image]:
     except (
         Exception
     ) as error:  # on broken files PIL raises OSError, SyntaxError, ValueError, struct.error ...
+        what: object = error
+        if isinstance(error, UnidentifiedImageError):  # which tells the address of a buffer
+            what = "the file is empty" if data == b"" else "its content is of another kind"
         raise UserError(
-            f"{name}: not a readable picture ({error}); formats: {', '.join(FORMATS)}"
+            f"{name}: not a readable picture ({what}); formats: {', '.join(FORMATS)}"
         ) from error
 
 

@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 from deeplab_jax.config import DataKind
 from deeplab_jax.data import cityscapes, scenes, voc
 from deeplab_jax.data.colors import Color, voc_colormap
-from deeplab_jax.data.decode import decode_image, decode_label, image_size
+from deeplab_jax.data.decode import decode_image, decode_label, image_size, read_file
 from deeplab_jax.errors import UserError
 
 DATA_DIR = "~/.cache/deeplab_jax/tfds"
@@ -50,6 +50,10 @@ class Source(Protocol):
     def ignore_label(self) -> int: ...
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Example: ...
+    def name(self, index: int) -> str:
+        """Return the picture's file, or its id in the data set, without decoding anything."""
+        ...
+
     def sizes(self) -> list[Size]:
         """Return (h, w) of every picture, from the headers alone."""
         ...
@@ -142,12 +146,22 @@ def check_source(source: Source, samples: int = 16) -> None:
         example = source[index]
         decode_image(example["image"], example["id"])
         values.update(np.unique(example["label"]).tolist())
-    # With two classes and 255 ignored, a mask drawn in 0/255 looks valid: all of class 1 ignored.
-    if len(source.class_names) == 2 and values == {0, 255} and not _holds(source, 1):
-        raise UserError(
-            f"no mask holds class 1 ({source.class_names[1]!r}), only 0 and 255, which is ignored: "
-            "they look like binary masks saved as 0/255. Save them as 0/1: mask // 255"
-        )
+    wrong = drawn_in_255(values, source.class_names)
+    if wrong and not _holds(source, 1):
+        raise UserError(wrong)
+
+
+def drawn_in_255(values: set[int], class_names: tuple[str, ...]) -> str:
+    """What to tell of two classes whose masks hold only `values` 0 and 255; "" of others.
+
+    With 255 ignored, a mask drawn in 0/255 looks valid: all of class 1 is ignored.
+    """
+    if len(class_names) != 2 or values != {0, 255}:
+        return ""
+    return (
+        f"no mask holds class 1 ({class_names[1]!r}), only 0 and 255, which is ignored: "
+        "they look like binary masks saved as 0/255. Save them as 0/1: mask // 255"
+    )
 
 
 def _holds(source: Source, class_id: int) -> bool:
@@ -193,8 +207,8 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> Example:
         _, image_file, mask_file = self.pairs[index]
-        image = Path(image_file).read_bytes()
-        label = decode_label(Path(mask_file).read_bytes(), mask_file, palette=self.palette)
+        image = read_file(Path(image_file))
+        label = decode_label(read_file(Path(mask_file)), mask_file, palette=self.palette)
         check_pair(
             mask_file,
             image_size(image, image_file),
@@ -203,6 +217,10 @@ class FolderSource:
             self.ignore_label,
         )
         return {"id": self.pairs[index][0], "image": image, "label": label}
+
+    def name(self, index: int) -> str:
+        """Return the picture's file."""
+        return self.pairs[index][1]
 
     def sizes(self) -> list[Size]:
         """Return (h, w) of every picture, from the headers alone."""
@@ -363,6 +381,11 @@ def _files_by_id(folder: Path) -> dict[str, str]:
     files: dict[str, str] = {}
     for path in sorted(_walk(folder)):
         id = path.relative_to(folder).with_suffix("").as_posix()
+        if not _is_unicode(id):
+            raise UserError(
+                f"{str(path).encode(errors='backslashreplace').decode()}: the name is not in UTF-8 "
+                "(an old archive?); rename it"
+            )
         if id in files:
             raise UserError(
                 f"{files[id]} and {path} have the same name but for the suffix; one must go"
@@ -371,6 +394,14 @@ def _files_by_id(folder: Path) -> dict[str, str]:
     if not files:
         raise UserError(f"{folder} has no pictures (files ending in {_some(sorted(SUFFIXES), 20)})")
     return files
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes that Python could only carry along, not print
+        return False
+    return True
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -421,6 +452,11 @@ class TfdsSource:
             label = np.asarray(self.label_map, np.uint8)[label]
         check_pair(id, image_size(image, id), label, len(self.class_names), self.ignore_label)
         return {"id": id, "image": image, "label": label}
+
+    def name(self, index: int) -> str:
+        """Return the record's id."""
+        id: str = self._records()[index][self.id_key].decode()
+        return id
 
     def sizes(self) -> list[Size]:
         """Return (h, w) of every picture; reads the records but decodes only the headers."""

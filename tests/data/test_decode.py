@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deeplab_jax.data.decode import decode_image, decode_label, image_size
+from deeplab_jax.data import decode
+from deeplab_jax.data.decode import (
+    Header,
+    decode_image,
+    decode_label,
+    examine_image,
+    image_size,
+    read_file,
+)
 from deeplab_jax.errors import UserError
 
 RGB = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
@@ -86,6 +94,38 @@ def test_too_large_is_refused_by_its_header() -> None:
     for side in (9_000, 10_000, 60_000):  # above our limit, PIL's warning and PIL's error
         with pytest.raises(UserError, match=r"huge\.png.*64 megapixels"):
             decode_image(png_header(side, side), "huge.png")
+
+
+def test_files_too_large_or_not_there_are_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encode(RGB))
+    assert read_file(path) == encode(RGB)
+    with path.open("r+b") as file:
+        file.truncate(decode.MAX_BYTES + 2**20)  # takes no space on disk
+    with pytest.raises(UserError, match=r"a\.png: the file has 257 MB; at most 256 MB"):
+        read_file(path)
+    with pytest.raises(UserError, match=r"b\.png: the file cannot be read \(No such file"):
+        read_file(tmp_path / "b.png")
+
+
+def test_pictures_a_pixel_wide_are_refused() -> None:
+    with pytest.raises(UserError, match=r"a\.png: the picture is 6 x 1; each side needs"):
+        decode_image(encode(RGB[:1]), "a.png")
+    assert decode_image(encode(RGB[:2, :2]), "a.png").shape == (2, 2, 3)
+
+
+def test_headers() -> None:
+    assert examine_image(encode(RGB), "a") == Header((4, 6), "PNG", "RGB")
+    assert examine_image(RGB, "a") == Header((4, 6), "array", "RGB")
+    frames = [Image.fromarray(np.roll(RGB, i)) for i in range(3)]
+    animation = encode(frames[0], save_all=True, append_images=frames[1:])
+    assert examine_image(animation, "a").frames == 3
+    exif = Image.Exif()
+    for tag, orientation in ((3, 3), (1, 1), (0, 1), (9, 1)):  # 0 and 9 mean nothing
+        exif[0x0112] = tag
+        assert examine_image(encode(RGB, "JPEG", exif=exif), "a").orientation == orientation
 
 
 def test_unreadable_names_the_file() -> None:

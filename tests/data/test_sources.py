@@ -161,6 +161,10 @@ def test_structure_errors(tmp_path: Path) -> None:
     save(tmp_path / "images" / "train" / "a.png", np.zeros((6, 8, 3), np.uint8))
     with pytest.raises(UserError, match=r"a\.jpg and .*a\.png have the same name"):
         open_two(tmp_path)
+    latin = tmp_path / "images" / "latin" / os.fsdecode("caf\u00e9.png".encode("latin-1"))
+    save(latin, np.zeros((6, 8, 3), np.uint8))
+    with pytest.raises(UserError, match=r"latin/caf\\udce9\.png: the name is not in UTF-8"):
+        open_two(tmp_path, "latin")
     (tmp_path / "images" / "empty").mkdir()
     with pytest.raises(UserError, match="empty has no pictures"):
         open_two(tmp_path, "empty")

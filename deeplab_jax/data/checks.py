@@ -1,0 +1,386 @@
+"""Every picture and mask of a data set, read once: what is in it, what is wrong, what would help.
+
+A *problem* stops a training run that reaches it; a *warning* does not, but is worth knowing.
+"""
+
+import hashlib
+import re
+import textwrap
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grain
+import numpy as np
+from PIL import Image
+
+from deeplab_jax.config import Config, DataConfig, round_up
+from deeplab_jax.data.decode import Header, decode_image, examine_image
+from deeplab_jax.data.pipeline import network_size, open_split, read
+from deeplab_jax.data.sources import Size, Source, drawn_in_255
+from deeplab_jax.data.transforms import GREY, fit_size, whole
+from deeplab_jax.errors import UserError
+from deeplab_jax.pictures import gallery
+from deeplab_jax.progress import Ticker
+
+CROP_LIMIT = 769  # the paper's largest crop, of Cityscapes (section 4.4)
+FILES_SHOWN = 3  # of each kind of finding
+SAMPLES = 8  # of each split
+SAMPLE_CELL = 320  # pixels
+
+
+class Finding(NamedTuple):
+    """A problem or a warning: its split, the file or record, and the reason."""
+
+    split: str
+    where: str
+    reason: str
+
+
+class Facts(NamedTuple):
+    """What is known of one sound example; `pixels` by class id, without the `ignored` ones."""
+
+    position: int
+    name: str
+    digest: bytes
+    header: Header
+    pixels: dict[int, int]
+    ignored: int
+
+
+@dataclass(frozen=True)
+class SplitCheck:
+    """What one reading of a split has found: facts of the sound examples, problems of the others.
+
+    `pixels` and `pictures`, i64[classes], count a class's pixels and the pictures that show it;
+    `ignored` counts the ignored pixels.
+    """
+
+    split: str
+    count: int
+    sound: tuple[Facts, ...]
+    problems: tuple[Finding, ...]
+    pixels: np.ndarray
+    pictures: np.ndarray
+    ignored: int
+
+
+def check_data(config: Config, out: Path) -> tuple[str, bool]:
+    """Check the data of a configuration: the report, and whether there is no problem.
+
+    Writes OUT/problems.txt, every finding, and for segmentation OUT/samples.png.
+
+    Raises:
+      UserError: a split cannot be opened at all.
+    """
+    data = config.data
+    splits = dict.fromkeys((data.train_split, data.eval_split))
+    sources = {split: open_split(data, split, config.model) for split in splits}
+    checks = {split: check_split(sources[split], split, data.workers) for split in splits}
+    found, class_names = list(checks.values()), sources[data.train_split].class_names
+    problems = find_problems(found, sources, config)
+    warnings = find_warnings(found, class_names, data.train_split)
+    out.mkdir(parents=True, exist_ok=True)
+    listed = [list_findings(problems, "problems"), list_findings(warnings, "warnings")]
+    (out / "problems.txt").write_text("\n\n".join(listed) + "\n", encoding="utf-8")
+    samples = None if data.one_label else draw_samples(sources, found)
+    if samples:
+        samples.save(out / "samples.png")
+    text = [
+        *map(describe_split, found),
+        class_table(found, class_names),
+        describe_findings(warnings, "warnings"),
+        describe_findings(problems, "problems"),
+        describe_advice(suggest(checks, problems, config)),
+        f"all findings: {out / 'problems.txt'}",
+    ]
+    if samples:
+        text[-1] += f"; pictures under their masks: {out / 'samples.png'}"
+    return "\n\n".join(text), not problems
+
+
+# ---- reading
+
+
+def check_split(source: Source, split: str, workers: int = 0) -> SplitCheck:
+    """Read every example of a split as training does; `workers` is that of `DataConfig`."""
+    examine = partial(_examine, source=source, split=split)
+    examples = grain.MapDataset.source(range(len(source))).map(examine)
+    found: list[Facts | Finding] = []
+    items: Iterator[Any] = read(examples, workers)
+    with Ticker(f"reading {split}", len(source), unit="picture") as ticker:
+        for item in items:
+            found.append(item)
+            ticker.tick(len(found))
+    sound = tuple(item for item in found if isinstance(item, Facts))
+    problems = [item for item in found if isinstance(item, Finding)]
+    pixels, pictures = np.zeros((2, len(source.class_names)), np.int64)
+    for facts in sound:
+        for class_id, count in facts.pixels.items():
+            pixels[class_id] += count
+            pictures[class_id] += 1
+    ignored = sum(facts.ignored for facts in sound)
+    values = {*np.flatnonzero(pixels).tolist(), *([source.ignore_label] if ignored else [])}
+    if binary := drawn_in_255(values, source.class_names):
+        problems.append(Finding(split, "all masks", binary))
+    return SplitCheck(split, len(source), sound, tuple(problems), pixels, pictures, ignored)
+
+
+def _examine(index: int, source: Source, split: str) -> Facts | Finding:
+    try:
+        example, name = source[index], source.name(index)
+        image, label = example["image"], example["label"]
+        header = examine_image(image, name)
+    except UserError as error:
+        where, _, reason = str(error).partition(": ")
+        return Finding(split, where, reason)
+    content = image if isinstance(image, bytes) else image.tobytes()
+    ids, counts = np.unique_counts(label[label != source.ignore_label])
+    pixels = dict(zip(ids.tolist(), counts.tolist(), strict=True))
+    digest = hashlib.blake2b(content, digest_size=16).digest()
+    return Facts(index, name, digest, header, pixels, label.size - int(counts.sum()))
+
+
+def find_problems(
+    checks: Sequence[SplitCheck], sources: Mapping[str, Source], config: Config
+) -> list[Finding]:
+    """Every problem of the splits, and a size at evaluation that does not fit the pictures."""
+    problems = [problem for check in checks for problem in check.problems]
+    split = config.data.eval_split
+    if not any(problem.split == split for problem in problems):  # sizes of broken files are none
+        try:
+            network_size(config.data, sources[split], config.model.output_stride)
+        except UserError as error:
+            problems.append(Finding(split, "all pictures", str(error)))
+    return problems
+
+
+def find_warnings(
+    checks: Sequence[SplitCheck], class_names: Sequence[str], train_split: str
+) -> list[Finding]:
+    """What training would pass over: lost frames, turned and doubled pictures, absent classes."""
+    warnings = []
+    for check in checks:
+        for facts in check.sound:
+            reasons = _warn(facts)
+            warnings += [Finding(check.split, facts.name, reason) for reason in reasons]
+        if check.split == train_split and check.pixels.any():
+            absent = [name for name, n in zip(class_names, check.pixels, strict=True) if n == 0]
+            reason = f"these classes never occur in {train_split}"
+            warnings += [Finding(check.split, name, reason) for name in absent]
+    return warnings + _find_doubles(checks)
+
+
+def _warn(facts: Facts) -> list[str]:
+    header, reasons = facts.header, []
+    if header.frames > 1:
+        reasons.append(f"the file holds {header.frames} frames, of which the first is used")
+    if header.orientation != 1:
+        reasons.append(
+            f"EXIF orientation {header.orientation}: training and evaluation read the pixels as "
+            "stored, on which masks are drawn; predict turns them. Look at samples.png: do "
+            "picture and mask agree?"
+        )
+    if not facts.pixels:
+        reasons.append("every pixel of the mask is ignored: nothing is learnt from it")
+    return reasons
+
+
+def _find_doubles(checks: Sequence[SplitCheck]) -> list[Finding]:
+    places = defaultdict(list)
+    for check in checks:
+        for facts in check.sound:
+            places[facts.digest].append((check.split, facts.name))
+    doubles = []
+    for same in places.values():
+        if len(same) > 1:
+            splits = list(dict.fromkeys(split for split, _ in same))
+            where = " = ".join(f"{name} ({split})" for split, name in same)
+            reason = (
+                f"the same picture, byte for byte, in {' and '.join(splits)}: scores will flatter"
+                if len(splits) > 1
+                else f"the same picture, byte for byte, more than once in {splits[0]}"
+            )
+            doubles.append(Finding(same[0][0], where, reason))
+    return doubles
+
+
+# ---- what would help
+
+
+def class_weights(pixels: np.ndarray) -> np.ndarray:
+    """Weights f64[classes] from pixels i64[classes]: 1/sqrt(share), of mean 1 over the pixels.
+
+    As in configs/camvid.py. A class that never occurs has weight 1.
+    """
+    roots = np.sqrt(pixels / pixels.sum())
+    return np.divide(1 / roots.sum(), roots, out=np.ones_like(roots), where=roots > 0)
+
+
+def crop_size(sizes: np.ndarray, stride: int) -> Size:
+    """A crop k * stride + 1 for pictures of sizes [n 2]: the median picture, at most 769.
+
+    It is square where some pictures are upright and some not, as the paper's 513 x 513 for VOC.
+    """
+    h, w = (min(max(17, int(n)), CROP_LIMIT) for n in np.median(sizes, axis=0))
+    upright, lying = (sizes[:, 0] > sizes[:, 1]).any(), (sizes[:, 0] < sizes[:, 1]).any()
+    if upright and lying:
+        h = w = max(h, w)
+    return (round_up(h, stride), round_up(w, stride))
+
+
+def suggest(
+    checks: Mapping[str, SplitCheck], problems: Sequence[Finding], config: Config
+) -> list[tuple[str, str]]:
+    """Arguments of the command line, each with its reason."""
+    data, stride = config.data, config.model.output_stride
+    named = Counter(
+        flag for p in problems for flag in set(re.findall(r"--data\.\w+=\w+", p.reason))
+    )
+    advice = [(flag, f"named by {n} of the problems") for flag, n in named.most_common()]
+    train, evaluation = checks[data.train_split], checks[data.eval_split]
+    if data.one_label or not train.sound:
+        return advice
+    crop, now = crop_size(sizes_of(train), stride), data.crop_size
+    if crop != tuple(round_up(n, stride) for n in now):
+        advice.append(
+            (
+                f"--data.crop_size {crop[0]} {crop[1]}",
+                f"the median picture of {train.split} as k * {stride} + 1, at most {CROP_LIMIT}; "
+                f"now {now[0]} {now[1]}; smaller crops cost less",
+            )
+        )
+    advice += _suggest_eval_size(sizes_of(evaluation), data, stride)
+    if train.pixels.any():
+        weights = " ".join(f"{w:.3g}" for w in class_weights(train.pixels))
+        reason = (
+            f"for rare classes in short runs: 1/sqrt(share of {train.split}'s labelled pixels), "
+            "of mean 1 over the pixels, as in configs/camvid.py"
+        )
+        advice.append((f"--train.class_weights {weights}", reason))
+    return advice
+
+
+def _suggest_eval_size(sizes: np.ndarray, data: DataConfig, stride: int) -> list[tuple[str, str]]:
+    if data.eval_size is not None or len(np.unique(sizes, axis=0)) < 2:
+        return []
+    largest, median = sizes.max(axis=0), np.median(sizes, axis=0)
+    if largest.prod() > 4 * median.prod():
+        h, w = (round_up(max(17, int(n)), stride) for n in median)
+        reason = (
+            "the largest picture has over 4 times the median's pixels, and all are padded to it"
+        )
+        return [(f"--data.resize=fit --data.eval_size {h} {w}", reason)]
+    h, w = (round_up(max(17, int(n)), stride) for n in largest)
+    return [(f"--data.eval_size {h} {w}", "the largest picture, which all are padded to: as now")]
+
+
+# ---- as text and as a picture
+
+
+def sizes_of(check: SplitCheck) -> np.ndarray:
+    """Heights and widths i64[n 2] of the sound pictures."""
+    return np.array([facts.header.size for facts in check.sound], np.int64).reshape(-1, 2)
+
+
+def describe_split(check: SplitCheck) -> str:
+    """Number, sizes and kinds of a split's pictures, and the share of ignored pixels."""
+    title = f"{check.split}: {check.count} pictures, {len(check.sound)} of them sound"
+    if not check.sound:
+        return title
+    sizes = sizes_of(check)
+    named = zip(
+        ("smallest", "median", "largest"),
+        (sizes.min(axis=0), np.median(sizes, axis=0), sizes.max(axis=0)),
+        strict=True,
+    )
+    spread = ", ".join(f"{name} {int(h)} x {int(w)}" for name, (h, w) in named)
+    same = len(np.unique(sizes, axis=0)) == 1
+    headers = [facts.header for facts in check.sound]
+    stored = Counter(f"{header.format} {header.mode}" for header in headers)
+    turned = sum(header.orientation != 1 for header in headers)
+    total = check.ignored + check.pixels.sum()
+    rows = (
+        ("height x width", f"all {sizes[0][0]} x {sizes[0][1]}" if same else f"{spread}, by side"),
+        ("stored as", ", ".join(f"{kind} ({n})" for kind, n in stored.most_common())),
+        ("EXIF says", f"turned ({turned})" if turned else "all are upright"),
+        ("ignored", f"{100 * check.ignored / total:.2f} % of the pixels"),
+    )
+    return "\n".join([title, *(f"  {name:<14}  {value}" for name, value in rows)])
+
+
+def class_table(checks: Sequence[SplitCheck], class_names: Sequence[str]) -> str:
+    """A line per class: its share of each split's labelled pixels, and pictures that show it."""
+    width = max(len(name) for name in [*class_names, "class"])
+    heads = [(f"{check.split} %", "in pictures") for check in checks]
+    lines = [f"{'class':<{width}}" + "".join(f"  {a:>12}  {b:>11}" for a, b in heads)]
+    for k, name in enumerate(class_names):
+        cells = ((100 * c.pixels[k] / max(1, c.pixels.sum()), c.pictures[k]) for c in checks)
+        lines.append(f"{name:<{width}}" + "".join(f"  {a:>12.3f}  {b:>11}" for a, b in cells))
+    return "\n".join(lines)
+
+
+def describe_findings(findings: Sequence[Finding], title: str) -> str:
+    """Findings by kind, the most frequent first: how many, the first reason, the first files."""
+    kinds = defaultdict(list)
+    for finding in findings:
+        # Alike but for numbers: sizes, label values, bytes.
+        kinds[re.sub(r"\d+(?:, \d+)*(?: and \d+ more)?", "#", finding.reason)].append(finding)
+    blocks = [f"{title}: {len(findings) or 'none'}"]
+    for alike in sorted(kinds.values(), key=len, reverse=True):
+        text = textwrap.indent(alike[0].reason, " " * 8).strip()
+        example = "such as: " if len({finding.reason for finding in alike}) > 1 else ""
+        rows = [f"  {len(alike):>4}  {example}{text}"]
+        rows += [f"        - {finding.where}" for finding in alike[:FILES_SHOWN]]
+        if len(alike) > FILES_SHOWN:
+            rows.append(f"        - and {len(alike) - FILES_SHOWN} more, see problems.txt")
+        blocks.append("\n".join(rows))
+    return "\n".join(blocks)
+
+
+def describe_advice(advice: Sequence[tuple[str, str]]) -> str:
+    """Arguments to copy, each below its reason."""
+    lines = (f"  # {reason}\n  {argument}" for argument, reason in advice)
+    return "\n".join(["suggestions", *lines]) if advice else "suggestions: none"
+
+
+def list_findings(findings: Sequence[Finding], title: str) -> str:
+    """Every finding on a line (or more, where its advice has several)."""
+    lines = (f"{finding.split}  {finding.where}: {finding.reason}" for finding in findings)
+    return "\n".join([f"{title}: {len(findings)}", *lines])
+
+
+def draw_samples(sources: Mapping[str, Source], checks: Sequence[SplitCheck]) -> Image.Image | None:
+    """Some sound examples of each split under their masks; None if there are none."""
+    images, labels, titles = [], [], []
+    for check in checks:
+        source = sources[check.split]
+        for facts in _samples(check.sound):
+            example = source[facts.position]
+            scaled = fit_size(facts.header.size, (SAMPLE_CELL, SAMPLE_CELL))
+            image = decode_image(example["image"], facts.name)
+            images.append(whole(image, scaled, scaled, GREY, smooth=True))
+            ignored = source.ignore_label
+            labels.append(whole(example["label"], scaled, scaled, ignored, smooth=False))
+            titles.append(f"{check.split}: {example['id']}")
+    if not images:
+        return None
+    return gallery(
+        images,
+        labels,
+        titles,
+        source.colors,
+        source.class_names,
+        source.ignore_label,
+        cell=SAMPLE_CELL,
+    )
+
+
+def _samples(sound: Sequence[Facts]) -> list[Facts]:
+    """Some of the examples, evenly spread; two of those that EXIF turns, where there are any."""
+    turned = [i for i, facts in enumerate(sound) if facts.header.orientation != 1][:2]
+    spread = np.linspace(0, len(sound), SAMPLES - len(turned), endpoint=False).astype(int)
+    return [sound[i] for i in sorted({*turned, *spread.tolist()})] if sound else []

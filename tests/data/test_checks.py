@@ -1,0 +1,359 @@
+"""check-data: every bad file is listed with its reason, sound ones are counted, advice is right."""
+
+import io
+import re
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from synthetic import SIZE, square_picture, write_squares
+
+from deeplab_jax import commands
+from deeplab_jax.config import Config, DataConfig, ModelConfig, load_config_file
+from deeplab_jax.data import checks, voc
+from deeplab_jax.data.sources import open_folder
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+IMAGE, LABEL = square_picture(99)
+
+
+def encode(image: Image.Image | np.ndarray, format: str = "PNG", **options: object) -> bytes:
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    buffer = io.BytesIO()
+    image.save(buffer, format=format, **options)
+    return buffer.getvalue()
+
+
+def palette(ids: np.ndarray) -> Image.Image:
+    image = Image.fromarray(ids)
+    image.putpalette([i // 3 for i in range(768)])
+    return image
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def bomb(side: int) -> bytes:
+    """A small PNG whose header claims side x side pixels."""
+    png = encode(IMAGE)
+    header = b"IHDR" + struct.pack(">II", side, side) + png[24:29]
+    return png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
+
+
+def labelled(value: int) -> bytes:
+    label = LABEL.copy()
+    label[:4] = value
+    return encode(label)
+
+
+PICTURE = Image.fromarray(IMAGE)
+OTHERS = [Image.fromarray(square_picture(seed)[0]) for seed in (97, 98)]
+MASK = encode(LABEL)
+
+# (what, file of the picture, its content, content of its mask, reason); those below are refused
+REFUSED = [
+    ("truncated JPEG", "half.jpg", encode(PICTURE, "JPEG")[:-200], MASK, "image file is truncated"),
+    ("truncated PNG", "cut.png", encode(PICTURE)[:-2000], MASK, "not a readable picture"),
+    ("empty file", "empty.png", b"", MASK, "the file is empty"),
+    ("HTML named .jpg", "page.jpg", b"<html>404</html>", MASK, "content is of another kind"),
+    ("truncated mask", "cut_mask.png", encode(PICTURE), MASK[:-30], "not a readable picture"),
+    ("palette mask", "palette.png", encode(PICTURE), encode(palette(LABEL)), "palette_masks=True"),
+    ("colour mask", "colour.png", encode(PICTURE), encode(PICTURE), "mask is a colour picture"),
+    ("JPEG mask", "jpeg.png", encode(PICTURE), encode(LABEL, "JPEG"), "must not be JPEG"),
+    ("1 x 1", "dot.png", encode(IMAGE[:1, :1]), encode(LABEL[:1, :1]), "picture is 1 x 1; each"),
+    (
+        "1 x 4000",
+        "line.png",
+        encode(np.zeros((4000, 1, 3), np.uint8)),
+        encode(np.zeros((4000, 1), np.uint8)),
+        "picture is 1 x 4000; each side needs at least 2",
+    ),
+    ("claims 20000 x 20000", "bomb.png", bomb(20_000), MASK, "far too large; at most 64 megapixel"),
+    (
+        "mask of another size",
+        "size.png",
+        encode(PICTURE),
+        encode(LABEL[:, :50]),
+        "the picture is 56 x 40 but its mask 50 x 40",
+    ),
+    ("label = number of classes", "three.png", encode(PICTURE), labelled(3), "Perhaps the ids st"),
+    ("label out of range", "seven.png", encode(PICTURE), labelled(7), "holds 7; allowed are the"),
+    (
+        "32-bit float picture",
+        "float.tif",
+        encode(PICTURE.convert("F"), "TIFF"),
+        MASK,
+        "no known ra",
+    ),
+]
+# These are read; where there is a reason, it is a warning.
+READ = [
+    ("CMYK JPEG", "cmyk.jpg", encode(PICTURE.convert("CMYK"), "JPEG"), MASK, ""),
+    ("16-bit gray PNG", "deep.png", encode(IMAGE[..., 0].astype(np.uint16) * 257), MASK, ""),
+    ("gray picture", "gray.png", encode(PICTURE.convert("L")), MASK, ""),
+    ("transparent picture", "alpha.png", encode(PICTURE.convert("RGBA")), MASK, ""),
+    ("palette picture", "p.png", encode(PICTURE.convert("P")), MASK, ""),
+    ("spaces, Unicode in a name", "straße 日本.png", encode(PICTURE, compress_level=1), MASK, ""),
+    (
+        "EXIF-turned JPEG",
+        "turned.jpg",
+        encode(PICTURE, "JPEG", exif=turned(6)),
+        MASK,
+        "EXIF orientation 6: training and evaluation read the pixels as stored",
+    ),
+    (
+        "animated GIF",
+        "moving.gif",
+        encode(PICTURE, "GIF", save_all=True, append_images=OTHERS),
+        MASK,
+        "holds 3 frames, of which the first is used",
+    ),
+    (
+        "MPO (stereo JPEG)",
+        "stereo.jpg",
+        encode(PICTURE, "MPO", save_all=True, append_images=OTHERS[:1]),
+        MASK,
+        "holds 2 frames",
+    ),
+    (
+        "mask of ignored pixels alone",
+        "void.png",
+        encode(PICTURE, compress_level=2),
+        encode(np.full(SIZE, 255, np.uint8)),
+        "every pixel of the mask is ignored",
+    ),
+]
+
+
+def write_bad(root: Path) -> None:
+    """Three sound pairs and one of every case in train, two in val; one picture is in both."""
+    write_squares(root, {"train": 3, "val": 2})
+    for _, name, image, mask, _ in [*REFUSED, *READ]:
+        (root / "images" / "train" / name).write_bytes(image)
+        (root / "masks" / "train" / f"{Path(name).stem}.png").write_bytes(mask)
+    for kind in ("images", "masks"):  # macOS leaves such files beside others
+        (root / kind / "train" / "._p00.png").write_bytes(b"not a picture")
+    for source, copy in (("p00", "train/again"), ("p01", "val/leak")):
+        for kind in ("images", "masks"):
+            data = (root / kind / "train" / f"{source}.png").read_bytes()
+            (root / kind / f"{copy}.png").write_bytes(data)
+
+
+def run(root: Path, out: Path, *arguments: str) -> int:
+    """The command's exit code."""
+    try:
+        commands.check_data(
+            [
+                f"--config={CONFIGS}/folder.py",
+                f"--data.root={root}",
+                f"--out={out}",
+                "--model.num_classes=3",
+                *arguments,
+            ]
+        )
+    except SystemExit as leaving:
+        assert isinstance(leaving.code, int)
+        return leaving.code
+    return 0
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
+    """The folder of `write_bad`, its exit code, and its problems.txt."""
+    root = tmp_path_factory.mktemp("bad")
+    write_bad(root)
+    code = run(root, root / "out")
+    return root, code, (root / "out" / "problems.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case[0])
+def test_what_is_refused_is_listed_with_its_reason(
+    case: tuple[str, str, bytes, bytes, str], bad: tuple[Path, int, str]
+) -> None:
+    _, name, _, _, reason = case
+    problems = bad[2].split("warnings: ")[0]
+    stem = re.escape(Path(name).stem)
+    assert re.search(rf"train/{stem}\.\w+: .*{re.escape(reason)}", problems)
+
+
+@pytest.mark.parametrize("case", READ, ids=lambda case: case[0])
+def test_what_is_read_is_a_warning_at_most(
+    case: tuple[str, str, bytes, bytes, str], bad: tuple[Path, int, str]
+) -> None:
+    _, name, _, _, reason = case
+    problems, warnings = bad[2].split("warnings: ")
+    assert f"/{name}: " not in problems
+    lines = [line for line in warnings.splitlines() if f"/{name}: " in line]
+    assert len(lines) == (1 if reason else 0) and all(reason in line for line in lines)
+
+
+def test_all_and_only_the_bad_are_counted(
+    bad: tuple[Path, int, str], capsys: pytest.CaptureFixture
+) -> None:
+    root, code, text = bad
+    assert code == 1
+    assert text.startswith(f"problems: {len(REFUSED)}\n") and "._p00" not in text
+    assert f"{root}/images/train/again.png (train) = {root}/images/train/p00.png (train): " in text
+    assert f"{root}/images/train/p01.png (train) = {root}/images/val/leak.png (val): " in text
+    assert text.count("byte for byte") == 2
+    assert run(root, root / "out", "--data.workers=0") == 1
+    out = capsys.readouterr().out
+    total, sound = len(REFUSED) + len(READ) + 4, len(READ) + 4
+    assert f"train: {total} pictures, {sound} of them sound" in out
+    assert "val: 3 pictures, 3 of them sound" in out
+    assert "JPEG CMYK (1)" in out and "PNG I;16 (1)" in out and "MPO RGB (1)" in out
+    assert "turned (1)" in out
+    assert "--data.palette_masks=True" in out and "--data.ignore_label=3" in out
+    with Image.open(root / "out" / "samples.png") as samples:
+        assert samples.width == 4 * (320 + 16) + 16
+
+
+def test_a_clean_folder_is_clean_and_its_histogram_right(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_squares(tmp_path, {"train": 6, "val": 2})
+    assert run(tmp_path, tmp_path / "out") == 0
+    out = capsys.readouterr().out
+    assert "problems: none" in out and "warnings: none" in out
+    assert "all 40 x 56" in out and "PNG RGB (6)" in out and "--data.crop_size 49 65" in out
+    masks = sorted((tmp_path / "masks" / "train").iterdir())
+    labels = np.stack([np.asarray(Image.open(mask)) for mask in masks])
+    check = checks.check_split(open_folder(str(tmp_path), "train"), "train")
+    np.testing.assert_array_equal(check.pixels, [(labels == k).sum() for k in range(3)])
+    shown = [(labels == k).any(axis=(1, 2)).sum() for k in range(3)]
+    np.testing.assert_array_equal(check.pictures, shown)
+    assert check.ignored == (labels == 255).sum()
+    share = 100 * check.pixels[1] / (labels != 255).sum()
+    assert re.search(rf"^red +{share:.3f} +6 ", out, re.MULTILINE)
+
+
+def test_many_problems_of_a_kind_are_one_entry(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_squares(tmp_path, {"train": 9, "val": 2})
+    for i in range(7):
+        (tmp_path / "images" / "train" / f"p{i:02d}.png").write_bytes(encode(IMAGE[: 20 + i]))
+    assert run(tmp_path, tmp_path / "out") == 1
+    out = capsys.readouterr().out
+    assert "problems: 7\n     7  such as: the picture is 56 x 20 but its mask 56 x 40" in out
+    assert out.count("- " + str(tmp_path / "masks" / "train")) == checks.FILES_SHOWN
+    assert "and 4 more, see problems.txt" in out
+    assert (tmp_path / "out" / "problems.txt").read_text().count("but its mask") == 7
+
+
+def test_what_concerns_all_pictures_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_squares(tmp_path, {"train": 3, "val": 3})
+    for mask in (tmp_path / "masks" / "train").iterdir():
+        label = np.array(Image.open(mask))
+        Image.fromarray(np.where(label == 2, 0, label).astype(np.uint8)).save(mask)
+    assert run(tmp_path, tmp_path / "out") == 0  # warnings alone
+    out = capsys.readouterr().out
+    assert "these classes never occur in train\n        - blue" in out
+    assert run(tmp_path, tmp_path / "out", "--data.eval_size", "33", "33") == 1
+    assert "data.eval_size = (33, 33), but the largest picture is (40, 56)" in (
+        capsys.readouterr().out
+    )
+    for split in ("train", "val"):  # drawn in 0/255: 255 is ignored, so each mask looks valid
+        for mask in (tmp_path / "masks" / split).iterdir():
+            Image.fromarray((np.array(Image.open(mask)) > 0).astype(np.uint8) * 255).save(mask)
+    (tmp_path / "classes.txt").write_text("no\nyes\n")
+    assert run(tmp_path, tmp_path / "out", "--model.num_classes=2") == 1
+    assert "they look like binary masks saved as 0/255" in capsys.readouterr().out
+
+
+def test_a_folder_without_a_sound_picture_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_squares(tmp_path, {"train": 2, "val": 1})
+    for image in (tmp_path / "images").rglob("*.png"):
+        image.unlink()
+        image.symlink_to("nowhere.png")
+    assert run(tmp_path, tmp_path / "out") == 1
+    out = capsys.readouterr().out
+    assert "train: 2 pictures, 0 of them sound" in out and "suggestions: none" in out
+    assert "3  the file cannot be read (No such file or directory)" in out
+
+
+def test_records_of_a_prepared_data_set_are_named_by_their_ids(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = tmp_path / "VOC2012"
+    for name in ("JPEGImages", "SegmentationClass", voc.LISTS):
+        (folder / name).mkdir(parents=True)
+    for i in range(4):
+        image, label = square_picture(i)
+        data = encode(image, "JPEG")
+        (folder / "JPEGImages" / f"p{i}.jpg").write_bytes(data[:-200] if i == 1 else data)
+        (folder / "SegmentationClass" / f"p{i}.png").write_bytes(encode(palette(label)))
+    (folder / voc.LISTS / "train.txt").write_text("p0\np1\np2\n")
+    (folder / voc.LISTS / "val.txt").write_text("p2\np3\n")
+    arguments = f"--data.root={tmp_path} --data.prepared_dir={tmp_path}/tfds --out={tmp_path}/out"
+    with pytest.raises(SystemExit):
+        commands.check_data(
+            [f"--config={CONFIGS}/voc.py", "--data.train_split=train", *arguments.split()]
+        )
+    assert "train: 3 pictures, 2 of them sound" in capsys.readouterr().out
+    text = (tmp_path / "out" / "problems.txt").read_text()
+    assert "train  p1: not a readable picture" in text
+    assert "train  p2 (train) = p2 (val): the same picture, byte for byte, in train and val" in text
+    assert "train  cat: these classes never occur in train" in text
+
+
+@given(st.lists(st.integers(0, 10**9), min_size=2, max_size=30).filter(any))
+def test_weights_have_mean_one_over_the_pixels(pixels: list[int]) -> None:
+    shares = np.array(pixels) / sum(pixels)
+    weights = checks.class_weights(np.array(pixels))
+    assert (weights * shares).sum() == pytest.approx(1)
+    assert (weights[shares == 0] == 1).all()
+    squares = (weights**2 * shares)[shares > 0]
+    np.testing.assert_allclose(squares, squares[0])
+
+
+def test_weights_are_those_of_camvid() -> None:
+    """The pixels of its 367 masks of train, counted once."""
+    pixels = [
+        *(10682767, 14750079, 623349, 20076880, 2845085, 6166762),
+        *(743859, 714595, 3719877, 405385, 184967),
+    ]
+    expected = load_config_file(str(CONFIGS / "camvid.py")).train.class_weights
+    np.testing.assert_allclose(checks.class_weights(np.array(pixels)), expected, atol=0.005)
+
+
+sizes = st.lists(st.tuples(st.integers(1, 3000), st.integers(1, 3000)), min_size=1, max_size=5)
+
+
+@given(sizes, st.sampled_from([8, 16, 32]))
+def test_a_suggested_crop_is_accepted(sizes: list[tuple[int, int]], stride: int) -> None:
+    crop = checks.crop_size(np.array(sizes), stride)
+    Config(model=ModelConfig(output_stride=stride), data=DataConfig(crop_size=crop))
+    assert max(crop) <= checks.CROP_LIMIT
+
+
+def test_usual_crops() -> None:
+    mixed = np.array([(375, 500), (375, 500), (500, 375)])
+    assert checks.crop_size(mixed, 16) == (513, 513)  # VOC
+    assert checks.crop_size(np.array([(1024, 2048)]), 16) == (769, 769)  # Cityscapes
+    assert checks.crop_size(np.array([(360, 480)]), 16) == (369, 481)  # CamVid
+
+
+def test_pictures_of_very_different_sizes_are_better_fitted(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_squares(tmp_path, {"train": 2, "val": 3})
+    for kind, array in (("images", np.zeros((200, 300, 3))), ("masks", np.zeros((200, 300)))):
+        file = tmp_path / kind / "val" / "p00.png"
+        Image.fromarray(array.astype(np.uint8)).save(file)
+    assert run(tmp_path, tmp_path / "out") == 0
+    out = capsys.readouterr().out
+    assert "smallest 40 x 56, median 40 x 56, largest 200 x 300, by side" in out
+    assert "--data.resize=fit --data.eval_size 49 65" in out
+    advised = ("--data.resize=fit", "--data.eval_size", "49", "65")
+    assert run(tmp_path, tmp_path / "out", *advised) == 0
