@@ -127,6 +127,7 @@ class Checkpoints:
         Raises:
           UserError: there are damaged ones only.
         """
+        self.wait()
         for step in self.steps():
             try:
                 return step, self._read_about(step)["experiment"]
@@ -195,10 +196,17 @@ class Checkpoints:
 
     def _check_readable(self) -> None:
         """What this user may not read is not damaged: nothing is to be renamed for it."""
-        for folder, folders, files in os.walk(self._directory):
-            for path in (folder, *(os.path.join(folder, name) for name in (*folders, *files))):
-                if not os.access(path, os.R_OK):
-                    raise UserError(f"{path}: no permission to read this checkpoint (chmod, chown)")
+
+        def refuse(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):  # no checkpoints yet
+                raise UserError(f"{error.filename}: this checkpoint cannot be read ({error})")
+
+        for folder, _, files in os.walk(self._directory, onerror=refuse):
+            for file in files:
+                try:
+                    open(os.path.join(folder, file), "rb").close()
+                except OSError as error:
+                    refuse(error)
 
 
 def as_tree(state: TrainState) -> dict[str, Any]:
@@ -215,10 +223,10 @@ def digests(tree: Any) -> dict[str, list[Any]]:
         hashed = hashlib.blake2b(content, digest_size=16).hexdigest()
         return [str(array.dtype), list(array.shape), hashed]
 
-    return {name(path): digest(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+    return {path_name(path): digest(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
-def name(path: Any) -> str:
+def path_name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
@@ -243,7 +251,7 @@ def seal(about: About) -> str:
 def check_arrays(folder: Path, arrays: Mapping[str, Any], like: TrainState) -> None:
     """Raise UserError unless a checkpoint's arrays have the names, types and shapes of `like`."""
     leaves = jax.tree.leaves_with_path(as_tree(like))
-    here = {name(path): [str(x.dtype), list(x.shape)] for path, x in leaves}
+    here = {path_name(path): [str(x.dtype), list(x.shape)] for path, x in leaves}
     there = {array: about[:2] for array, about in arrays.items()}
     for array in sorted(here.keys() | there.keys()):
         if here.get(array) != there.get(array):

@@ -110,7 +110,8 @@ class Evaluator:
         """Compile now, by evaluating a batch without pictures."""
         past_the_end = [len(self.source)] * self.config.eval.batch_size
         for batch in self.batches(past_the_end):
-            self.step(variables, place_batch(batch, self.mesh))
+            jax.block_until_ready(self.step(variables, place_batch(batch, self.mesh)))
+        self._between_batches()
 
     def __call__(self, variables: Any) -> Evaluation:
         """Evaluate variables (replicated over the mesh) at the pictures' original resolution.

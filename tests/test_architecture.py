@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "deeplab_jax"
 
 # Each line may import from the lines above it (and modules of its own line).
 LAYERS = [
-    ["errors", "cpu", "version"],
+    ["errors", "cpu", "version", "files"],
     [
         "config",
         "models.layers",
@@ -24,6 +24,7 @@ LAYERS = [
         "optim",
         "sharding",
         "progress",
+        "interruption",
         "data.augment",
         "data.decode",
         "pictures",

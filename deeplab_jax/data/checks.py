@@ -1,6 +1,6 @@
 """Every picture and mask of a data set, read once: what is in it, what is wrong, what would help.
 
-A *problem* stops a training run that reaches it; a *warning* does not, but is worth knowing.
+A *problem* is a record that training cannot read, or all of a kind; a *warning* is worth knowing.
 """
 
 import hashlib

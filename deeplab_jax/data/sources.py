@@ -50,9 +50,6 @@ class Source(Protocol):
     def ignore_label(self) -> int: ...
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Example: ...
-    def name(self, index: int) -> str:
-        """Return the picture's file, or its id in the data set, without decoding anything."""
-        ...
 
     def sizes(self) -> list[Size]:
         """Return (h, w) of every picture, from the headers alone."""
@@ -217,10 +214,6 @@ class FolderSource:
             self.ignore_label,
         )
         return {"id": self.pairs[index][0], "image": image, "label": label}
-
-    def name(self, index: int) -> str:
-        """Return the picture's file."""
-        return self.pairs[index][1]
 
     def sizes(self) -> list[Size]:
         """Return (h, w) of every picture, from the headers alone."""
@@ -452,11 +445,6 @@ class TfdsSource:
             label = np.asarray(self.label_map, np.uint8)[label]
         check_pair(id, image_size(image, id), label, len(self.class_names), self.ignore_label)
         return {"id": id, "image": image, "label": label}
-
-    def name(self, index: int) -> str:
-        """Return the record's id."""
-        id: str = self._records()[index][self.id_key].decode()
-        return id
 
     def sizes(self) -> list[Size]:
         """Return (h, w) of every picture; reads the records but decodes only the headers."""

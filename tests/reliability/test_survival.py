@@ -1,0 +1,264 @@
+"""Killed, interrupted or damaged at any moment, a run ends with the numbers of an unbroken one."""
+
+import dataclasses
+import json
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import faults
+import pytest
+from conftest import TINY_MODEL
+from synthetic import write_squares
+
+from deeplab_jax import Config, DataConfig, EvalConfig, OptimConfig, TrainConfig
+from deeplab_jax.config import save_json
+from deeplab_jax.interruption import EXIT_CODE
+from deeplab_jax.report import read_metrics
+
+pytestmark = pytest.mark.reliability
+
+KILLS = 30
+PHASES = ("start-up", "step", "save", "evaluate")
+TIMINGS = ("images_per_second", "data_wait")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """200 steps with a moving average, 40 saves, 10 evaluations."""
+    root = tmp_path_factory.mktemp("squares")
+    write_squares(root, {"train": 12, "val": 5})
+    return Config(
+        workdir=str(root / "unbroken"),
+        model=TINY_MODEL,
+        data=DataConfig(
+            source="folder", root=str(root), eval_split="val", crop_size=(33, 49), max_scale=1.5
+        ),
+        optim=OptimConfig(learning_rate=0.05),
+        train=TrainConfig(
+            steps=200,
+            batch_size=8,
+            log_every=1,
+            eval_every=20,
+            checkpoint_every=5,
+            ema_decay=0.99,
+        ),
+        eval=EvalConfig(batch_size=8, pictures=2),
+    )
+
+
+@pytest.fixture(scope="module")
+def unbroken(config: Config) -> Path:
+    assert begin(config).wait() == 0
+    return Path(config.workdir)
+
+
+def begin(config: Config, **options: Any) -> "subprocess.Popen[bytes]":
+    """`train.py` of this configuration; its output goes to output.txt beside the run's folder."""
+    folder = Path(config.workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_json(config, folder.with_suffix(".json"))
+    arguments = ["train.py", f"--config={folder.with_suffix('.json')}"]
+    return faults.start(arguments, folder.with_suffix(".txt"), **options)
+
+
+def said(config: Config) -> str:
+    return Path(config.workdir).with_suffix(".txt").read_text()
+
+
+def copy_of(config: Config, unbroken: Path, folder: Path) -> Config:
+    """The finished run in another folder, without its last checkpoint's steps being done again."""
+    shutil.copytree(unbroken, folder)
+    return dataclasses.replace(config, workdir=str(folder))
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    file = folder / "metrics.jsonl"
+    rows = read_metrics(file) if file.exists() else []
+    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows]
+
+
+def arrays(folder: Path) -> dict[str, Any]:
+    """Digests of parameters, BatchNorm, optimiser, average and counters in the last checkpoint."""
+    (file,) = (folder / "checkpoints" / "200" / "about").glob("metadata")
+    digests: dict[str, Any] = json.loads(file.read_text())["arrays"]
+    kinds = {name.partition("/")[0] for name in digests}
+    assert {"params", "batch_stats", "opt_state", "ema", "step"} <= kinds
+    return digests
+
+
+def assert_same_run(folder: Path, unbroken: Path) -> None:
+    assert arrays(folder) == arrays(unbroken)
+    assert history(folder) == history(unbroken)
+    steps = [row["step"] for row in history(folder) if "loss" in row]
+    assert steps == list(range(1, 201))
+    weights = "best/model.safetensors"
+    assert (folder / weights).read_bytes() == (unbroken / weights).read_bytes()
+
+
+class Moment:
+    """Something to wait for: a random time of start-up, or an event of the run's own."""
+
+    def __init__(self, phase: str, folder: Path, rng: random.Random) -> None:
+        self._phase, self._folder = phase, folder
+        self._time = time.monotonic() + rng.uniform(0.1, 12.0)
+        self._before = len(history(folder))
+        self._rows = rng.randint(1, 12)
+
+    def __call__(self) -> bool:
+        if self._phase == "start-up":
+            return time.monotonic() > self._time
+        if self._phase == "save":
+            saving = (self._folder / "checkpoints").glob("*.orbax-checkpoint-tmp")
+            return len(history(self._folder)) != self._before and any(saving)
+        rows = history(self._folder)
+        if self._phase == "evaluate":
+            return len(rows) != self._before and rows[-1]["step"] % 20 == 0 and "loss" in rows[-1]
+        return len(rows) >= self._before + self._rows
+
+
+def interrupted_often(
+    config: Config, number: signal.Signals, times: int, seed: int
+) -> Iterator[tuple[str, int]]:
+    """Begin the run again and again, ending it at seeded random moments; phase and exit code."""
+    rng, folder = random.Random(seed), Path(config.workdir)
+    for _ in range(times):
+        phase = rng.choice(PHASES)
+        process = begin(config)
+        if not faults.wait_for(process, Moment(phase, folder, rng), 120):
+            assert process.poll() == 0, said(config)[-2000:]
+            return
+        time.sleep(rng.uniform(0, 0.05))
+        yield phase, faults.end(process, number)
+
+
+def test_r1_killed_at_random_moments(config: Config, unbroken: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(config, workdir=str(tmp_path / "killed"))
+    phases: Counter[str] = Counter()
+    for phase, code in interrupted_often(config, signal.SIGKILL, KILLS, seed=0):
+        phases[phase] += code == -signal.SIGKILL
+    assert begin(config).wait() == 0
+    print(f"\nR1: {sum(phases.values())} kills, {dict(phases)}; equal")
+    assert sum(phases.values()) >= KILLS - 2
+    assert_same_run(tmp_path / "killed", unbroken)
+
+
+def test_r2_interrupted_at_random_moments(config: Config, unbroken: Path, tmp_path: Path) -> None:
+    """At most one step lost: what was logged is saved, or nothing new was."""
+    folder = tmp_path / "interrupted"
+    config = dataclasses.replace(config, workdir=str(folder))
+    phases: Counter[str] = Counter()
+    for phase, code in interrupted_often(config, signal.SIGTERM, 12, seed=1):
+        phases[phase] += 1
+        assert code == EXIT_CODE, said(config)[-2000:]
+        saved = [int(p.name) for p in (folder / "checkpoints").glob("*") if p.name.isdigit()]
+        logged = [row["step"] for row in history(folder)]
+        assert max(saved, default=0) == max(logged, default=0)
+    assert begin(config).wait() == 0
+    print(f"\nR2: {sum(phases.values())} SIGTERM, {dict(phases)}; no step lost; equal")
+    assert_same_run(folder, unbroken)
+
+
+def test_r3_a_second_signal_leaves_at_once(config: Config, tmp_path: Path) -> None:
+    config = dataclasses.replace(config, workdir=str(tmp_path / "twice"))
+    process = begin(config)
+    assert faults.wait_for(process, lambda: len(history(tmp_path / "twice")) > 2, 120)
+    process.send_signal(signal.SIGSTOP)  # so that both are there when it wakes
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(20) == EXIT_CODE
+
+
+def checkpoint_files(folder: Path) -> list[str]:
+    files = (p for p in folder.rglob("*") if p.is_file())
+    return sorted(str(p.relative_to(folder)) for p in files)
+
+
+def test_r4_every_file_of_a_checkpoint_damaged_in_every_way(unbroken: Path, tmp_path: Path) -> None:
+    """Identical arrays, or a message that names the checkpoint, and the one before."""
+    from deeplab_jax.checkpoint import Checkpoints
+    from deeplab_jax.sharding import data_mesh, replicated
+    from deeplab_jax.state import TrainState
+
+    newest = unbroken / "checkpoints" / "200"
+    like = saved_state(newest)
+    outcomes: Counter[str] = Counter()
+    for name in checkpoint_files(newest):
+        for how in faults.DAMAGES:
+            folder = tmp_path / "damaged"
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(unbroken / "checkpoints", folder)
+            faults.damage(folder / "200" / name, how)
+            with Checkpoints(folder, {}) as checkpoints:
+                found = checkpoints.restore_newest(TrainState(**like), replicated(data_mesh()))
+            assert found is not None
+            aside = (folder / "200.damaged").exists()
+            assert found[0] == (195 if aside else 200), (name, how)
+            outcomes["the one before" if aside else "identical"] += 1
+            kind = re.sub(r"[0-9a-f]{32}", "DATA", name)
+            outcomes[f"  {kind} {how}: {'the one before' if aside else 'identical'}"] += 1
+    print("\nR4:", *(f"{count:4d} {what}" for what, count in outcomes.items()), sep="\n")
+
+
+def saved_state(checkpoint: Path) -> dict[str, Any]:
+    """The tree of a checkpoint as Orbax itself restores it, for its shapes."""
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree: dict[str, Any] = checkpointer.restore(checkpoint.absolute() / "state")
+    return tree
+
+
+def test_r6_a_full_disk_while_training(config: Config, unbroken: Path, tmp_path: Path) -> None:
+    """Saves and log lines fail, the run goes on; begun again with space, it ends the same."""
+    config = dataclasses.replace(config, workdir=str(tmp_path / "full"))
+    process = begin(config, file_bytes=12_000)
+    assert faults.wait_for(process, lambda: "tried again later" in said(config), 200), said(config)
+    assert process.poll() is None
+    faults.end(process, signal.SIGKILL)
+    text = said(config)
+    assert "could not be written" in text and "Training goes on" in text
+    assert begin(config).wait() == 0
+    assert_same_run(tmp_path / "full", unbroken)
+
+
+@pytest.mark.parametrize("devices", [4])
+def test_r7_another_number_of_devices_and_of_workers(
+    config: Config, unbroken: Path, tmp_path: Path, devices: int
+) -> None:
+    """The arrays are those saved; the next loss is the same to 1e-5: sums run in another order."""
+    config = copy_of(config, unbroken, tmp_path / "moved")
+    shutil.rmtree(tmp_path / "moved" / "checkpoints" / "200")
+    data = dataclasses.replace(config.data, workers=2)
+    assert begin(dataclasses.replace(config, data=data), devices=devices).wait() == 0
+    ours, theirs = (
+        next(row["loss"] for row in history(folder) if row["step"] == 196)
+        for folder in (tmp_path / "moved", unbroken)
+    )
+    print(f"\nR7: loss {ours} on {devices} devices, {theirs} on one")
+    assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_r16_a_hang_prints_every_stack_and_ends(config: Config, tmp_path: Path) -> None:
+    train = dataclasses.replace(config.train, hang_seconds=60)
+    config = dataclasses.replace(config, workdir=str(tmp_path / "hung"), train=train)
+    save_json(config, tmp_path / "hung.json")
+    script = (
+        "import sys, time; from pathlib import Path; from deeplab_jax import loop\n"
+        "from deeplab_jax.config import load_json\n"
+        "def stuck():\n    time.sleep(10**6)\n    yield\n"
+        "loop.batches_from = lambda run, position: stuck()\n"
+        "loop.fit(load_json(Path(sys.argv[1])))\n"
+    )
+    arguments = ["-c", script, str(tmp_path / "hung.json")]
+    assert faults.start(arguments, tmp_path / "hung.txt").wait(300) == 1
+    text = said(config)
+    assert "Timeout (0:01:00)!" in text and "in stuck" in text and "in train" in text
