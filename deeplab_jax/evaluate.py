@@ -87,7 +87,7 @@ class Evaluation(NamedTuple):
         accuracy = f"accuracy {100 * s.pixel_accuracy:.2f} %"
         line = accuracy if self.one_label else f"mIoU {100 * s.miou:.2f} %, pixel {accuracy}"
         left_out = len(self.unreadable)
-        return f"{line}, WITHOUT {left_out} unreadable pictures" if left_out else line
+        return f"{line}, unreadable and not counted: {left_out}" if left_out else line
 
 
 class Evaluator:

@@ -170,7 +170,7 @@ def test_going_back_passes_over_the_data_that_spoils_the_numbers(
     assert [row["step"] for row in history(tmp_path / "run") if "loss" in row] == [*range(1, 7)]
 
 
-def test_unreadable_pictures_are_ignored_and_named_up_to_a_limit(
+def test_unreadable_pictures_are_ignored_and_named(
     tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "data"
@@ -186,9 +186,6 @@ def test_unreadable_pictures_are_ignored_and_named_up_to_a_limit(
     fit(config)
     numbers = json.loads((tmp_path / "run" / "evaluation" / "evaluation.json").read_text())
     assert numbers["unreadable"] == [str(root / "images" / "val" / "p03.png")]
-    strict = dataclasses.replace(data, max_bad_records=1)
-    with pytest.raises(UserError, match=r"2 records .* max_bad_records = 1; .*p0[15].png"):
-        fit(dataclasses.replace(with_workdir(config, tmp_path / "strict"), data=strict))
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused(tiny_config: Config) -> None:

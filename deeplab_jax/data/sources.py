@@ -141,7 +141,7 @@ def check_source(source: Source, samples: int = 16) -> None:
     values: set[int] = set()
     for index in picks:
         example = source[index]
-        decode_image(example["image"], example["id"])
+        decode_image(example["image"], source.name(index))
         values.update(np.unique(example["label"]).tolist())
     wrong = drawn_in_255(values, source.class_names)
     if wrong and not _holds(source, 1):

@@ -1,13 +1,16 @@
 """The same batches for any number of workers, hosts and restarts; every picture evaluated once."""
 
 import dataclasses
+import shutil
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from deeplab_jax import Config, UserError
 from deeplab_jax.data.pipeline import (
+    BadRecords,
     Batch,
     eval_batches,
     network_size,
@@ -51,6 +54,42 @@ def test_batches_follow_from_the_step_alone(tiny_config: Config, train_source: S
     assert_equal(
         take(tiny_config, train_source, 6)[4:], take(tiny_config, train_source, 2, start_step=4)
     )
+
+
+def test_an_unreadable_record_is_ignored_in_its_place(
+    tiny_config: Config, train_source: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_config.data.root, tmp_path / "data")
+    file = tmp_path / "data" / "images" / "train" / "p05.png"
+    file.write_bytes(file.read_bytes()[:200])
+    config = dataclasses.replace(
+        tiny_config, data=dataclasses.replace(tiny_config.data, root=str(tmp_path / "data"))
+    )
+    damaged = open_split(config.data, "train", config.model)
+    sound, broken = take(config, train_source, 3), take(config, damaged, 3)
+    records = np.concatenate([b["record"] for b in sound])
+    np.testing.assert_array_equal(records, np.concatenate([b["record"] for b in broken]))
+    bad = np.concatenate([b["bad"] for b in broken])
+    np.testing.assert_array_equal(bad, records == 5)
+    for key in ("image", "label"):
+        ours, theirs = (np.concatenate([b[key] for b in batches]) for batches in (broken, sound))
+        np.testing.assert_array_equal(ours[~bad], theirs[~bad])
+    labels = np.concatenate([b["label"] for b in broken])
+    assert (labels[bad] == 255).all()
+    known = BadRecords(damaged, limit=1)
+    for batch in broken:
+        known.note(batch)
+    assert list(known.names.values()) == [str(file)]
+    assert capsys.readouterr().err.count("p05.png") == 1
+    with pytest.raises(UserError, match=r"1 records .*max_bad_records = 0; .*p05\.png"):
+        for batch in broken:
+            BadRecords(damaged, limit=0).note(batch)
+
+
+def test_a_single_picture_is_enough(tiny_config: Config, train_source: Source) -> None:
+    one = dataclasses.replace(train_source, pairs=train_source.pairs[:1])  # type: ignore
+    (batch,) = take(tiny_config, one, 1)
+    assert batch["record"].tolist() == [0, 0, 0, 0]
 
 
 def test_hosts_share_the_global_batch(tiny_config: Config, train_source: Source) -> None:
