@@ -1,11 +1,9 @@
 """`fit`: the one place of training that has side effects."""
 
 import dataclasses
-import json
 import sys
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +17,9 @@ from deeplab_jax.config import Config, flatten, save_json, to_dict
 from deeplab_jax.data.pipeline import BadRecords, open_split, train_batches
 from deeplab_jax.data.sources import Source, check_source
 from deeplab_jax.errors import UserError
-from deeplab_jax.evaluate import Evaluation, Evaluator, drawn, summary, write_evaluation
-from deeplab_jax.files import Appender, write_atomically
+from deeplab_jax.evaluate import Evaluation, Evaluator, summary, write_evaluation
 from deeplab_jax.interruption import Interrupted, Interruption
+from deeplab_jax.log import Log, NumbersGoneBad
 from deeplab_jax.models import build_model, mean_pixel
 from deeplab_jax.models.build import init_variables
 from deeplab_jax.models.mobilenet import LAST_CONV
@@ -160,7 +158,7 @@ def train(run: Run, state: TrainState) -> TrainState:
     return state
 
 
-def evaluate_when_due(run: Run, log: "Log", step: int, state: TrainState) -> None:
+def evaluate_when_due(run: Run, log: Log, step: int, state: TrainState) -> None:
     """Evaluate after every so many steps and after the last, but no step twice."""
     every = run.config.train.eval_every
     if step == 0 or (step % every and step != run.config.train.steps) or log.evaluated(step):
@@ -213,8 +211,7 @@ def start(run: Run) -> TrainState:
     found = checkpoints.newest()
     if found is not None:
         new = experiment(config, run.source, run.evaluator.source)
-        old = {name: found[1][name] for name in new}
-        check_same(run.workdir, old, new, config.accept_changes)
+        check_same(run.workdir, found[1], new, config.accept_changes)
     variables = initial_variables(config, run.source, fresh=found is None)
     state = fresh_state(config, variables, run.mesh)
     restored = checkpoints.restore_newest(state, replicated(run.mesh))
@@ -299,127 +296,6 @@ def check_shapes(name: str, ours: Any, theirs: Any, origin: str) -> None:
         else "the network's settings (backbone, width, aspp) must be those of the weights"
     )
     raise UserError(f"pretrained = {origin!r}: {name} has other shapes than this model; {hint}")
-
-
-def event_writer(folder: Path, first_step: int) -> Any:
-    """Where TensorBoard's scalars and pictures go; None where tensorboardX is not installed."""
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=first_step + 1)
-
-
-class NumbersGoneBad(UserError):
-    """Too many steps in a row had a loss or gradient that is no finite number; the last: `step`."""
-
-    def __init__(self, step: int, message: str) -> None:
-        super().__init__(message)
-        self.step = step
-
-
-class Log:
-    """metrics.jsonl: one JSON object a line; TensorBoard's events beside it (`event_writer`).
-
-    Lines after `first_step` are of a lost stretch: removed. A step is read after the next one was
-    dispatched, so that the device never waits for the host.
-    """
-
-    def __init__(self, file: Path, first_step: int, config: Config, source: Source) -> None:
-        rows = read_metrics(file) if file.exists() else []
-        kept = [row for row in rows if row["step"] <= first_step]
-        write_atomically(file, "".join(json.dumps(row) + "\n" for row in kept))
-        self._evaluated = {row["step"] for row in kept if "eval/pixel_accuracy" in row}
-        self._file = Appender(file)
-        self._events = event_writer(file.parent / "tensorboard", first_step)
-        self._config, self._source = config, source
-        self._pending: tuple[int, dict[str, Any], np.ndarray] | None = None
-        self._last = (first_step, time.monotonic())
-        self._waited = 0.0
-        self._note = ""
-        self.skipping = False
-
-    def __enter__(self) -> "Log":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        if self._events:
-            self._events.close()
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Around what waits for data: its share of the time is logged."""
-        start = time.monotonic()
-        yield
-        self._waited += time.monotonic() - start
-
-    def train(self, step: int, metrics: dict[str, Any], records: np.ndarray) -> str:
-        """Remember this step, read the one before; returns a note for the progress line."""
-        note = self.flush()
-        self._pending = (step, metrics, records)
-        return note
-
-    def flush(self) -> str:
-        """Read the remembered step: write it if it is to be logged, name its records if skipped.
-
-        Raises:
-          NumbersGoneBad: it is the last of too many skipped ones.
-        """
-        if self._pending is None:
-            return self._note
-        step, metrics, records = self._pending
-        self._pending = None
-        in_a_row = int(metrics.pop("skipped_in_a_row"))
-        self.skipping = in_a_row > 0
-        if self.skipping:
-            self._skipped(step, in_a_row, [self._source.name(i) for i in records.tolist()])
-        elif step % self._config.train.log_every == 0:
-            self._trained(step, {k: float(v) for k, v in metrics.items()})
-        return self._note
-
-    def _trained(self, step: int, values: dict[str, float]) -> None:
-        now = time.monotonic()
-        seconds = now - self._last[1]
-        rate = (step - self._last[0]) * self._config.train.batch_size / seconds
-        wait = self._waited / seconds
-        self._last, self._waited = (step, now), 0.0
-        timings = {"images_per_second": round(rate, 3), "data_wait": round(wait, 3)}
-        self._write({"step": step, **values, **timings})
-        self._note = f"loss {values['loss']:.3f}, {rate:.1f} images/s, {wait:.0%} waiting for data"
-
-    def _skipped(self, step: int, in_a_row: int, names: list[str]) -> None:
-        self._write({"step": step, "skipped": names})
-        what = f"step {step}: loss or gradient is no finite number"
-        print(f"warning: {what}, skipped; its pictures: {', '.join(names)}", file=sys.stderr)
-        if in_a_row >= self._config.train.max_bad_steps:
-            raise NumbersGoneBad(
-                step,
-                f"{what}, as in each of the last {in_a_row} steps (train.max_bad_steps). Nothing of"
-                " them is in the state. Their pictures are named above and in metrics.jsonl; a"
-                " lower --optim.learning_rate may help, or --train.rollback=True, which goes back"
-                " to the last checkpoint and passes over them",
-            )
-
-    def evaluated(self, step: int) -> bool:
-        """Whether the log has an evaluation of this step."""
-        return step in self._evaluated
-
-    def evaluation(self, step: int, result: Evaluation, source: Source) -> None:
-        """Write and print an evaluation."""
-        self._write({"step": step, **summary(result)})
-        self._evaluated.add(step)
-        if self._events and result.predictions:
-            sheet = np.asarray(drawn(result, source))
-            self._events.add_image("eval/pictures", sheet, step, dataformats="HWC")
-        print(f"step {step}: {result.headline} ({result.seconds:.0f} s)", file=sys.stderr)
-        self._last, self._waited = (step, time.monotonic()), 0.0  # the rate leaves this out
-
-    def _write(self, row: dict[str, Any]) -> None:
-        self._file.append(json.dumps(row) + "\n")
-        if self._events:
-            for name in [n for n in row if n not in ("step", "skipped")]:
-                self._events.add_scalar(name, row[name], row["step"])
 
 
 def keep_best(

@@ -46,6 +46,7 @@ LAYERS = [
     ],
     ["step", "checkpoint", "weights", "weights.files", "weights.convert"],
     ["evaluate", "predict"],
+    ["log"],
     ["loop"],
     ["study"],
     ["commands"],

@@ -24,7 +24,8 @@ from deeplab_jax import Config, UserError, loop, step
 from deeplab_jax.config import save_json
 from deeplab_jax.data.pipeline import open_split
 from deeplab_jax.interruption import EXIT_CODE
-from deeplab_jax.loop import Log, NumbersGoneBad, fit
+from deeplab_jax.log import Log, NumbersGoneBad
+from deeplab_jax.loop import fit
 from deeplab_jax.report import read_metrics
 from deeplab_jax.weights.files import load_weights
 
