@@ -20,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
+from deeplab_jax.distributed import wait_for_all, writes
 from deeplab_jax.errors import UserError
 from deeplab_jax.state import TrainState
 
@@ -185,8 +186,11 @@ class Checkpoints:
     def _set_aside(self, step: int, error: Damaged) -> None:
         folder = self._directory / str(step)
         aside = self._directory / f"{step}{DAMAGED}"
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
+        wait_for_all("damaged checkpoint")
+        if writes():
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+        wait_for_all("damaged checkpoint set aside")
         self._manager.reload()
         print(
             f"warning: {folder} is damaged ({error}); renamed to {aside.name}, the checkpoint"

@@ -32,8 +32,10 @@ def parser(command: str, description: str, epilog: str = "") -> argparse.Argumen
 def train(arguments: list[str]) -> None:
     """Train, evaluate and draw."""
     config = parse(arguments, DEFAULT_CONFIG)
+    from deeplab_jax.distributed import join_cluster
     from deeplab_jax.loop import fit
 
+    join_cluster(config.distributed)
     fit(config)
 
 

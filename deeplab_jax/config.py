@@ -375,6 +375,8 @@ class Config:
     """False: start the last layer afresh, as another number of classes needs."""
     accept_changes: bool = False
     """Resume although the configuration or the data are no longer those of the checkpoint."""
+    distributed: Literal["auto", "yes", "no"] = "auto"
+    """Several processes: auto, where the machine starts them; yes: insist; no: this one alone."""
     reestimate_batch_norm: bool = False
     """Re-estimate the backbone's BatchNorm on images: for weights whose BatchNorm was folded."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -384,6 +386,7 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
 
     def __post_init__(self) -> None:
+        one_of("distributed", self.distributed, ("auto", "yes", "no"))
         stride, any_size = self.model.output_stride, self.model.head == "classifier"
         for name in ("crop_size", "eval_size"):
             size = getattr(self.data, name)

@@ -12,6 +12,7 @@ import numpy as np
 
 from deeplab_jax.config import Config
 from deeplab_jax.data.sources import Source
+from deeplab_jax.distributed import wait_for_all, writes
 from deeplab_jax.errors import UserError
 from deeplab_jax.evaluate import Evaluation, drawn, summary
 from deeplab_jax.files import Appender, write_atomically
@@ -38,6 +39,9 @@ class NumbersGoneBad(UserError):
 class Log:
     """metrics.jsonl: one JSON object a line; TensorBoard's events beside it (`event_writer`).
 
+    Of several processes one writes; a skipped step's pictures are named by the process that read
+    them.
+
     Lines after `first_step` are of a lost stretch: removed. A step is read after the next one was
     dispatched, so that the device never waits for the host.
     """
@@ -45,10 +49,14 @@ class Log:
     def __init__(self, file: Path, first_step: int, config: Config, source: Source) -> None:
         rows = read_metrics(file) if file.exists() else []
         kept = [row for row in rows if row["step"] <= first_step]
-        write_atomically(file, "".join(json.dumps(row) + "\n" for row in kept))
         self._evaluated = {row["step"] for row in kept if "eval/pixel_accuracy" in row}
-        self._file = Appender(file)
-        self._events = event_writer(file.parent / "tensorboard", first_step)
+        wait_for_all("log read")
+        self._file: Appender | None = None
+        self._events = None
+        if writes():
+            write_atomically(file, "".join(json.dumps(row) + "\n" for row in kept))
+            self._file = Appender(file)
+            self._events = event_writer(file.parent / "tensorboard", first_step)
         self._config, self._source = config, source
         self._pending: tuple[int, dict[str, Any], np.ndarray] | None = None
         self._last = (first_step, time.monotonic())
@@ -60,7 +68,8 @@ class Log:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        if self._file:
+            self._file.close()
         if self._events:
             self._events.close()
 
@@ -129,11 +138,13 @@ class Log:
         if self._events and result.predictions:
             sheet = np.asarray(drawn(result, source))
             self._events.add_image("eval/pictures", sheet, step, dataformats="HWC")
-        print(f"step {step}: {result.headline} ({result.seconds:.0f} s)", file=sys.stderr)
+        if self._file:
+            print(f"step {step}: {result.headline} ({result.seconds:.0f} s)", file=sys.stderr)
         self._last, self._waited = (step, time.monotonic()), 0.0  # the rate leaves this out
 
     def _write(self, row: dict[str, Any]) -> None:
-        self._file.append(json.dumps(row) + "\n")
+        if self._file:
+            self._file.append(json.dumps(row) + "\n")
         if self._events:
             for name in [n for n in row if n not in ("step", "skipped")]:
                 self._events.add_scalar(name, row[name], row["step"])

@@ -16,6 +16,7 @@ from deeplab_jax.checkpoint import About, Checkpoints
 from deeplab_jax.config import Config, flatten, save_json, to_dict
 from deeplab_jax.data.pipeline import BadRecords, open_split, train_batches
 from deeplab_jax.data.sources import Source, check_source
+from deeplab_jax.distributed import wait_for_all, writes
 from deeplab_jax.errors import UserError
 from deeplab_jax.evaluate import Evaluation, Evaluator, summary, write_evaluation
 from deeplab_jax.interruption import Interrupted, Interruption
@@ -36,6 +37,7 @@ ROLLBACKS = 3  # in one go: data that is bad everywhere is not to be passed over
 FREE = (  # fields that do not change what is trained, so that a resumed run may have others
     "workdir",
     "accept_changes",
+    "distributed",
     "data.workers",
     "data.root",
     "data.prepared_dir",
@@ -220,7 +222,8 @@ def start(run: Run) -> TrainState:
         print(f"resuming {config.workdir} from step {step}", file=sys.stderr)
     elif (run.workdir / "metrics.jsonl").exists():
         print(f"{config.workdir} has no checkpoint yet: starting at step 0", file=sys.stderr)
-    save_json(config, run.workdir / "config.json")
+    if writes():
+        save_json(config, run.workdir / "config.json")
     return state
 
 
@@ -302,6 +305,8 @@ def keep_best(
     workdir: Path, config: Config, state: TrainState, result: Evaluation, source: Source
 ) -> None:
     """Write the weights to `best` when no earlier evaluation was better."""
+    if not writes():
+        return
     best = workdir / "best"
     rows = read_metrics(workdir / "metrics.jsonl")
     score = "eval/pixel_accuracy" if result.one_label else "eval/miou"
@@ -318,8 +323,11 @@ def keep_best(
 def finish(run: Run) -> None:
     """Evaluate the best weights again; leave tables, pictures and a report in the run's folder."""
     workdir, evaluator = run.workdir, run.evaluator
+    wait_for_all("best weights written")
     best = load_weights(workdir / "best")
     result = evaluator(jax.device_put(best.variables, replicated(run.mesh)))
+    if not writes():
+        return
     table = write_evaluation(result, evaluator.source, workdir / "evaluation")
     print(table)
     print(f"\n{result.headline}; best weights: {workdir / 'best'}", end="; ")

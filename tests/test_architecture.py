@@ -25,6 +25,7 @@ LAYERS = [
         "sharding",
         "progress",
         "interruption",
+        "distributed",
         "data.augment",
         "data.decode",
         "pictures",

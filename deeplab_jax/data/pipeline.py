@@ -10,6 +10,7 @@ keep theirs. Every batch names its records: `record` int64 [b], with `bad` bool 
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -171,8 +172,35 @@ def train_batches(
     """
     make = partial(train_example, source=source, data=data, fill=fill)
     shuffled = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-    mine = shuffled.random_map(make)[start_step * batch_size + host :: hosts]
+    examples = shuffled.random_map(make)[start_step * batch_size :]
+    mine = (
+        examples
+        if hosts == 1
+        else grain.MapDataset.source(Share(examples, batch_size, host, hosts))
+    )
     return read(mine.batch(batch_size // hosts), data.workers)
+
+
+@dataclass(frozen=True)
+class Share:
+    """A host's rows of each batch, which stand together: as one host would order them all.
+
+    What is drawn by row, flips and colours on the device, is then the same for any number of hosts.
+    """
+
+    examples: "grain.MapDataset[Any]"
+    batch_size: int
+    host: int
+    hosts: int
+
+    def __len__(self) -> int:
+        return len(self.examples) // self.batch_size * (self.batch_size // self.hosts)
+
+    def __getitem__(self, index: int) -> Batch:
+        rows = self.batch_size // self.hosts
+        step, row = divmod(index, rows)
+        example: Batch = self.examples[step * self.batch_size + self.host * rows + row]
+        return example
 
 
 def read(batches: "grain.MapDataset[Any]", workers: int) -> Iterator[Batch]:

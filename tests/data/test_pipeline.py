@@ -95,9 +95,9 @@ def test_a_single_picture_is_enough(tiny_config: Config, train_source: Source) -
 def test_hosts_share_the_global_batch(tiny_config: Config, train_source: Source) -> None:
     whole = take(tiny_config, train_source, 3)
     hosts = [take(tiny_config, train_source, 3, host=h, hosts=2) for h in range(2)]
-    for i, batch in enumerate(whole):
-        for h in range(2):
-            np.testing.assert_array_equal(batch["image"][h::2], hosts[h][i]["image"])
+    for batch, *halves in zip(whole, *hosts, strict=True):
+        joined = np.concatenate([half["image"] for half in halves])
+        np.testing.assert_array_equal(batch["image"], joined)
 
 
 @pytest.mark.parametrize("hosts", [1, 2])

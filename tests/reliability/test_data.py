@@ -37,7 +37,8 @@ def hashes(data: DataConfig, workers: int, hosts: int, start: int, stop: int) ->
     for parts in islice(zip(*readers, strict=True), stop - start):
         digest = hashlib.blake2b(digest_size=16)
         for position in range(SIZE):
-            part, row = parts[position % hosts], position // hosts
+            host, row = divmod(position, SIZE // hosts)
+            part = parts[host]
             for name in ("image", "label", "record"):
                 digest.update(np.ascontiguousarray(part[name][row]).tobytes())
         yield digest.hexdigest()

@@ -1,0 +1,81 @@
+"""R2 for two processes of two devices: told to leave, they go on as one process of four."""
+
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import with_workdir
+
+from deeplab_jax import Config
+from deeplab_jax.config import save_json
+from deeplab_jax.interruption import EXIT_CODE
+from deeplab_jax.report import read_metrics
+
+pytestmark = pytest.mark.reliability
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def begin(config: Config, processes: int, devices: int) -> list["subprocess.Popen[bytes]"]:
+    """`train.py` in so many processes of so many devices each."""
+    workdir = Path(config.workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    save_json(config, workdir.with_suffix(".json"))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    started = []
+    for process in range(processes):
+        environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
+        if processes > 1:
+            environment |= {
+                "JAX_COORDINATOR_ADDRESS": address,
+                "JAX_NUM_PROCESSES": str(processes),
+                "JAX_PROCESS_ID": str(process),
+            }
+        command = [sys.executable, "train.py", f"--config={workdir.with_suffix('.json')}"]
+        with workdir.with_name(f"{workdir.name}-{process}.txt").open("ab") as output:
+            started.append(
+                subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+            )
+    return started
+
+
+def said(config: Config) -> str:
+    workdir = Path(config.workdir)
+    return "\n".join(p.read_text() for p in workdir.parent.glob(f"{workdir.name}-*.txt"))
+
+
+def test_two_processes_are_interrupted_and_go_on_as_one(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    train = dataclasses.replace(tiny_config.train, steps=12, eval_every=6, checkpoint_every=4)
+    alone = with_workdir(dataclasses.replace(tiny_config, train=train), tmp_path / "alone")
+    two = with_workdir(alone, tmp_path / "two")
+    (process,) = begin(alone, 1, 4)
+    assert process.wait() == 0, said(alone)
+    processes, log = begin(two, 2, 2), tmp_path / "two" / "metrics.jsonl"
+    while processes[0].poll() is None and (not log.exists() or len(read_metrics(log)) < 3):
+        time.sleep(0.01)
+    processes[1].send_signal(signal.SIGTERM)  # one is told, all leave after the same step
+    assert [p.wait(120) for p in processes] == [EXIT_CODE] * 2, said(two)
+    steps = [row["step"] for row in read_metrics(log)]
+    saved = [int(p.name) for p in (tmp_path / "two" / "checkpoints").iterdir()]
+    assert 3 <= max(saved) == max(steps) < 12
+    (process,) = begin(two, 1, 4)
+    assert process.wait() == 0, said(two)
+    ours, theirs = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("two", "alone"))
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+    for key in ("loss", "eval/miou", "eval/pixel_accuracy"):
+        np.testing.assert_allclose(
+            [row[key] for row in ours if key in row],
+            [row[key] for row in theirs if key in row],
+            rtol=1e-3,  # sums over devices in another order, carried on for twelve steps
+        )
