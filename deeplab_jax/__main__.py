@@ -1,5 +1,6 @@
 """The command line: `python -m deeplab_jax COMMAND`; `--help` on any of them."""
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -53,6 +54,7 @@ def keep_compiled_programs() -> None:
 def main(command: str | None = None) -> None:
     """Run a command; a user's mistake is a message and exit code 2, not a traceback."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's and Grain's advice to developers
     arguments = sys.argv[1:]
     if command is None:
         command, arguments = (arguments[0], arguments[1:]) if arguments else ("--help", [])

@@ -97,25 +97,32 @@ def train_step(
     if ema is not None:
         ema = moving_average(ema, params, config.train.ema_decay, state.step)
     norm = gradient_norm(grads)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     new = dataclasses.replace(
         state, params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema
     )
-    # All or nothing: BatchNorm and the average would carry a NaN on as the parameters would.
-    kept = jax.tree.map(partial(jnp.where, finite), new, state)
+    new = counted(jnp.isfinite(loss) & jnp.isfinite(norm), new, state)
     metrics = {
         "loss": loss,
         "learning_rate": schedule(state.step - state.skipped),  # the optimiser counts its own
         "gradient_norm": norm,
-        "skipped_in_a_row": jnp.where(finite, 0, state.skipped_in_a_row + 1),
+        "skipped_in_a_row": new.skipped_in_a_row,
     }
-    new_state = dataclasses.replace(
+    return new, metrics
+
+
+def counted(finite: Array, new: TrainState, old: TrainState) -> TrainState:
+    """`new` where the step's numbers were finite, else `old`; a step on, and skipped ones counted.
+
+    All or nothing: BatchNorm and the average would carry a NaN on as the parameters would. The step
+    counts either way, so that the data goes on.
+    """
+    kept = jax.tree.map(partial(jnp.where, finite), new, old)
+    return dataclasses.replace(
         kept,
-        step=state.step + 1,  # the data goes on
-        skipped=state.skipped + (1 - finite),
-        skipped_in_a_row=metrics["skipped_in_a_row"],
+        step=old.step + 1,
+        skipped=old.skipped + jnp.where(finite, 0, 1),
+        skipped_in_a_row=jnp.where(finite, 0, old.skipped_in_a_row + 1),
     )
-    return new_state, metrics
 
 
 def gradient_norm(grads: Any) -> Array:

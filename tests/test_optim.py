@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from deeplab_jax.optim import poly_schedule, sgd, slow_start, step_schedule
+from deeplab_jax.optim import moving_average, poly_schedule, sgd, slow_start, step_schedule
 
 PARAMS = {
     "backbone": {
@@ -87,3 +87,10 @@ def test_poly_schedule_with_slow_start() -> None:
     values = [float(rate(jnp.asarray(t))) for t in (0, 9, 10, 60, 110, 500)]
     middle = 0.09 * 0.5**0.9 + 0.01
     np.testing.assert_allclose(values, [1e-4, 1e-4, 0.1, middle, 0.01, 0.01], rtol=1e-5)
+
+
+def test_the_moving_average_forgets_its_start_and_then_decays_slowly() -> None:
+    params, average = {"w": jnp.ones(())}, {"w": jnp.zeros(())}
+    first = moving_average(average, params, 0.99, jnp.int32(0))
+    late = moving_average(average, params, 0.99, jnp.int32(10_000))
+    np.testing.assert_allclose([first["w"], late["w"]], [0.9, 0.01], rtol=1e-4)

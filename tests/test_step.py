@@ -20,6 +20,7 @@ from deeplab_jax.state import TrainState, init_state
 from deeplab_jax.step import (
     compile_eval_step,
     compile_train_step,
+    counted,
     loss_and_stats,
     make_optimizer,
     predict_labels,
@@ -129,6 +130,22 @@ def test_golden_step(step: Callable[..., Any]) -> None:
         losses.append(float(metrics["loss"]))
     np.testing.assert_allclose(losses, GOLDEN, rtol=2e-4)
     assert int(state.step) == 2
+
+
+@pytest.mark.parametrize("finite", [True, False])
+def test_a_step_that_is_not_finite_changes_the_counters_alone(finite: bool) -> None:
+    def state(value: float, step: int) -> TrainState:
+        tree = {"a": jnp.full((2, 3), value), "b": jnp.full((), value)}
+        one, two = jnp.int32(1), jnp.int32(2)
+        return TrainState(jnp.int32(step), tree, tree, (tree,), tree, two, one, one)
+
+    old, new = state(1.0, 5), state(2.0 if finite else jnp.nan, 5)
+    out = jax.jit(counted)(jnp.array(finite), new, old)
+    kept = new if finite else old
+    for name in ("params", "batch_stats", "opt_state", "ema"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(out, name), getattr(kept, name))
+    assert int(out.step) == 6  # the data goes on
+    assert (int(out.skipped), int(out.skipped_in_a_row)) == ((2, 0) if finite else (3, 2))
 
 
 GOLDEN = [1.098565, 1.03607]
