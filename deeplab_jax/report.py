@@ -316,7 +316,7 @@ def study_table(study: dict[str, Any]) -> str:
         kind = "text" if isinstance(value, str) else kind
         return f'<td class="{kind}">{escape(text)}</td>'
 
-    heads = [c["label"] + (" (paper)" if c["paper"] else "") for c in columns]
+    heads = [c["label"] for c in columns]
     lines = [
         f'<tr><th scope="row">{escape(row["name"])}</th>'
         + "".join(cell(c, row["values"].get(c["key"])) for c in columns)
@@ -609,7 +609,8 @@ th, td { padding: .3rem .9rem .3rem 0; } tbody tr { border-top: 1px solid var(--
 .classes, .bars { width: 100%; }
 .classes thead th:nth-child(n+3), .study thead th:nth-child(n+2),
 .confusions thead th:last-child, .narrow thead th:last-child { text-align: right; }
-.study .text { text-align: right; } .study th, .study td { padding-right: 1.6rem; }
+.study .text { text-align: right; white-space: nowrap; color: var(--soft); }
+.study th, .study td { padding-right: 1.6rem; }
 .study thead th { white-space: normal; max-width: 9rem; }
 .bar { width: 45%; min-width: 10rem; }
 .bars { max-width: 44rem; } .bars .bar { width: 100%; } .bars th { padding-right: 1.6rem; }

@@ -1,4 +1,4 @@
-"""R17: 5,000 tiny steps with a save and an evaluation every 100: memory and open files stay flat."""
+"""R17: 5,000 tiny steps, a save and an evaluation every 100: memory and open files stay flat."""
 
 import dataclasses
 import os
