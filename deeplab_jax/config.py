@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from deeplab_jax.errors import UserError
 from deeplab_jax.files import write_atomically
@@ -32,6 +33,7 @@ Backbone = Literal[
 Head = Literal["deeplabv3plus", "deeplabv3", "pspnet", "unet", "classifier"]
 DataKind = Literal["scenes", "folder", "voc2012", "cityscapes", "imagenet2012"]
 OUTPUT_STRIDES = (8, 16, 32)
+MAX_JSON_BYTES = 2**20  # a config.json has 3 kB
 
 
 def round_up(size: int, stride: int) -> int:
@@ -58,7 +60,11 @@ def one_of(name: str, value: object, choices: Sequence[object]) -> None:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network. The same variables serve every `output_stride`."""
+    """The network. The same variables serve every `output_stride`.
+
+    Everything has an upper bound: a config.json from anywhere must not describe what takes hours or
+    all memory to build.
+    """
 
     backbone: Backbone = "xception_65"
     """The encoder. unet: U-Net's own contracting path, for head unet alone."""
@@ -127,10 +133,10 @@ class ModelConfig:
         most = 65535 if self.head == "classifier" else 255  # labels are uint16 or uint8
         allowed = f"2 to {most}"
         require(2 <= self.num_classes <= most, "model.num_classes", self.num_classes, allowed)
-        require(self.width > 0, "model.width", self.width, "a number above 0")
+        require(0 < self.width <= 16, "model.width", self.width, "a number above 0 up to 16")
         divisor = self.width_divisor
-        divisor_ok = divisor is None or (divisor >= 1 and self.backbone == "mobilenet_v2")
-        allowed = "1 or more, and for mobilenet_v2 alone; or None"
+        divisor_ok = divisor is None or (1 <= divisor <= 64 and self.backbone == "mobilenet_v2")
+        allowed = "1 to 64, and for mobilenet_v2 alone; or None"
         require(divisor_ok, "model.width_divisor", divisor, allowed)
         endpoints = self.mobilenet_endpoints
         one_of("model.mobilenet_endpoints", endpoints, ("official", "blocks"))
@@ -138,10 +144,13 @@ class ModelConfig:
         allowed = "for mobilenet_v2 alone; or official"
         require(endpoints_ok, "model.mobilenet_endpoints", endpoints, allowed)
         one_of("model.head_init", self.head_init, ("official", "he"))
-        rates_ok = self.atrous_rates is None or all(r >= 1 for r in self.atrous_rates)
-        require(rates_ok, "model.atrous_rates", self.atrous_rates, "whole numbers from 1, or None")
+        rates = self.atrous_rates or ()
+        rates_ok = len(rates) <= 16 and all(1 <= r <= 1024 for r in rates)
+        allowed = "at most 16 whole numbers from 1 to 1024, or None"
+        require(rates_ok, "model.atrous_rates", self.atrous_rates, allowed)
         mg = self.multi_grid
-        require(len(mg) == 3 and min(mg) >= 1, "model.multi_grid", mg, "three numbers from 1")
+        mg_ok = len(mg) == 3 and all(1 <= m <= 64 for m in mg)
+        require(mg_ok, "model.multi_grid", mg, "three numbers from 1 to 64")
         if self.backbone in ("mobilenet_v2", "unet"):
             allowed = f"{self.backbone} has none: leave (1, 1, 1)"
             require(mg == (1, 1, 1), "model.multi_grid", mg, allowed)
@@ -151,17 +160,18 @@ class ModelConfig:
             allowed = "model.backbone = unet has no atrous convolution: 16"
             require(self.output_stride == 16, "model.output_stride", self.output_stride, allowed)
         window = self.image_pooling_crop_size
-        window_ok = window is None or (len(window) == 2 and min(window) >= 1)
+        window_ok = window is None or (len(window) == 2 and all(1 <= n <= 16385 for n in window))
         allowed = "height and width in pixels, or None"
         require(window_ok, "model.image_pooling_crop_size", window, allowed)
         for name in ("aspp_channels", "decoder_low_level_channels", "decoder_channels"):
-            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "1 or more")
+            channels = getattr(self, name)
+            require(1 <= channels <= 8192, f"model.{name}", channels, "1 to 8192")
         decay = self.batch_norm_decay
         decay_ok = decay is None or 0 < decay < 1
         require(decay_ok, "model.batch_norm_decay", decay, "between 0 and 1, or None")
-        require(self.decoder_convs >= 0, "model.decoder_convs", self.decoder_convs, "0 or more")
-        k = self.decoder_kernel
-        require(k >= 1 and k % 2 == 1, "model.decoder_kernel", k, "an odd number")
+        convs, k = self.decoder_convs, self.decoder_kernel
+        require(0 <= convs <= 16, "model.decoder_convs", convs, "0 to 16")
+        require(1 <= k <= 31 and k % 2 == 1, "model.decoder_kernel", k, "an odd number up to 31")
         if self.head == "deeplabv3plus":
             s = self.decoder_strides
             ordered = len(s) > 0 and all(a > b for a, b in pairwise(s))
@@ -466,38 +476,79 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in out.items()}
 
 
-def from_dict(cls: type[Any], values: Mapping[str, Any], where: str = "") -> Any:
+def from_dict(cls: type[Any], values: Any, where: str = "") -> Any:
     """The inverse of `to_dict`; an unknown field or a wrong type is a `UserError` that names it."""
     hints = get_type_hints(cls)
     if not isinstance(values, Mapping):
-        raise UserError(f"{where or 'config'}: expected an object with fields, got {values!r}")
+        shown = f"{values!r:.80}"
+        raise UserError(f"{where or 'config'}: expected an object with fields, got {shown}")
     for key in values:
         if key not in hints:
             near = difflib.get_close_matches(key, hints, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"fields are {', '.join(hints)}"
-            raise UserError(f"{where}{key}: there is no such field; {hint}")
+            raise UserError(f"{where}{key:.80}: there is no such field; {hint}")
     converted = {k: from_value(hints[k], v, f"{where}{k}") for k, v in values.items()}
     return cls(**converted)
 
 
 def from_value(hint: Any, value: Any, where: str) -> Any:
+    """A value of JSON as a field's type: lists as tuples, whole numbers as floats where asked."""
+    kind, parts = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return from_dict(hint, value, f"{where}.")
-    value = tuple(value) if isinstance(value, list) else value
-    if hint is float and type(value) is int:
-        value = float(value)
-    expected = {int: int, float: float, bool: bool, str: str}.get(hint)
-    if expected is not None and type(value) is not expected:
-        raise UserError(f"{where} = {value!r}: expected {expected.__name__}")
-    return value
+    if NoneType in parts:  # X | None
+        return None if value is None else from_value(parts[0], value, where)
+    if kind is Literal:
+        one_of(where, value, parts)
+        return value
+    return from_list(parts, value, where) if kind is tuple else from_scalar(hint, value, where)
+
+
+def from_list(parts: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise UserError(f"{where} = {value!r:.80}: expected a list")
+    parts = parts[:1] * len(value) if parts[-1] is ... else parts
+    if len(value) != len(parts):
+        raise UserError(f"{where} = {value!r:.80}: expected {len(parts)} values")
+    items = enumerate(zip(parts, value, strict=True))
+    return tuple(from_value(part, item, f"{where}[{i}]") for i, (part, item) in items)
+
+
+def from_scalar(hint: type[Any], value: Any, where: str) -> Any:
+    if type(value) is not hint and (hint, type(value)) != (float, int):
+        raise UserError(f"{where} = {value!r:.80}: expected {hint.__name__}")
+    if isinstance(value, int | float) and not abs(value) < 2**63:  # NaN is not below either
+        raise UserError(f"{where} = {value!r:.80}: expected a finite number of at most 64 bits")
+    if isinstance(value, str) and "\0" in value:  # nearly all are paths
+        raise UserError(f"{where} = {value!r:.80}: expected text without NUL")
+    return hint(value)
+
+
+def read_json(path: Path) -> Any:
+    """What a small JSON file holds.
+
+    Raises:
+      UserError: it is missing, no plain file, above 1 MB or not JSON.
+    """
+    try:
+        if not path.is_file():
+            raise ValueError("no such file")
+        with path.open("rb") as file:
+            content = file.read(MAX_JSON_BYTES + 1)
+        if len(content) > MAX_JSON_BYTES:
+            raise ValueError(f"larger than {MAX_JSON_BYTES >> 20} MB")
+        return json.loads(content.decode())
+    except (OSError, ValueError, RecursionError) as e:  # RecursionError: brackets a thousand deep
+        raise UserError(f"{path}: not a readable {path.name} ({e})") from e
 
 
 def load_json(path: Path) -> Config:
     """Read a `config.json` that `save_json` wrote."""
+    values = read_json(path)
     try:
-        return from_dict(Config, json.loads(path.read_text()))
-    except (OSError, json.JSONDecodeError, TypeError) as e:
-        raise UserError(f"{path}: not a readable config.json ({e})") from e
+        return from_dict(Config, values)
+    except UserError as e:
+        raise UserError(f"{path}: {e}") from e
 
 
 def save_json(config: Config, path: Path) -> None:
@@ -544,7 +595,8 @@ def override(base: Config, arguments: Sequence[str]) -> Config:
     import tyro
 
     settings = (tyro.conf.FlagConversionOff,)  # --flag=True, as every other field
-    return tyro.cli(Config, default=base, args=arguments, use_underscores=True, config=settings)
+    config = tyro.cli(Config, default=base, args=arguments, use_underscores=True, config=settings)
+    return from_dict(Config, to_dict(config))  # which refuses what is not finite
 
 
 def parse(arguments: Sequence[str], default: str) -> Config:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -56,6 +57,11 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
         (lambda: ModelConfig(head_init="xavier"), r"model.head_init = 'xavier' .* official, he"),  # type: ignore[arg-type]
         (lambda: ModelConfig(decoder_strides=(4, 8)), r"model.decoder_strides .* largest first"),
         (lambda: ModelConfig(decoder_kernel=2), r"model.decoder_kernel = 2 .* odd"),
+        (lambda: ModelConfig(decoder_kernel=2**31 + 1), r"model.decoder_kernel .* up to 31"),
+        (lambda: ModelConfig(decoder_convs=10**6), r"model.decoder_convs = 1000000 .* 0 to 16"),
+        (lambda: ModelConfig(width=1e18), r"model.width = 1e\+18 .* up to 16"),
+        (lambda: ModelConfig(aspp_channels=2**40), r"model.aspp_channels .* 1 to 8192"),
+        (lambda: ModelConfig(atrous_rates=(1,) * 17), r"model.atrous_rates .* at most 16"),
         (lambda: DataConfig(source="folder"), r"data.root = '' .*--data.root=PATH"),
         (lambda: DataConfig(resize="fit"), r"data.eval_size = None .* fit"),
         (lambda: DataConfig(min_scale=2.0, max_scale=1.0), r"data.min_scale, max_scale"),
@@ -127,6 +133,18 @@ def test_an_evaluation_protocol_survives_the_command_line_and_json(tmp_path: Pat
         ({"model": {"width": "wide"}}, "model.width = 'wide': expected float"),
         ({"model": 3}, "model.*expected an object"),
         ({"model": {"output_stride": 7}}, "model.output_stride = 7"),
+        ({"model": {"atrous_rates": 6}}, "model.atrous_rates = 6: expected a list"),
+        ({"model": {"multi_grid": [1, 2]}}, r"model.multi_grid = \[1, 2\]: expected 3 values"),
+        ({"model": {"head": ["pspnet"]}}, r"model.head = \['pspnet'\] .* choose one of"),
+        ({"eval": {"scales": [1, "2"]}}, r"eval.scales\[1\] = '2': expected float"),
+        ({"data": {"eval_size": [33, None]}}, r"data.eval_size\[1\] = None: expected int"),
+        ({"train": {"steps": None}}, "train.steps = None: expected int"),
+        ({"train": {"steps": True}}, "train.steps = True: expected int"),
+        ({"train": {"seed": 2**63}}, "train.seed = 92.* 64 bits"),
+        ({"optim": {"learning_rate": 10**400}}, "optim.learning_rate = 10+: .* finite"),
+        ({"optim": {"learning_rate": float("nan")}}, "optim.learning_rate = nan: .* finite"),
+        ({"optim": {"momentum": float("inf")}}, "optim.momentum = inf: .* finite"),
+        ({"workdir": "a\0b"}, "workdir = .*NUL"),
     ],
 )
 def test_wrong_json_names_the_field(change: dict[str, object], message: str) -> None:
@@ -134,16 +152,42 @@ def test_wrong_json_names_the_field(change: dict[str, object], message: str) -> 
         from_dict(Config, change)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"model": []}', '{"train": {"steps": 1.5}}'])
-def test_broken_config_json(tmp_path: Path, content: str) -> None:
-    (tmp_path / "config.json").write_text(content)
-    with pytest.raises(UserError):
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"[]",
+        b'{"model": []}',
+        b'{"train": {"steps": 1.5}}',
+        b'{"train": {"steps": ' + b"9" * 5000 + b"}}",
+        b'{"workdir": "\xff"}',
+        b"[" * 100_000,
+        b" " * 2**20 + b"{}",
+    ],
+    ids=lambda content: repr(content[:30]),
+)
+def test_broken_config_json(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"config\.json: ") as error:
+        load_json(tmp_path / "config.json")
+    assert len(str(error.value)) < 1000
+
+
+def test_what_is_no_plain_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(UserError, match="no such file"):
         load_json(tmp_path / "config.json")
 
 
 def test_command_line_changes_a_field() -> None:
     config = parse(["--model.width=0.5", "--train.freeze_batch_norm=True"], "")
     assert config.model.width == 0.5 and config.train.freeze_batch_norm
+
+
+def test_what_is_not_finite_on_the_command_line() -> None:
+    for value in ("inf", "nan"):
+        with pytest.raises(UserError, match=r"optim\.learning_rate"):
+            parse([f"--optim.learning_rate={value}"], "")
 
 
 def test_unknown_field_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """The one decoder of pictures and masks, used in training, evaluation and prediction alike."""
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.Image import Transpose
 
 from deeplab_jax.errors import UserError
 
@@ -17,7 +19,20 @@ MAX_BYTES = 256 * 2**20  # of a file: 64 megapixels of raw RGB are 192 MB
 MIN_SIDE = 2  # what counts visits to web pages has 1 x 1 pixels, and is downloaded with pictures
 # PIL knows more, some of which start other programs (EPS): not for pictures from anywhere.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-ORIENTATION = 0x0112  # the EXIF tag
+ORIENTATION = 0x0112  # the EXIF tag, and what undoes its values from 2 to 8
+TURN_BACK = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_90,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_270,
+}
+
+# PIL warns of odd metadata and large sizes: what matters of it is checked here. Once and for all,
+# because `catch_warnings` around each call is not safe among the loader's threads.
+warnings.filterwarnings("ignore", module="PIL")
 
 
 class Header(NamedTuple):
@@ -57,7 +72,7 @@ def decode_image(data: bytes | np.ndarray, name: str, *, exif: bool = False) -> 
         if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] != 3:
             raise UserError(f"{name}: expected a uint8 array [h, w, 3], got {_describe(data)}")
         return data
-    with _opened(data, name) as image:
+    with _opened(data, name, exif=exif) as image:
         return _to_rgb(ImageOps.exif_transpose(image) if exif else image, name)
 
 
@@ -72,7 +87,7 @@ def examine_image(data: bytes | np.ndarray, name: str) -> Header:
         # Asked for last: it moves an animation to its end, and a PNG may hold EXIF at its end.
         frames, tag = getattr(image, "n_frames", 1), image.getexif().get(ORIENTATION)
         orientation = next((k for k in range(2, 9) if k == tag), 1)
-        return Header(size, str(image.format), mode, frames, orientation)
+        return Header(size, image.format or "TIFF", mode, frames, orientation)
 
 
 def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
@@ -136,6 +151,15 @@ def image_size(data: bytes | Path, name: str) -> tuple[int, int]:
         return image.height, image.width
 
 
+def _as_stored(tiff: Image.Image) -> Image.Image:
+    """A TIFF turned back: PIL turns it as its EXIF tag says, unasked, when it loads it."""
+    back = TURN_BACK.get(tiff.getexif().get(ORIENTATION, 1))
+    if back is None:
+        return tiff
+    tiff.load()
+    return tiff.transpose(back)
+
+
 def _as_ids(ids: np.ndarray, name: str) -> np.ndarray:
     if ids.ndim == 3 and ids.shape[2] == 1:
         ids = ids[..., 0]
@@ -155,14 +179,14 @@ def _describe(array: np.ndarray) -> str:
 
 
 @contextmanager
-def _opened(data: bytes | Path, name: str) -> Iterator[Image.Image]:
+def _opened(data: bytes | Path, name: str, *, exif: bool = False) -> Iterator[Image.Image]:
     try:
         with Image.open(
             io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS
         ) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(_too_large(name, f"{image.width} x {image.height}"))
-            yield image
+            yield image if exif or image.format != "TIFF" else _as_stored(image)
     except UserError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

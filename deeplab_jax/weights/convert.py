@@ -1,20 +1,26 @@
 """Weights of others into ours: what matched, was left or does not fit; and ours into TF's files."""
 
+import glob
+import gzip
+import io
+import math
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
+from numpy.lib import format as npy
 
 from deeplab_jax.config import Config
 from deeplab_jax.errors import UserError
 from deeplab_jax.models.build import init_variables
-from deeplab_jax.weights.files import read_safetensors
+from deeplab_jax.weights.files import MAX_BYTES, read_safetensors
 from deeplab_jax.weights.slots import fill, shorten, unused
 from deeplab_jax.weights.tf_names import tf_slots, unfold_batch_norm
 from deeplab_jax.weights.timm import check_network, timm_slots
@@ -25,7 +31,9 @@ a pickle can run code when it is read, so none is. Save it as safetensors, where
   import safetensors.torch, torch
   state = torch.load("model.pth", map_location="cpu", weights_only=True)
   safetensors.torch.save_file(state, "model.safetensors")"""
-MAX_ARCHIVE_BYTES = 4 * 2**30  # the largest official archive unpacks to about 1 GB
+MAX_RATIO = 100  # of unpacked to packed bytes: weights are noise, which hardly shrinks
+MAX_MEMBERS = 10_000  # xception_71 with an optimiser's slots has 1300 arrays
+NPY_HEADER_BYTES = 2**14  # numpy takes no header above 10 000 bytes
 
 
 def read_arrays(source: str) -> dict[str, np.ndarray]:
@@ -48,13 +56,48 @@ def read_arrays(source: str) -> dict[str, np.ndarray]:
     return read_checkpoint(source.removesuffix(".index"))
 
 
+def size_limit(file: Path) -> int:
+    """Bytes that a packed file may unpack to."""
+    return min(MAX_BYTES, MAX_RATIO * file.stat().st_size)
+
+
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of an .npz, never unpickled."""
+    """Arrays of an .npz, never unpickled; nothing is read before all members' headers are checked.
+
+    zipfile gives no more of a member than its claimed size, whatever it would inflate to.
+    """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            total = sum(member.file_size for member in members)
+            if len(members) > MAX_MEMBERS or total > size_limit(path):
+                raise ValueError(f"{len(members)} arrays of {total} bytes: too much for its size")
+            for member in members:
+                check_npy(archive, member)
+            return {m.filename.removesuffix(".npy"): read_npy(archive, m) for m in members}
+    except Exception as e:  # OSError, ValueError, BadZipFile, zlib.error, NotImplementedError ...
         raise UserError(f"{path}: not a readable .npz of plain arrays ({e})") from e
+
+
+def check_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Raise ValueError unless a member is an array of numbers that just fills it."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{member.filename} is packed in a way that numpy does not write")
+    with archive.open(member) as stream:
+        start = io.BytesIO(stream.read(NPY_HEADER_BYTES))
+    version = npy.read_magic(start)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, _, dtype = read(start)
+    if dtype.kind not in "fiu":
+        raise ValueError(f"{member.filename} has type {dtype}, allowed are numbers")
+    if start.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
+        raise ValueError(f"{member.filename} claims {dtype} {list(shape)}, which is not its size")
+
+
+def read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(member) as stream:
+        array: np.ndarray = npy.read_array(stream, allow_pickle=False)
+    return array
 
 
 def read_checkpoint(prefix: str) -> dict[str, np.ndarray]:
@@ -67,9 +110,23 @@ def read_checkpoint(prefix: str) -> dict[str, np.ndarray]:
     load_checkpoint = tensorflow().train.load_checkpoint
     try:
         reader = load_checkpoint(prefix)
+        check_variables(reader, prefix)
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
     except Exception as e:  # TensorFlow's own errors are of many classes
         raise UserError(f"{prefix}: not a readable TensorFlow checkpoint ({e})") from e
+
+
+def check_variables(reader: Any, prefix: str) -> None:
+    """Raise ValueError unless all variables are numbers and take no more than the data files."""
+    shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+    for name, dtype in dtypes.items():
+        if not (dtype.is_floating or dtype.is_integer):
+            raise ValueError(f"{name} has type {dtype.name}, allowed are numbers")
+    total = sum(math.prod(shape) * dtypes[name].size for name, shape in shapes.items())
+    data = Path(prefix).parent.glob(glob.escape(Path(prefix).name) + ".data-*")
+    limit = min(MAX_BYTES, sum(file.stat().st_size for file in data))
+    if len(shapes) > MAX_MEMBERS or total > limit:
+        raise ValueError(f"{len(shapes)} variables claim {total} bytes of {limit}")
 
 
 def tensorflow() -> Any:
@@ -90,20 +147,54 @@ def extract_checkpoint(archive: Path, folder: Path) -> str:
     Names inside the archive are not trusted: only their last part is used, links are passed over.
     """
     try:
-        with tarfile.open(archive) as tar:
-            members = [m for m in tar if m.isfile() and (".index" in m.name or ".data-" in m.name)]
-            if sum(m.size for m in members) > MAX_ARCHIVE_BYTES:
-                raise UserError(f"{archive}: unpacks to more than {MAX_ARCHIVE_BYTES >> 30} GB")
-            for member in members:
-                content = tar.extractfile(member)
-                assert content is not None  # isfile()
-                (folder / Path(member.name).name).write_bytes(content.read())
-    except (OSError, tarfile.TarError, EOFError) as e:
+        with open_tar(archive) as stream:
+            for member in plain_files(stream, size_limit(archive)):
+                name = PurePosixPath(member.name).name
+                if ".index" in name or ".data-" in name:
+                    copy(stream, member.size, folder / name)
+    except (OSError, ValueError, tarfile.TarError, EOFError, zlib.error) as e:
         raise UserError(f"{archive}: not a readable tar archive ({e})") from e
-    prefixes = sorted(p.name.removesuffix(".index") for p in folder.glob("*.index"))
+    prefixes = sorted(p.name.removesuffix(".index") for p in folder.glob("?*.index"))
     if not prefixes:
         raise UserError(f"{archive}: holds no checkpoint (no *.index file); is it a frozen graph?")
     return str(folder / prefixes[0])
+
+
+def open_tar(archive: Path) -> IO[bytes]:
+    with archive.open("rb") as file:
+        gzipped = file.read(2) == b"\x1f\x8b"
+    return gzip.open(archive) if gzipped else archive.open("rb")  # type: ignore[return-value]
+
+
+def plain_files(stream: IO[bytes], limit: int) -> Iterator[tarfile.TarInfo]:
+    """The plain files of a tar; at each, `stream` stands at its content.
+
+    Only the fixed headers count. tarfile's own walk follows the extended ones too, by which a
+    file may have gigabytes read as a name, or lead in circles (CVE-2025-8194).
+    """
+    position, block = 0, tarfile.BLOCKSIZE
+    for _ in range(MAX_MEMBERS):
+        stream.seek(position)
+        header = stream.read(block)
+        if not header.strip(b"\0"):
+            return
+        member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+        position += block + -(-member.size // block) * block
+        if member.size < 0 or position > limit:
+            raise ValueError(f"unpacks to more than {limit} bytes: too much for its size")
+        if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            yield member
+    raise ValueError(f"more than {MAX_MEMBERS} files")
+
+
+def copy(stream: IO[bytes], size: int, target: Path) -> None:
+    """The next `size` bytes of a stream into a file, a piece at a time."""
+    with target.open("wb") as out:
+        while size > 0:
+            piece = stream.read(min(size, 2**20))
+            if not piece:
+                raise EOFError("it ends inside a file")
+            size -= out.write(piece)
 
 
 def write_tf_arrays(target: str, arrays: Mapping[str, np.ndarray]) -> None:

@@ -7,6 +7,8 @@ run.
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +17,25 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from deeplab_jax.config import Config, ModelConfig, load_json, save_json
+from deeplab_jax.config import (
+    Config,
+    ModelConfig,
+    from_value,
+    load_json,
+    read_json,
+    require,
+    save_json,
+)
 from deeplab_jax.errors import UserError
 from deeplab_jax.models.build import abstract_variables
+from deeplab_jax.weights.slots import as_float32, check_finite, shorten
 
-Colors = tuple[tuple[int, int, int], ...]
+Color = tuple[int, int, int]
+Colors = tuple[Color, ...]
+FLOATS = ("F16", "BF16", "F32", "F64")  # safetensors' names of what weights may be
+DTYPES = (*FLOATS, "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64")  # counts beside them
+MAX_HEADER_BYTES = 2**20  # of safetensors; that of xception_71, with 802 arrays, has 0.1 MB
+MAX_BYTES = 2 * 2**30  # what a file of weights may unpack to; the largest official has about 1 GB
 
 
 class Weights(NamedTuple):
@@ -59,8 +75,9 @@ def load_weights(directory: str | Path, *, complete: bool = True) -> Weights:
     `complete=False` also takes a folder that lacks whole modules: a backbone alone, to train from.
 
     Raises:
-      UserError: the folder or a file of it is missing or unreadable, or an array's name or shape
-        does not fit the network that config.json describes.
+      UserError: the folder or a file of it is missing or unreadable; an array's name, shape or
+        type does not fit the network that config.json describes, which is found out before any
+        array is read; or a value is not finite.
     """
     folder = Path(directory)
     if (folder / "best" / "model.safetensors").is_file():
@@ -72,56 +89,86 @@ def load_weights(directory: str | Path, *, complete: bool = True) -> Weights:
             " evaluation, or one that `python -m deeplab_jax convert` wrote"
         )
     config = load_json(folder / "config.json")
-    arrays = read_safetensors(file)
     names, colors = read_class_file(folder / "classes.json", config.model.num_classes)
-    variables = check_arrays(arrays, config.model, file, complete)
+    check_header(file, config.model, complete)
+    arrays = {name: as_float32(array) for name, array in read_safetensors(file).items()}
+    check_finite(arrays, file)
+    variables: dict[str, Any] = unflatten_dict({tuple(k.split("/")): v for k, v in arrays.items()})
     return Weights(config, variables, names, colors)
 
 
+def read_header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape of every array of a safetensors file, by name; no array is read.
+
+    safetensors itself refuses a file that is not exactly as long as its arrays, one after another,
+    so that the file's size bounds what they take.
+    """
+    with opened(file) as tensors:
+        parts = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
+        return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
+
+
 def read_safetensors(file: Path) -> dict[str, np.ndarray]:
-    """All arrays of a safetensors file."""
+    """All arrays of a safetensors file; numbers only."""
+    refused = [
+        f"{n}: {dtype}" for n, (dtype, _) in read_header(file).items() if dtype not in DTYPES
+    ]
+    if refused:
+        raise UserError(f"{file}: arrays of types that are no weights: {', '.join(refused[:20])}")
+    with opened(file) as tensors:
+        return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[Any]:
     try:
+        if file.stat().st_size > MAX_BYTES:
+            raise UserError(f"{file}: larger than {MAX_BYTES >> 30} GB")
+        with file.open("rb") as start:
+            if int.from_bytes(start.read(8), "little") > MAX_HEADER_BYTES:
+                raise ValueError(f"its header has more than {MAX_HEADER_BYTES >> 20} MB")
         with safe_open(file, framework="numpy") as tensors:
-            return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as e:
+            yield tensors
+    except (SafetensorError, OSError, ValueError) as e:  # ValueError: no array has such a shape
         raise UserError(f"{file}: not a readable safetensors file ({e})") from e
 
 
-def check_arrays(
-    arrays: dict[str, np.ndarray], model: ModelConfig, file: Path, complete: bool
-) -> dict[str, Any]:
-    """The arrays as a variable tree, if names and shapes are those of the network."""
+def check_header(file: Path, model: ModelConfig, complete: bool) -> None:
+    """Raise UserError unless the names, shapes and types in a file are those of the network."""
+    header = read_header(file)
     wanted = {"/".join(k): v.shape for k, v in flatten_dict(abstract_variables(model)).items()}
     if not complete:
-        present = {name.split("/")[1] for name in arrays if "/" in name}
+        present = {name.split("/")[1] for name in header if "/" in name}
         wanted = {name: shape for name, shape in wanted.items() if name.split("/")[1] in present}
     problems = [
-        f"  missing {name} {list(wanted[name])}" for name in sorted(set(wanted) - set(arrays))
+        f"missing {name} {list(wanted[name])}" for name in sorted(set(wanted) - set(header))
     ]
-    problems += [f"  unknown {name}" for name in sorted(set(arrays) - set(wanted))]
+    problems += [f"unknown {name}" for name in sorted(set(header) - set(wanted))]
     problems += [
-        f"  {name}: file {list(arrays[name].shape)}, model {list(shape)}"
+        f"{name}: file {list(header[name][1])}, model {list(shape)}"
         for name, shape in wanted.items()
-        if name in arrays and arrays[name].shape != shape
+        if name in header and header[name][1] != shape
+    ]
+    problems += [
+        f"{name}: file {dtype}, allowed {', '.join(FLOATS)}"
+        for name, (dtype, _) in header.items()
+        if dtype not in FLOATS
     ]
     if problems:
-        more = [f"  ... and {len(problems) - 20} more"] if len(problems) > 20 else []
-        raise UserError(
-            "\n".join([f"{file}: does not fit its config.json:", *problems[:20], *more])
-        )
-    flat = {tuple(name.split("/")): np.asarray(a, np.float32) for name, a in arrays.items()}
-    tree: dict[str, Any] = unflatten_dict(flat)
-    return tree
+        lines = [f"  {line}" for line in shorten(problems)]
+        raise UserError("\n".join([f"{file}: does not fit its config.json:", *lines]))
 
 
 def read_class_file(file: Path, num_classes: int) -> tuple[tuple[str, ...], Colors]:
     """Names and colours of classes.json."""
+    rows = read_json(file)
     try:
-        rows = json.loads(file.read_text())
-        names = tuple(str(row["name"]) for row in rows)
-        colors = tuple(tuple(int(x) for x in row["color"]) for row in rows)
-    except (OSError, ValueError, KeyError, TypeError) as e:
+        names = tuple(from_value(str, row["name"], f"{file}: name") for row in rows)
+        colors = tuple(from_value(Color, row["color"], f"{file}: color") for row in rows)
+    except (KeyError, TypeError) as e:
         raise UserError(f"{file}: not a readable list of classes ({e})") from e
-    if len(names) != num_classes or any(len(c) != 3 for c in colors):
+    if len(names) != num_classes:
         raise UserError(f"{file}: {len(names)} classes, but the network has {num_classes}")
-    return names, colors  # type: ignore[return-value]
+    for color in colors:
+        require(all(0 <= c <= 255 for c in color), f"{file}: color", color, "0 to 255 each")
+    return names, colors

@@ -33,7 +33,13 @@ class Slot(NamedTuple):
 
     def ours(self, array: np.ndarray) -> np.ndarray:
         """The file's array as ours, float32."""
-        return np.asarray(array, np.float32).transpose(np.argsort(self.axes)).reshape(self.shape)
+        return as_float32(array).transpose(np.argsort(self.axes)).reshape(self.shape)
+
+
+def as_float32(array: np.ndarray) -> np.ndarray:
+    """The array as our variables are; what is too large for float32 becomes infinite."""
+    with np.errstate(over="ignore"):
+        return np.asarray(array, np.float32)
 
 
 def fill(
@@ -45,8 +51,8 @@ def fill(
     """Our variables from a file's arrays, without the top-level modules `skip` ("logits").
 
     Raises:
-      UserError: an array is missing or has another shape; every such name is listed with its
-        shapes, and those that have no place in the network.
+      UserError: an array is missing or has another shape: every such name is listed with its
+        shapes, and those that have no place in the network; or one is not finite.
     """
     wanted = {path: slot for path, slot in slots.items() if path[1] not in skip}
     missing = [path for path, slot in wanted.items() if slot.name not in arrays]
@@ -58,8 +64,19 @@ def fill(
     if missing or wrong:
         raise UserError(report(arrays, slots, missing, wrong, config))
     flat = {path: slot.ours(arrays[slot.name]) for path, slot in wanted.items()}
+    check_finite({slot.name: flat[path] for path, slot in wanted.items()}, "the weights")
     tree: dict[str, Any] = unflatten_dict(flat)
     return tree
+
+
+def check_finite(arrays: Mapping[str, np.ndarray], where: object) -> None:
+    """Raise UserError, naming `where` and the arrays, if one holds NaN or infinity as float32."""
+    counts = {name: array.size - int(np.isfinite(array).sum()) for name, array in arrays.items()}
+    bad = [f"{name}: {n} of {arrays[name].size}" for name, n in sorted(counts.items()) if n]
+    if bad:
+        lines = [f"{where}: values that are not finite (NaN, infinity, above 3e38):"]
+        lines += [f"  {line}" for line in shorten(bad)]
+        raise UserError("\n".join([*lines, "Is the file damaged, or did its training diverge?"]))
 
 
 def unused(arrays: Mapping[str, np.ndarray], slots: Mapping[Path, Slot]) -> list[str]:

@@ -90,6 +90,28 @@ def test_exif_orientation_only_on_request() -> None:
     assert image_size(data, "a.png") == (4, 6)
 
 
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_turned_tiff_is_read_as_stored(orientation: int) -> None:
+    """PIL turns a TIFF when it loads it, and no other format: the mask beside it is not turned."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data, png = (encode(RGB, format, exif=exif) for format in ("TIFF", "PNG"))
+    np.testing.assert_array_equal(decode_image(data, "a.tif"), RGB)
+    np.testing.assert_array_equal(decode_label(encode(IDS, "TIFF", exif=exif), "a.tif"), IDS)
+    assert image_size(data, "a.tif") == (4, 6)
+    shown = decode_image(data, "a.tif", exif=True)
+    np.testing.assert_array_equal(shown, decode_image(png, "a.png", exif=True))
+
+
+def test_odd_metadata_is_neither_an_error_nor_a_warning() -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "a description"
+    data = encode(RGB, "TIFF", exif=exif)
+    at = data.index(struct.pack("<HH", 0x010E, 2)) + 4
+    damaged = data[:at] + struct.pack("<I", 2**31) + data[at + 4 :]  # its length
+    np.testing.assert_array_equal(decode_image(damaged, "a.tif"), RGB)
+
+
 def test_too_large_is_refused_by_its_header() -> None:
     for side in (9_000, 10_000, 60_000):  # above our limit, PIL's warning and PIL's error
         with pytest.raises(UserError, match=r"huge\.png.*64 megapixels"):

@@ -2,9 +2,13 @@
 
 import dataclasses
 import io
+import struct
 import sys
 import tarfile
+import tracemalloc
+import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import chex
@@ -19,6 +23,7 @@ from deeplab_jax import Config, UserError
 from deeplab_jax.commands import convert, export_tf
 from deeplab_jax.weights import to_tf_variables
 from deeplab_jax.weights.convert import (
+    check_variables,
     convert_variables,
     extract_checkpoint,
     read_arrays,
@@ -92,6 +97,108 @@ def test_pickles_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.array([{"a": 1}], dtype=object))
     with pytest.raises(UserError, match="not a readable"):
         read_arrays(str(tmp_path / "a.npz"))
+
+
+def npy(claim: str, content: bytes) -> bytes:
+    """An .npy whose header is `claim`."""
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(claim)) + claim.encode() + content
+
+
+CLAIM = "{'descr': '%s', 'fortran_order': False, 'shape': %s}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.npy", npy(CLAIM % ("<f4", "(1000000000000,)"), b"1234"), "is not its size"),
+        ("x.npy", npy(CLAIM % ("<f4", "(-2, -2)"), bytes(16)), "not a readable"),
+        ("x.npy", npy(CLAIM % ("|O", "(1,)"), b"\x80\x04N."), "has type object"),
+        ("x.npy", npy(CLAIM % ("<U3", "(1,)"), bytes(12)), "has type <U3"),
+        ("x.npy", npy("(" * 9000, b""), "not a readable"),
+        ("x.txt", b"text", "magic string"),
+    ],
+)
+def test_claims_of_an_npz(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr(name, content)
+    with pytest.raises(UserError, match=rf"a\.npz: .*{message}"):
+        read_arrays(str(tmp_path / "a.npz"))
+
+
+def test_a_zip_bomb_is_refused_by_what_it_claims_and_cut_at_it(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", x=np.zeros(2**22, np.float32))
+    with pytest.raises(UserError, match="too much for its size"):
+        read_arrays(str(tmp_path / "a.npz"))
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", npy(CLAIM % ("<f4", "(1,)"), bytes(2**24)))
+    data = (tmp_path / "a.npz").read_bytes()
+    real = 2**24 + len(npy(CLAIM % ("<f4", "(1,)"), b""))
+    lie = data.replace(struct.pack("<I", real), struct.pack("<I", real - 2**24 + 4))
+    (tmp_path / "a.npz").write_bytes(lie)
+    tracemalloc.start()
+    with pytest.raises(UserError, match="not a readable"):  # its checksum is that of all
+        read_arrays(str(tmp_path / "a.npz"))
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+
+
+def test_a_member_is_only_a_name(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **{"../../up": np.ones(2, np.float32)})
+    assert list(read_arrays(str(tmp_path / "a.npz"))) == ["../../up"]
+
+
+def test_arrays_that_are_not_finite_are_named(npz: Path, tmp_path: Path) -> None:
+    arrays = read_arrays(str(npz))
+    arrays["logits/semantic/biases"] = np.array([0.0, np.nan, 1e300])
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(UserError, match="not finite") as error:
+        deeplab_jax.weights.from_tf_variables(read_arrays(str(tmp_path / "a.npz")), TINY_MODEL)
+    assert "logits/semantic/biases: 2 of 3" in str(error.value)
+
+
+def test_a_gzip_bomb_is_refused_unread(tmp_path: Path) -> None:
+    for name in ("a.index", "long name, which is no file"):
+        with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
+            info = tarfile.TarInfo(name)
+            info.size, info.type = 2**24, tarfile.REGTYPE if name == "a.index" else b"L"
+            tar.addfile(info, io.BytesIO(bytes(2**24)))
+        with pytest.raises(UserError, match=r"a\.tar\.gz: .* too much for its size"):
+            extract_checkpoint(tmp_path / "a.tar.gz", tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.tar.gz"]
+
+
+def test_a_cut_tar_is_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        info = tarfile.TarInfo("a.index")
+        info.size = 5000
+        tar.addfile(info, io.BytesIO(bytes(5000)))
+    (tmp_path / "a.tar").write_bytes((tmp_path / "a.tar").read_bytes()[:3000])
+    with pytest.raises(UserError, match="ends inside a file"):
+        extract_checkpoint(tmp_path / "a.tar", tmp_path)
+
+
+class Reader:
+    """What `tf.train.load_checkpoint` gives, of claims alone."""
+
+    def __init__(self, shape: list[int], dtype: Any) -> None:
+        self.shape, self.dtype = shape, dtype
+
+    def get_variable_to_shape_map(self) -> dict[str, list[int]]:
+        return {"x": self.shape}
+
+    def get_variable_to_dtype_map(self) -> dict[str, Any]:
+        return {"x": self.dtype}
+
+
+def test_claims_of_a_checkpoint(tmp_path: Path) -> None:
+    float32 = SimpleNamespace(is_floating=True, is_integer=False, size=4, name="float32")
+    text = SimpleNamespace(is_floating=False, is_integer=False, size=8, name="string")
+    (tmp_path / "m.data-00000-of-00001").write_bytes(bytes(100))
+    check_variables(Reader([5, 5], float32), str(tmp_path / "m"))
+    with pytest.raises(ValueError, match="1 variables claim 104 bytes of 100"):
+        check_variables(Reader([26], float32), str(tmp_path / "m"))
+    with pytest.raises(ValueError, match="x has type string"):
+        check_variables(Reader([1], text), str(tmp_path / "m"))
 
 
 def test_names_in_an_archive_are_not_trusted(tmp_path: Path) -> None:

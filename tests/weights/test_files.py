@@ -1,11 +1,13 @@
 """A folder of weights comes back as it was, or says what is wrong with it."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import chex
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 from conftest import TINY_MODEL
@@ -13,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from synthetic import random_variables
 
 from deeplab_jax import Config, UserError
-from deeplab_jax.weights.files import Weights, load_weights, save_weights
+from deeplab_jax.weights.files import Weights, load_weights, read_safetensors, save_weights
 
 CONFIG = Config(model=TINY_MODEL)
 NAMES, COLORS = ("a", "b", "c"), ((0, 0, 0), (1, 2, 3), (4, 5, 6))
@@ -70,6 +72,13 @@ def test_a_backbone_alone_is_enough_to_train_from(variables: Any, tmp_path: Path
         ("config.json", b"{"),
         ("classes.json", b"[1]"),
         ("classes.json", b'[{"name": "a", "color": [0, 0, 0]}]'),
+        ("classes.json", b'[{"name": 7, "color": [0, 0, 0]}]'),
+        (
+            "classes.json",
+            b'[{"name": "a", "color": [0, 0, 256]}]'.replace(b"}]", b"}," * 2 + b"{}]"),
+        ),
+        ("classes.json", b"\xff"),
+        ("classes.json", b"[" * 100_000),
     ],
 )
 def test_a_damaged_file_is_named(folder: Path, name: str, content: bytes) -> None:
@@ -87,6 +96,72 @@ def test_wrong_arrays_are_named(folder: Path) -> None:
         load_weights(folder)
     assert "params/logits/bias: file [9], model [3]" in str(error.value)
     assert "unknown params/strange" in str(error.value)
+
+
+def test_what_does_not_fit_is_refused_before_it_is_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays = load_file(folder / "model.safetensors")
+    arrays["params/logits/bias"] = np.zeros((3, 1), np.float32)
+    arrays["params/logits/kernel"] = np.zeros((8, 3), np.int64)
+    save_file(arrays, folder / "model.safetensors")
+    monkeypatch.setattr("deeplab_jax.weights.files.read_safetensors", None)
+    with pytest.raises(UserError) as error:
+        load_weights(folder)
+    assert "params/logits/bias: file [3, 1], model [3]" in str(error.value)
+    assert "params/logits/kernel: file I64, allowed F16, BF16, F32, F64" in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
+def test_other_floats_become_float32(folder: Path, variables: Any, dtype: Any) -> None:
+    arrays = load_file(folder / "model.safetensors")
+    save_file({k: v.astype(dtype) for k, v in arrays.items()}, folder / "model.safetensors")
+    loaded = load_weights(folder).variables
+    chex.assert_trees_all_equal(
+        loaded, jax.tree.map(lambda v: v.astype(dtype).astype(np.float32), variables)
+    )
+
+
+def test_what_is_not_finite_is_named(folder: Path) -> None:
+    arrays = load_file(folder / "model.safetensors")
+    arrays["params/logits/bias"] = np.array([0, np.nan, np.inf], np.float32)
+    arrays["params/logits/kernel"] = arrays["params/logits/kernel"].astype(np.float64)
+    arrays["params/logits/kernel"][..., 0, 0] = 1e300
+    save_file(arrays, folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"model\.safetensors: values .* not finite") as error:
+        load_weights(folder)
+    assert "params/logits/bias: 2 of 3" in str(error.value)
+    assert "params/logits/kernel: 1 of 24" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "size", "message"),
+    [
+        ("F32", [2**40], 0, "not fully covered"),
+        ("F32", [2**62, 4], 0, "overflow"),
+        ("F32", [0, 2**62], 0, "not a readable"),
+        ("F32", [1], 5, "not fully covered"),
+        ("F8_E4M3", [1], 1, "x: F8_E4M3"),
+    ],
+)
+def test_claims_of_a_safetensors_header(
+    tmp_path: Path, dtype: str, shape: list[int], size: int, message: str
+) -> None:
+    claimed = math.prod(shape) * (4 if dtype == "F32" else 1) % 2**64
+    header = {"x": {"dtype": dtype, "shape": shape, "data_offsets": [0, claimed]}}
+    text = json.dumps(header).encode()
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(size))
+    with pytest.raises(UserError, match=rf"a\.safetensors: .*{message}"):
+        read_safetensors(file)
+
+
+def test_a_header_of_many_arrays_is_not_read(tmp_path: Path) -> None:
+    entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    text = json.dumps({f"{i:x}": entry for i in range(20_000)}).encode()
+    (tmp_path / "a.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    with pytest.raises(UserError, match="more than 1 MB"):
+        read_safetensors(tmp_path / "a.safetensors")
 
 
 def test_a_folder_without_weights(tmp_path: Path) -> None:
