@@ -198,7 +198,7 @@ def test_a_broken_picture_is_found_by_the_check(tmp_path: Path) -> None:
     save(path, noise)
     save(tmp_path / "masks" / "train" / "b.png", noise[..., 0] // 128)
     path.write_bytes(path.read_bytes()[:-500])  # the header is whole
-    with pytest.raises(UserError, match="b: not a readable picture"):
+    with pytest.raises(UserError, match=rf"{path}: not a readable picture"):
         check_source(open_two(tmp_path))
 
 

@@ -3,6 +3,7 @@
 For any command that writes to a folder: nothing here knows what is trained.
 """
 
+import atexit
 import os
 import resource
 import signal
@@ -29,15 +30,20 @@ def start(
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
 
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONUNBUFFERED": "1"}
-    with output.open("ab") as file:
-        return subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=ROOT,
-            env=environment,
-            stdout=file,
-            stderr=file,
-            preexec_fn=limit,
-        )
+    with output.open("ab") as file:  # by way of cat, which no limit holds
+        cat = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=file)
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=cat.stdin,
+        stderr=cat.stdin,
+        preexec_fn=limit,
+    )
+    assert cat.stdin is not None
+    cat.stdin.close()
+    atexit.register(process.kill)  # what a failing test leaves behind
+    return process
 
 
 def wait_for(

@@ -130,7 +130,7 @@ def interrupted_often(
     rng, folder = random.Random(seed), Path(config.workdir)
     for phase in rng.sample(phases, len(phases)):
         process = begin(config)
-        happened = faults.wait_for(process, Moment(phase, folder, rng), 120)
+        happened = faults.wait_for(process, Moment(phase, folder, rng), 300)
         assert happened, (phase, said(config)[-2000:])
         time.sleep(rng.uniform(0, 0.05))
         yield phase, faults.end(process, number)
@@ -164,7 +164,7 @@ def test_r2_interrupted_at_random_moments(config: Config, unbroken: Path, tmp_pa
 def test_r3_a_second_signal_leaves_at_once(config: Config, tmp_path: Path) -> None:
     config = dataclasses.replace(config, workdir=str(tmp_path / "twice"))
     process = begin(config)
-    assert faults.wait_for(process, lambda: len(history(tmp_path / "twice")) > 2, 120)
+    assert faults.wait_for(process, lambda: len(history(tmp_path / "twice")) > 2, 300)
     process.send_signal(signal.SIGSTOP)  # so that both are there when it wakes
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)
@@ -215,8 +215,8 @@ def saved_state(checkpoint: Path) -> dict[str, Any]:
 def test_r6_a_full_disk_while_training(config: Config, unbroken: Path, tmp_path: Path) -> None:
     """Saves and log lines fail, the run goes on; begun again with space, it ends the same."""
     config = dataclasses.replace(config, workdir=str(tmp_path / "full"))
-    process = begin(config, file_bytes=12_000)
-    assert faults.wait_for(process, lambda: "tried again later" in said(config), 200), said(config)
+    process = begin(config, file_bytes=16_000)
+    assert faults.wait_for(process, lambda: "tried again later" in said(config), 600), said(config)
     assert process.poll() is None
     faults.end(process, signal.SIGKILL)
     text = said(config)
