@@ -5,7 +5,6 @@ For any command that writes to a folder: nothing here knows what is trained.
 
 import atexit
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -22,23 +21,19 @@ def start(
 ) -> "subprocess.Popen[bytes]":
     """`python ARGUMENTS` in this repository, its output appended to a file.
 
-    `file_bytes` lets no file grow beyond: a full disk without one.
+    `file_bytes` lets no file grow beyond: a full disk without one (Linux's prlimit).
     """
 
-    def limit() -> None:
-        if file_bytes is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-
+    limit = [] if file_bytes is None else ["prlimit", f"--fsize={file_bytes}"]
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONUNBUFFERED": "1"}
     with output.open("ab") as file:  # by way of cat, which no limit holds
         cat = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=file)
     process = subprocess.Popen(
-        [sys.executable, *arguments],
+        [*limit, sys.executable, *arguments],
         cwd=ROOT,
         env=environment,
         stdout=cat.stdin,
         stderr=cat.stdin,
-        preexec_fn=limit,
     )
     assert cat.stdin is not None
     cat.stdin.close()

@@ -13,7 +13,12 @@ from test_checkpoint import EXPERIMENT, PLACE, saved, state_at
 
 from deeplab_jax.checkpoint import Checkpoints
 
-pytestmark = pytest.mark.reliability
+pytestmark = [
+    pytest.mark.reliability,
+    # Where a restore fails, what Orbax was still reading finds its event loop closed.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+]
 
 INPUTS = 2000
 

@@ -23,7 +23,12 @@ from deeplab_jax.config import save_json
 from deeplab_jax.interruption import EXIT_CODE
 from deeplab_jax.report import read_metrics
 
-pytestmark = pytest.mark.reliability
+pytestmark = [
+    pytest.mark.reliability,
+    # Where a restore fails, what Orbax was still reading finds its event loop closed.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+]
 
 PHASES = {"start-up": 8, "step": 9, "save": 8, "evaluate": 5}  # R1's thirty kills
 TIMINGS = ("images_per_second", "data_wait")
