@@ -87,7 +87,7 @@ def test_one_and_eight_devices_agree_exactly(tiny_config: Config, tmp_path: Path
 def test_the_known_score_of_real_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """MobileNetV2 DeepLab v3 on 231 VOC pictures: the 8-bit original scores 65.2 mIoU / 94.7 %."""
+    """MobileNetV2 DeepLab v3 on the first 48 of 231 VOC pictures; the README has all of them."""
     source = official.shared("weights", "deeplabv3_mnv2_dm10_os16_voc_dequant.npz")
     devkit = official.shared("data", "VOCdevkit")
     convert(
@@ -96,8 +96,8 @@ def test_the_known_score_of_real_weights(
     )
     evaluate(
         f"--weights {tmp_path / 'w'} --config=configs/voc.py --data.root={devkit}"
-        f" --data.resize=fit --data.prepared_dir={tmp_path / 'tfds'}".split()
+        f" --data.resize=fit --data.eval_split=val[:48] --data.prepared_dir={tmp_path / 'tfds'}".split()
     )
     line = capsys.readouterr().out.strip().splitlines()[-1]
     miou, accuracy = float(line.split()[1]), float(line.split()[5])
-    assert miou >= 64.5 and accuracy >= 94.3
+    assert miou == pytest.approx(71.01, abs=0.3) and accuracy == pytest.approx(95.77, abs=0.1)
