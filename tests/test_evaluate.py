@@ -96,7 +96,8 @@ def test_the_known_score_of_real_weights(
     )
     evaluate(
         f"--weights {tmp_path / 'w'} --config=configs/voc.py --data.root={devkit}"
-        f" --data.resize=fit --data.eval_split=val[:48] --data.prepared_dir={tmp_path / 'tfds'}".split()
+        f" --data.prepared_dir={tmp_path / 'tfds'}"
+        " --data.resize=fit --data.eval_split=val[:48]".split()
     )
     line = capsys.readouterr().out.strip().splitlines()[-1]
     miou, accuracy = float(line.split()[1]), float(line.split()[5])
