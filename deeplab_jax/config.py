@@ -33,6 +33,7 @@ Backbone = Literal[
 Head = Literal["deeplabv3plus", "deeplabv3", "pspnet", "unet", "classifier"]
 DataKind = Literal["scenes", "folder", "voc2012", "cityscapes", "imagenet2012"]
 OUTPUT_STRIDES = (8, 16, 32)
+MAX_SIDE = 16385  # pixels: beyond, a batch of one picture is beyond any device
 MAX_JSON_BYTES = 2**20  # a config.json has 3 kB
 
 
@@ -237,8 +238,8 @@ class DataConfig:
             require(bool(self.root), "data.root", self.root, what)
         for name in ("crop_size", "eval_size"):
             size = getattr(self, name)
-            good = size is None or (len(size) == 2 and min(size) >= 17)
-            require(good, f"data.{name}", size, "height and width, each at least 17")
+            good = size is None or (len(size) == 2 and all(17 <= n <= MAX_SIDE for n in size))
+            require(good, f"data.{name}", size, f"height and width, each 17 to {MAX_SIDE}")
         if self.resize == "fit":
             why = "data.resize = fit needs the size to fit into"
             require(self.eval_size is not None, "data.eval_size", self.eval_size, why)
@@ -364,8 +365,10 @@ class EvalConfig:
         require(self.pictures >= 1, "eval.pictures", self.pictures, "1 or more")
         scales_ok = len(self.scales) > 0 and all(0 < s <= 8 for s in self.scales)
         require(scales_ok, "eval.scales", self.scales, "one number or more, each above 0 up to 8")
-        window_ok = self.window is None or len(self.window) == 2
-        require(window_ok, "eval.window", self.window, "height and width in pixels, or None")
+        window = self.window
+        window_ok = window is None or (len(window) == 2 and all(n <= MAX_SIDE for n in window))
+        allowed = f"height and width in pixels, each at most {MAX_SIDE}, or None"
+        require(window_ok, "eval.window", window, allowed)
         require(0 <= self.overlap < 1, "eval.overlap", self.overlap, "from 0 up to below 1")
         widths = self.trimap_widths
         widths_ok = all(w >= 1 for w in widths) and len(set(widths)) == len(widths)
