@@ -296,6 +296,8 @@ class TrainConfig:
     steps: int = 30_000
     batch_size: int = 16
     """Pictures a step over all devices."""
+    accumulate: int = 1
+    """Parts that the batch is worked through in, one after the other, for memory's sake."""
     class_weights: tuple[float, ...] = ()
     """One weight a class in the loss; (): 1 each."""
     hard_pixels: float = 1.0
@@ -321,8 +323,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         counts = ("steps", "batch_size", "log_every", "eval_every", "checkpoint_every")
-        for name in (*counts, "max_bad_steps"):
+        for name in (*counts, "max_bad_steps", "accumulate"):
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "1 or more")
+        parts, size = self.accumulate, self.batch_size
+        allowed = f"a divisor of train.batch_size = {size}"
+        require(size % parts == 0, "train.accumulate", parts, allowed)
         require(0 < self.hard_pixels <= 1, "train.hard_pixels", self.hard_pixels, "above 0 up to 1")
         for name in ("hard_pixels_ramp", "keep_every", "hang_seconds"):
             require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")

@@ -61,7 +61,7 @@ def fit(config: Config) -> TrainState:
       Interrupted: by a signal or a preemption notice, after saving.
     """
     workdir, mesh = Path(config.workdir), data_mesh()
-    check_batch_size("train.batch_size", config.train.batch_size, mesh)
+    check_batch_size("train.batch_size", config.train.batch_size, mesh, config.train.accumulate)
     train_source, eval_source = open_sources(config)
     about = experiment(config, train_source, eval_source)
     keep_every = config.train.keep_every

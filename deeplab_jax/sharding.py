@@ -43,11 +43,12 @@ def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
-def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
-    """Raise UserError unless the devices share the batch evenly."""
-    n = mesh.size
+def check_batch_size(name: str, batch_size: int, mesh: Mesh, parts: int = 1) -> None:
+    """Raise UserError unless the devices share the batch, or each of its parts, evenly."""
+    n = mesh.size * parts
     if batch_size % n:
+        in_parts = f" in {parts} parts (train.accumulate)" if parts > 1 else ""
         raise UserError(
-            f"{name} = {batch_size} cannot be split over {n} devices: make it a multiple of {n},"
-            f" such as {-(-batch_size // n) * n}"
+            f"{name} = {batch_size} cannot be split over {mesh.size} devices{in_parts}: make it a"
+            f" multiple of {n}, such as {-(-batch_size // n) * n}"
         )

@@ -17,7 +17,13 @@ from jax.sharding import Mesh
 
 from deeplab_jax.config import Config, EvalConfig, TrainConfig
 from deeplab_jax.data.augment import augment
-from deeplab_jax.losses import hard_pixel_loss, hard_pixel_share, mean_loss, pixel_losses
+from deeplab_jax.losses import (
+    hard_pixel_loss,
+    hard_pixel_share,
+    mean_loss,
+    pixel_losses,
+    valid_pixels,
+)
 from deeplab_jax.metrics import Counts, count_pixels
 from deeplab_jax.models import Network, build_model
 from deeplab_jax.models.layers import height_width
@@ -88,7 +94,13 @@ def train_step(
         photometric=config.data.photometric,
     )
     loss_fn = partial(loss_and_stats, model=model, train=config.train, ignore_label=ignore_label)
-    (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    if config.train.accumulate > 1:
+        counts = partial(
+            valid_pixels, num_classes=model.config.num_classes, ignore_label=ignore_label
+        )
+        gradient = accumulated(gradient, config.train.accumulate, counts)
+    (loss, batch_stats), grads = gradient(
         state.params, state.batch_stats, image, label, dropout_key, state.step
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -108,6 +120,41 @@ def train_step(
         "skipped_in_a_row": new.skipped_in_a_row,
     }
     return new, metrics
+
+
+def accumulated(
+    gradient: Callable[..., Any], parts: int, counts: Callable[[Array], Array]
+) -> Callable[..., Any]:
+    """`gradient` of a batch, computed part by part, with the memory of one part.
+
+    Loss and gradient are the batch's: each part weighs as its pixels that count, as they do in the
+    mean. BatchNorm normalises each part by its own statistics and moves its averages once
+    a part, as if each were a batch; with `freeze_batch_norm` nothing differs from the whole batch
+    but the order of sums (and dropout's draws). Hard pixels are chosen within each part.
+    """
+
+    def split(x: Array) -> Array:
+        # Every parts-th row: each part has rows of every device, whose rows stand together.
+        return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
+
+    def whole(
+        params: Any, batch_stats: Any, image: Array, label: Array, key: Array, step: Array
+    ) -> Any:
+        pixels = jnp.maximum(jnp.sum(counts(label)), 1)
+
+        def part(carry: Any, batch: tuple[Array, Array, Array]) -> tuple[Any, None]:
+            (loss, batch_stats), grads = carry
+            image, label, key = batch
+            (own_loss, batch_stats), own = gradient(params, batch_stats, image, label, key, step)
+            share = jnp.sum(counts(label)) / pixels
+            grads = jax.tree.map(lambda total, x: total + share * x, grads, own)
+            return ((loss + share * own_loss, batch_stats), grads), None
+
+        start = ((jnp.zeros(()), batch_stats), jax.tree.map(jnp.zeros_like, params))
+        keys = jax.random.split(key, parts)
+        return jax.lax.scan(part, start, (split(image), split(label), keys))[0]
+
+    return whole
 
 
 def counted(finite: Array, new: TrainState, old: TrainState) -> TrainState:

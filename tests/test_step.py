@@ -151,6 +151,24 @@ def test_a_step_that_is_not_finite_changes_the_counters_alone(finite: bool) -> N
 GOLDEN = [1.098565, 1.03607]
 
 
+def test_a_batch_in_parts_has_the_gradient_of_the_whole() -> None:
+    """With frozen BatchNorm; one part has more ignored pixels than the other."""
+    batch = squares(8)
+    batch["label"][::2, :20] = 255
+    mesh, losses, params = data_mesh(jax.devices()[:2]), [], []
+    for parts in (1, 2):
+        train = dataclasses.replace(CONFIG.train, freeze_batch_norm=True, accumulate=parts)
+        config = dataclasses.replace(CONFIG, train=train)
+        state = fresh_state(config, 2)
+        old = jax.device_get(state.params)
+        step = compile_train_step(config, state.params, mesh, 255)
+        state, metrics = step(state, place_batch(batch, mesh))
+        losses.append(float(metrics["loss"]))
+        params.append(jax.tree.map(np.subtract, jax.device_get(state.params), old))
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    close(params[1], params[0], 1e-4)
+
+
 def test_overfits_eight_pictures(step: Callable[..., Any]) -> None:
     state, batch = fresh_state(CONFIG, 1), squares(8)
     for _ in range(400):
