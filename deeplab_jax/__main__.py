@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from deeplab_jax.cpu import restart_with_huge_pages
-from deeplab_jax.errors import UserError
+from deeplab_jax.errors import UserError, leave_when_told
 
 USAGE = """\
 usage: python -m deeplab_jax COMMAND [--help]
@@ -74,4 +74,5 @@ def main(command: str | None = None) -> None:
 
 if __name__ == "__main__":
     restart_with_huge_pages()
+    leave_when_told()
     main()

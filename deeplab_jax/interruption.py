@@ -1,6 +1,6 @@
 """What ends a run from outside: SIGTERM, Ctrl-C, a preemption notice, a step that hangs.
 
-Exit codes: 75 (EX_TEMPFAIL) when interrupted, the same command resumes; 1 after a hang.
+Exit codes: 75 when interrupted, the same command resumes; 1 after a hang.
 """
 
 import faulthandler
@@ -13,7 +13,8 @@ from types import FrameType, TracebackType
 import jax
 from jax.experimental import multihost_utils
 
-EXIT_CODE = 75
+from deeplab_jax.errors import INTERRUPTED
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STDERR = 2  # the descriptor: sys.stderr may be something of Python's own
 ANSWER_SECONDS = 2.0  # for the main thread to leave by itself, before the process is ended
@@ -23,7 +24,7 @@ class Interrupted(SystemExit):
     """Leaves with code 75: what there was to save is saved."""
 
     def __init__(self) -> None:
-        super().__init__(EXIT_CODE)
+        super().__init__(INTERRUPTED)
 
 
 class Interruption:
@@ -98,13 +99,13 @@ class Interruption:
         while (number := os.read(self._read, 1)[0]) != 0:
             name = signal.Signals(number).name
             if self._received.is_set():
-                os._exit(EXIT_CODE)
+                os._exit(INTERRUPTED)
             self._received.set()
             if not self.nothing_to_save:
                 print(f"{name}: saving, then leaving; again to leave at once", file=sys.stderr)
                 continue
             print(f"{name}: leaving, there is nothing new to save", file=sys.stderr, flush=True)
-            self._deadline = threading.Timer(ANSWER_SECONDS, os._exit, (EXIT_CODE,))
+            self._deadline = threading.Timer(ANSWER_SECONDS, os._exit, (INTERRUPTED,))
             self._deadline.daemon = True
             self._deadline.start()
 

@@ -23,7 +23,7 @@ import deeplab_jax
 from deeplab_jax import Config, UserError, loop, step
 from deeplab_jax.config import save_json
 from deeplab_jax.data.pipeline import open_split
-from deeplab_jax.interruption import EXIT_CODE
+from deeplab_jax.errors import INTERRUPTED
 from deeplab_jax.log import Log, NumbersGoneBad
 from deeplab_jax.loop import fit
 from deeplab_jax.report import read_metrics
@@ -88,7 +88,7 @@ def test_an_ended_run_resumes_to_the_same_numbers(
     ):
         time.sleep(0.005)
     process.send_signal(number)
-    assert process.wait() in (-signal.SIGKILL, EXIT_CODE)
+    assert process.wait() in (-signal.SIGKILL, INTERRUPTED)
     if number == signal.SIGTERM:  # no step is lost
         saved = max(int(p.name) for p in (tmp_path / "ended" / "checkpoints").iterdir())
         assert saved == history(tmp_path / "ended")[-1]["step"]

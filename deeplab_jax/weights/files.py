@@ -48,7 +48,11 @@ class Weights(NamedTuple):
 
 
 def save_weights(directory: Path, weights: Weights) -> None:
-    """Write the folder; an older one is replaced only when the new one is complete."""
+    """Write the folder; an older one is replaced only when the new one is complete.
+
+    Raises:
+      OSError: it cannot be written.
+    """
     staging = directory.with_name(directory.name + ".tmp")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -62,7 +66,10 @@ def save_weights(directory: Path, weights: Weights) -> None:
     flat = {
         "/".join(k): np.ascontiguousarray(v) for k, v in flatten_dict(weights.variables).items()
     }
-    save_file(flat, staging / "model.safetensors")
+    try:
+        save_file(flat, staging / "model.safetensors")
+    except SafetensorError as error:  # a full disk, most likely
+        raise OSError(str(error)) from error
     directory.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "classes.json", "model.safetensors"):
         os.replace(staging / name, directory / name)

@@ -15,7 +15,7 @@ from conftest import with_workdir
 
 from deeplab_jax import Config
 from deeplab_jax.config import save_json
-from deeplab_jax.interruption import EXIT_CODE
+from deeplab_jax.errors import INTERRUPTED
 from deeplab_jax.report import read_metrics
 
 pytestmark = pytest.mark.reliability
@@ -65,7 +65,7 @@ def test_two_processes_are_interrupted_and_go_on_as_one(
     while processes[0].poll() is None and (not log.exists() or len(read_metrics(log)) < 3):
         time.sleep(0.01)
     processes[1].send_signal(signal.SIGTERM)  # one is told, all leave after the same step
-    assert [p.wait(120) for p in processes] == [EXIT_CODE] * 2, said(two)
+    assert [p.wait(120) for p in processes] == [INTERRUPTED] * 2, said(two)
     steps = [row["step"] for row in read_metrics(log)]
     saved = [int(p.name) for p in (tmp_path / "two" / "checkpoints").iterdir()]
     assert 3 <= max(saved) == max(steps) < 12
