@@ -65,6 +65,10 @@ def write_report(folder: Path) -> Path:
         f" {result['pictures']:,} pictures of {config['data']['source']},"
         f" {config['data']['eval_split']}"
     )
+    if unreadable := len(result.get("unreadable", ())):
+        about += f", {unreadable} of them unreadable and not counted"
+    if skipped := sum("skipped" in row for row in metrics):
+        about += f"; {skipped} training steps skipped, their numbers not being finite"
     body = [
         headline(metrics, result),
         section("Training", training_plots(metrics)) if metrics else "",
