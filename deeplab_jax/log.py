@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ def event_writer(folder: Path, first_step: int) -> Any:
         from tensorboardX import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder), purge_step=first_step + 1)
+    # A queue without limit: its thread ends on a full disk, and a full queue would wait for it.
+    return SummaryWriter(str(folder), max_queue=0, purge_step=first_step + 1)
 
 
 class NumbersGoneBad(UserError):
@@ -71,7 +72,8 @@ class Log:
         if self._file:
             self._file.close()
         if self._events:
-            self._events.close()
+            with suppress(OSError):  # a full disk: metrics.jsonl has said so
+                self._events.close()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:

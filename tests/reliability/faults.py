@@ -23,7 +23,6 @@ def start(
 
     `file_bytes` lets no file grow beyond: a full disk without one (Linux's prlimit).
     """
-
     limit = [] if file_bytes is None else ["prlimit", f"--fsize={file_bytes}"]
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONUNBUFFERED": "1"}
     with output.open("ab") as file:  # by way of cat, which no limit holds
@@ -37,7 +36,8 @@ def start(
     )
     assert cat.stdin is not None
     cat.stdin.close()
-    atexit.register(process.kill)  # what a failing test leaves behind
+    atexit.register(cat.wait)
+    atexit.register(process.kill)  # what a failing test leaves behind; before the wait
     return process
 
 
