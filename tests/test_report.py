@@ -118,7 +118,7 @@ def study(tmp_path: Path) -> Path:
         "about": "Table 1.",
         "columns": [
             {"key": "note", "label": "note", "paper": False},
-            {"key": "paper", "label": "mIoU", "paper": True},
+            {"key": "paper", "label": "paper: mIoU", "paper": True},
             {"key": "miou", "label": "mIoU, %", "paper": False},
         ],
         "rows": [
@@ -164,7 +164,7 @@ def test_the_report_of_a_study(study: Path) -> None:
     text = "".join(page.text)
     assert page.fetched() == [] and "Decoder & width" in text and "8 <wide>" in text
     assert "Computed in 2 min 0 s." in text
-    assert page.count("td", "paper") == 2 and "mIoU (paper)" in text
+    assert page.count("td", "paper") == 2 and "paper: mIoU" in text
     widths = [a["style"] for tag, a in page.elements if tag == "i"]
     assert widths == [f"width:{100 * 91.25 / 93.5:.2f}%", "width:100.00%"]  # of our mIoU
     numbers = json.loads((study / "study.json").read_text())
