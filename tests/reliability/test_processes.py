@@ -77,5 +77,7 @@ def test_two_processes_are_interrupted_and_go_on_as_one(
         np.testing.assert_allclose(
             [row[key] for row in ours if key in row],
             [row[key] for row in theirs if key in row],
-            rtol=1e-3,  # sums over devices in another order, carried on for twelve steps
+            # Sums in another order turn ReLUs of so small a network on and off: its gradients
+            # move by percents. (tests/test_step.py compares devices on a smooth one, to 1e-5.)
+            rtol=0.05,
         )
