@@ -36,12 +36,12 @@ class Damaged(Exception):
 
 
 class Checkpoints:
-    """The checkpoints under a run's folder, all of one experiment, which `about` describes.
+    """The checkpoints under a run's folder, all of one experiment, which `experiment` describes.
 
     Use as a context manager: at its end everything is on disk.
     """
 
-    def __init__(self, directory: Path, about: About, *, keep_every: int = 0) -> None:
+    def __init__(self, directory: Path, experiment: About, *, keep_every: int = 0) -> None:
         policies: list[Any] = [ocp.checkpoint_managers.LatestN(KEPT)]
         if keep_every:
             policies.append(ocp.checkpoint_managers.EveryNSteps(keep_every))
@@ -49,7 +49,7 @@ class Checkpoints:
             preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
         )
-        self._directory, self._about = directory.absolute(), about
+        self._directory, self.experiment = directory.absolute(), experiment
         self._check_readable()
         self._manager = ocp.CheckpointManager(self._directory, options=options)
         self._saving: int | None = None
@@ -79,7 +79,7 @@ class Checkpoints:
         if step in self.steps():
             return
         tree = as_tree(state)
-        about = sealed({"experiment": self._about, "arrays": digests(tree)})
+        about = sealed({"experiment": self.experiment, "arrays": digests(tree)})
         args = ocp.args.Composite(state=ocp.args.StandardSave(tree), about=ocp.args.JsonSave(about))
         self._saving = step
         try:
@@ -121,7 +121,7 @@ class Checkpoints:
     # ---- reading
 
     def newest(self) -> tuple[int, About] | None:
-        """Step and experiment of the newest checkpoint that can be read; None without any.
+        """Step and `about` of the newest checkpoint whose `about` can be read; None without any.
 
         A damaged one is renamed to STEP.damaged, with a message.
 
@@ -131,7 +131,7 @@ class Checkpoints:
         self.wait()
         for step in self.steps():
             try:
-                return step, self._read_about(step)["experiment"]
+                return step, self._read_about(step)
             except Damaged as error:
                 self._set_aside(step, error)
         damaged = sorted(self._directory.glob(f"*{DAMAGED}*"))
@@ -151,8 +151,7 @@ class Checkpoints:
           UserError: there are damaged ones only, or the state is that of another network.
         """
         while (found := self.newest()) is not None:
-            step, _ = found
-            arrays = self._read_about(step)["arrays"]
+            step, arrays = found[0], found[1]["arrays"]
             check_arrays(self._directory / str(step), arrays, like)
             try:
                 return step, self._restore(step, arrays, like, sharding)

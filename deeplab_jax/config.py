@@ -161,7 +161,7 @@ class ModelConfig:
             allowed = "model.backbone = unet has no atrous convolution: 16"
             require(self.output_stride == 16, "model.output_stride", self.output_stride, allowed)
         window = self.image_pooling_crop_size
-        window_ok = window is None or (len(window) == 2 and all(1 <= n <= 16385 for n in window))
+        window_ok = window is None or (len(window) == 2 and all(1 <= n <= MAX_SIDE for n in window))
         allowed = "height and width in pixels, or None"
         require(window_ok, "model.image_pooling_crop_size", window, allowed)
         for name in ("aspp_channels", "decoder_low_level_channels", "decoder_channels"):

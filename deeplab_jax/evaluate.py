@@ -19,7 +19,7 @@ from PIL import Image
 from deeplab_jax import pictures
 from deeplab_jax.config import Config, save_json
 from deeplab_jax.data.decode import decode_image
-from deeplab_jax.data.pipeline import BadRecords, eval_batches, network_size
+from deeplab_jax.data.pipeline import BadRecords, eval_batches, for_device, network_size
 from deeplab_jax.data.sources import Source
 from deeplab_jax.metrics import Counts, Scores, boundary_iou, mean_of_defined, scores
 from deeplab_jax.models import mean_pixel
@@ -110,7 +110,7 @@ class Evaluator:
         """Compile now, by evaluating a batch without pictures."""
         past_the_end = [len(self.source)] * self.config.eval.batch_size
         for batch in self.batches(past_the_end):
-            jax.block_until_ready(self.step(variables, place_batch(batch, self.mesh)))
+            jax.block_until_ready(self._evaluate(variables, batch))
         self._between_batches()
 
     def __call__(self, variables: Any) -> Evaluation:
@@ -129,7 +129,7 @@ class Evaluator:
             for i, batch in enumerate(self.batches()):
                 self._between_batches()
                 bad.note(batch)
-                counts, _ = self.step(variables, place_batch(batch, self.mesh))
+                counts, _ = self._evaluate(variables, batch)
                 *new, right = jax.tree.map(lambda x: np.asarray(x, np.int64), counts)
                 sums = new if sums is None else jax.tree.map(np.add, sums, new)
                 # A host has every hosts-th picture, but its own stand together in the batch.
@@ -151,6 +151,9 @@ class Evaluator:
         shown = from_best_to_worst(result.picture_accuracy, c.eval.pictures)
         return result._replace(predictions=self.predict(variables, shown))
 
+    def _evaluate(self, variables: Any, batch: dict[str, np.ndarray]) -> tuple[Counts, Array]:
+        return self.step(variables, place_batch(for_device(batch), self.mesh))
+
     def predict(self, variables: Any, indices: Sequence[int]) -> dict[int, np.ndarray]:
         """The predictions of a few pictures, by index, u8 [h w] at their own sizes.
 
@@ -161,7 +164,7 @@ class Evaluator:
             return predictions
         left = iter(indices)
         for batch in self.batches(indices):
-            _, labels = self.step(variables, place_batch(batch, self.mesh))
+            _, labels = self._evaluate(variables, batch)
             # The batch stands first: zip must not take an index when it is at its end.
             for (h, w), label, index in zip(batch["size"], np.asarray(labels), left, strict=False):
                 predictions[index] = label[:h, :w]

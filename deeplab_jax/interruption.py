@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 
 import jax
 from jax.experimental import multihost_utils
@@ -55,12 +55,7 @@ class Interruption:
         self.alive()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         faulthandler.cancel_dump_traceback_later()
         if self._owns_signals:
             for number, handler in self._old.items():
@@ -78,21 +73,17 @@ class Interruption:
         if self._hang_seconds:
             faulthandler.dump_traceback_later(self._hang_seconds, exit=True, file=STDERR)
 
-    def requested(self) -> bool:
-        """Whether this process was asked to leave; never where there are several (`reached`)."""
-        self.alive()
-        return self._received.is_set()
-
     def check(self) -> None:
-        """Raise Interrupted if this process was asked to leave."""
-        if self.requested():
+        """Raise Interrupted if this process was asked to leave; not where there are several."""
+        self.alive()
+        if self._received.is_set():
             raise Interrupted
 
     def reached(self, step: int) -> bool:
         """Whether to save and leave after this step; all processes call it at every step."""
-        if jax.process_count() == 1:
-            return self.requested()
         self.alive()
+        if jax.process_count() == 1:
+            return self._received.is_set()
         return multihost_utils.reached_preemption_sync_point(step)
 
     def _listen(self) -> None:

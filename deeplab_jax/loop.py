@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from deeplab_jax.checkpoint import About, Checkpoints
 from deeplab_jax.config import Config, flatten, save_json, to_dict
-from deeplab_jax.data.pipeline import BadRecords, open_split, train_batches
+from deeplab_jax.data.pipeline import BadRecords, for_device, open_split, train_batches
 from deeplab_jax.data.sources import Source, check_source
 from deeplab_jax.distributed import wait_for_all, writes
 from deeplab_jax.errors import UserError
@@ -63,11 +63,11 @@ def fit(config: Config) -> TrainState:
     workdir, mesh = Path(config.workdir), data_mesh()
     check_batch_size("train.batch_size", config.train.batch_size, mesh, config.train.accumulate)
     train_source, eval_source = open_sources(config)
-    about = experiment(config, train_source, eval_source)
+    described = experiment(config, train_source, eval_source)
     keep_every = config.train.keep_every
     with (
         Interruption(config.train.hang_seconds) as interruption,
-        Checkpoints(workdir / "checkpoints", about, keep_every=keep_every) as checkpoints,
+        Checkpoints(workdir / "checkpoints", described, keep_every=keep_every) as checkpoints,
     ):
         run = Run(
             config,
@@ -144,7 +144,7 @@ def train(run: Run, state: TrainState) -> TrainState:
             with log.waiting():
                 batch = next(batches)
             bad_records.note(batch)
-            state, metrics = train_step(state, place_batch(batch, run.mesh))
+            state, metrics = train_step(state, place_batch(for_device(batch), run.mesh))
             interruption.nothing_to_save = False
             bar.tick(step, log.train(step, metrics, batch["record"]))
             evaluate_when_due(run, log, step, state)
@@ -212,8 +212,8 @@ def start(run: Run) -> TrainState:
     config, checkpoints = run.config, run.checkpoints
     found = checkpoints.newest()
     if found is not None:
-        new = experiment(config, run.source, run.evaluator.source)
-        check_same(run.workdir, found[1], new, config.accept_changes)
+        there = found[1]["experiment"]
+        check_same(run.workdir, there, checkpoints.experiment, config.accept_changes)
     variables = initial_variables(config, run.source, fresh=found is None)
     state = fresh_state(config, variables, run.mesh)
     restored = checkpoints.restore_newest(state, replicated(run.mesh))

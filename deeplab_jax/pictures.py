@@ -56,7 +56,7 @@ def overlay(
     The picture keeps its size; the legend is a strip under it, with the classes present, largest
     first, and their share of the picture. A class named "background" is not painted.
     """
-    background = class_names.index(BACKGROUND) if BACKGROUND in class_names else -1
+    background = _background(class_names)
     ids, counts = np.unique(label, return_counts=True)
     largest_first = np.argsort(-counts, kind="stable")
     entries = []
@@ -78,7 +78,7 @@ def blend(
     ignore_label: int = 255,
 ) -> NDArray[np.uint8]:
     """The picture of `overlay`, without its legend: u8[h w 3]."""
-    background = class_names.index(BACKGROUND) if BACKGROUND in class_names else -1
+    background = _background(class_names)
     paint = colorize(label, colors, ignore_label=ignore_label)
     thickness = max(1, round(min(label.shape) / 400))
     contour = _contour(label, thickness) & (label != ignore_label)
@@ -227,6 +227,11 @@ def _describe(
     if k == ignore_label or k >= len(class_names):
         return "ignored" if k == ignore_label else f"id {k}", CREAM
     return class_names[k], colors[k]
+
+
+def _background(class_names: Sequence[str]) -> int:
+    """The class that is not painted; -1: there is none."""
+    return class_names.index(BACKGROUND) if BACKGROUND in class_names else -1
 
 
 def _present(

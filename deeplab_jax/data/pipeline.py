@@ -124,8 +124,13 @@ def blank(source: Source, data: DataConfig, size: Size, label_size: Size, fill: 
 
 
 def about(index: int, *, bad: bool = False) -> Batch:
-    """Which record an example is, and whether it could not be read; not for the device."""
+    """Which record an example is, and whether it could not be read."""
     return {"record": np.array(index, np.int64), "bad": np.array(bad)}
+
+
+def for_device(batch: Batch) -> Batch:
+    """A batch without what `about` says: that is for the host alone."""
+    return {name: part for name, part in batch.items() if name not in ("record", "bad")}
 
 
 class BadRecords:

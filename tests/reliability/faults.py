@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,20 +17,25 @@ DAMAGES = ("delete", "truncate", "zero", "flip")
 
 
 def start(
-    arguments: Sequence[str], output: Path, *, devices: int = 1, file_bytes: int | None = None
+    arguments: Sequence[str],
+    output: Path,
+    *,
+    devices: int = 1,
+    file_bytes: int | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> "subprocess.Popen[bytes]":
     """`python ARGUMENTS` in this repository, its output appended to a file.
 
     `file_bytes` lets no file grow beyond: a full disk without one (Linux's prlimit).
     """
     limit = [] if file_bytes is None else ["prlimit", f"--fsize={file_bytes}"]
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONUNBUFFERED": "1"}
+    settings = {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONUNBUFFERED": "1"}
     with output.open("ab") as file:  # by way of cat, which no limit holds
         cat = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=file)
     process = subprocess.Popen(
         [*limit, sys.executable, *arguments],
         cwd=ROOT,
-        env=environment,
+        env={**os.environ, **settings, **(environment or {})},
         stdout=cat.stdin,
         stderr=cat.stdin,
     )

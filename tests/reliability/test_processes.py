@@ -1,14 +1,13 @@
 """R2 for two processes of two devices: told to leave, they go on as one process of four."""
 
 import dataclasses
-import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import faults
 import numpy as np
 import pytest
 from conftest import with_workdir
@@ -20,8 +19,6 @@ from deeplab_jax.report import read_metrics
 
 pytestmark = pytest.mark.reliability
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def begin(config: Config, processes: int, devices: int) -> list["subprocess.Popen[bytes]"]:
     """`train.py` in so many processes of so many devices each."""
@@ -31,21 +28,17 @@ def begin(config: Config, processes: int, devices: int) -> list["subprocess.Pope
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    started = []
-    for process in range(processes):
-        environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
-        if processes > 1:
-            environment |= {
-                "JAX_COORDINATOR_ADDRESS": address,
-                "JAX_NUM_PROCESSES": str(processes),
-                "JAX_PROCESS_ID": str(process),
-            }
-        command = [sys.executable, "train.py", f"--config={workdir.with_suffix('.json')}"]
-        with workdir.with_name(f"{workdir.name}-{process}.txt").open("ab") as output:
-            started.append(
-                subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
-            )
-    return started
+    arguments = ["train.py", f"--config={workdir.with_suffix('.json')}"]
+    cluster = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(processes)}
+    return [
+        faults.start(
+            arguments,
+            workdir.with_name(f"{workdir.name}-{process}.txt"),
+            devices=devices,
+            environment={**cluster, "JAX_PROCESS_ID": str(process)} if processes > 1 else None,
+        )
+        for process in range(processes)
+    ]
 
 
 def said(config: Config) -> str:

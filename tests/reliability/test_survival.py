@@ -15,10 +15,9 @@ from typing import Any
 
 import faults
 import pytest
-from conftest import TINY_MODEL
-from synthetic import write_squares
+from conftest import with_workdir
 
-from deeplab_jax import Config, DataConfig, EvalConfig, OptimConfig, TrainConfig
+from deeplab_jax import Config
 from deeplab_jax.config import save_json
 from deeplab_jax.errors import INTERRUPTED
 from deeplab_jax.report import read_metrics
@@ -35,27 +34,13 @@ TIMINGS = ("images_per_second", "data_wait")
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+def config(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
     """200 steps with a moving average, 40 saves, 10 evaluations."""
-    root = tmp_path_factory.mktemp("squares")
-    write_squares(root, {"train": 12, "val": 5})
-    return Config(
-        workdir=str(root / "unbroken"),
-        model=TINY_MODEL,
-        data=DataConfig(
-            source="folder", root=str(root), eval_split="val", crop_size=(33, 49), max_scale=1.5
-        ),
-        optim=OptimConfig(learning_rate=0.05),
-        train=TrainConfig(
-            steps=200,
-            batch_size=8,
-            log_every=1,
-            eval_every=20,
-            checkpoint_every=5,
-            ema_decay=0.99,
-        ),
-        eval=EvalConfig(batch_size=8, pictures=2),
+    train = dataclasses.replace(
+        tiny_config.train, steps=200, eval_every=20, checkpoint_every=5, ema_decay=0.99, seed=0
     )
+    config = dataclasses.replace(tiny_config, train=train)
+    return with_workdir(config, tmp_path_factory.mktemp("runs") / "unbroken")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +50,7 @@ def unbroken(config: Config) -> Path:
 
 
 def begin(config: Config, **options: Any) -> "subprocess.Popen[bytes]":
-    """`train.py` of this configuration; its output goes to output.txt beside the run's folder."""
+    """`train.py` of this configuration; its output goes beside the run's folder, to NAME.txt."""
     folder = Path(config.workdir)
     folder.mkdir(parents=True, exist_ok=True)
     save_json(config, folder.with_suffix(".json"))
@@ -75,12 +60,6 @@ def begin(config: Config, **options: Any) -> "subprocess.Popen[bytes]":
 
 def said(config: Config) -> str:
     return Path(config.workdir).with_suffix(".txt").read_text()
-
-
-def copy_of(config: Config, unbroken: Path, folder: Path) -> Config:
-    """The finished run in another folder, without its last checkpoint's steps being done again."""
-    shutil.copytree(unbroken, folder)
-    return dataclasses.replace(config, workdir=str(folder))
 
 
 def history(folder: Path) -> list[dict[str, Any]]:
@@ -142,7 +121,7 @@ def interrupted_often(
 
 
 def test_r1_killed_at_random_moments(config: Config, unbroken: Path, tmp_path: Path) -> None:
-    config = dataclasses.replace(config, workdir=str(tmp_path / "killed"))
+    config = with_workdir(config, tmp_path / "killed")
     phases = list(Counter(PHASES).elements())
     for phase, code in interrupted_often(config, signal.SIGKILL, phases, seed=0):
         assert code == -signal.SIGKILL, phase
@@ -154,7 +133,7 @@ def test_r1_killed_at_random_moments(config: Config, unbroken: Path, tmp_path: P
 def test_r2_interrupted_at_random_moments(config: Config, unbroken: Path, tmp_path: Path) -> None:
     """At most one step lost: what was logged is saved, or nothing new was."""
     folder = tmp_path / "interrupted"
-    config = dataclasses.replace(config, workdir=str(folder))
+    config = with_workdir(config, folder)
     phases = [*PHASES, *PHASES, *PHASES]
     for phase, code in interrupted_often(config, signal.SIGTERM, phases, seed=1):
         too_early = phase == "start-up" and code == -signal.SIGTERM  # for Python to listen
@@ -168,7 +147,7 @@ def test_r2_interrupted_at_random_moments(config: Config, unbroken: Path, tmp_pa
 
 
 def test_r3_a_second_signal_leaves_at_once(config: Config, tmp_path: Path) -> None:
-    config = dataclasses.replace(config, workdir=str(tmp_path / "twice"))
+    config = with_workdir(config, tmp_path / "twice")
     process = begin(config)
     assert faults.wait_for(process, lambda: len(history(tmp_path / "twice")) > 2, 300)
     process.send_signal(signal.SIGSTOP)  # so that both are there when it wakes
@@ -220,7 +199,7 @@ def saved_state(checkpoint: Path) -> dict[str, Any]:
 
 def test_r6_a_full_disk_while_training(config: Config, unbroken: Path, tmp_path: Path) -> None:
     """Saves and log lines fail, the run goes on; begun again with space, it ends the same."""
-    config = dataclasses.replace(config, workdir=str(tmp_path / "full"))
+    config = with_workdir(config, tmp_path / "full")
     process = begin(config, file_bytes=16_000)
     assert faults.wait_for(process, lambda: "tried again later" in said(config), 600), said(config)
     assert process.poll() is None
@@ -236,7 +215,8 @@ def test_r7_another_number_of_devices_and_of_workers(
     config: Config, unbroken: Path, tmp_path: Path, devices: int
 ) -> None:
     """The arrays are those saved; the next loss is the same to 1e-5: sums run in another order."""
-    config = copy_of(config, unbroken, tmp_path / "moved")
+    shutil.copytree(unbroken, tmp_path / "moved")
+    config = with_workdir(config, tmp_path / "moved")
     shutil.rmtree(tmp_path / "moved" / "checkpoints" / "200")
     data = dataclasses.replace(config.data, workers=2)
     assert begin(dataclasses.replace(config, data=data), devices=devices).wait() == 0
