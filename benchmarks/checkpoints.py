@@ -15,7 +15,7 @@ import jax
 from deeplab_jax.checkpoint import Checkpoints, as_tree, digests
 from deeplab_jax.config import parse
 from deeplab_jax.models.build import init_variables
-from deeplab_jax.sharding import data_mesh, replicated
+from deeplab_jax.sharding import device_mesh
 from deeplab_jax.step import fresh_state
 
 ROUNDS = 5
@@ -23,7 +23,7 @@ ROUNDS = 5
 
 def main() -> None:
     config = parse(sys.argv[1:], "configs/scenes.py")
-    mesh = data_mesh()
+    mesh = device_mesh()
     variables = jax.jit(init_variables, static_argnums=0)(config.model, jax.random.key(0))
     state = fresh_state(config, variables, mesh)
     megabytes = sum(x.nbytes for x in jax.tree.leaves(state)) / 1e6
@@ -41,7 +41,7 @@ def main() -> None:
                 for name, seconds in zip(times, ends, strict=True):
                     times[name].append(seconds)
         start = time.perf_counter()
-        checkpoints.restore_newest(state, replicated(mesh))
+        checkpoints.restore_newest(state)
         restored = time.perf_counter() - start
     print(f"state of {config.model.backbone}: {megabytes:.0f} MB; medians of {ROUNDS}")
     for name, seconds in times.items():

@@ -12,7 +12,8 @@ import statistics
 import time
 from typing import Any, NamedTuple
 
-from benchmarks.tpu_compile import collectives, lower
+from deeplab_jax.plan.compilers import lower
+from deeplab_jax.plan.programs import collectives
 
 
 class Case(NamedTuple):
@@ -27,7 +28,7 @@ AXES: dict[str, tuple[Any, ...]] = {
     "batch": (1, 2, 4, 8, 16),
     "crop": (257, 513, 769, 1025),
     "width": (0.25, 0.5, 0.75, 1.0),
-    "devices": (1, 2, 4, 8),
+    "devices": (1, 4, 16, 64, 256),
 }
 
 
@@ -55,10 +56,10 @@ def seconds_per_picture(case: Case, step: Any) -> float:
     import numpy as np
 
     from deeplab_jax.models.build import init_variables
-    from deeplab_jax.sharding import data_mesh, place_batch
+    from deeplab_jax.sharding import device_mesh, place_batch
     from deeplab_jax.step import fresh_state
 
-    mesh, config = data_mesh(jax.devices()[:1]), config_of(case)
+    mesh, config = device_mesh(devices=jax.devices()[:1]), config_of(case)
     rng, shape = np.random.default_rng(0), (case.batch, case.crop, case.crop)
     image = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
     label = rng.integers(0, config.model.num_classes, shape, dtype=np.uint8)
@@ -97,7 +98,7 @@ def device_table() -> None:
         found = collectives(step.as_text())
         reduced = found.pop("all-reduce", None)
         count = reduced.operations if reduced else 0
-        mb = sum(reduced.bytes.values()) / 1e6 if reduced else 0
+        mb = 1e3 * reduced.gb if reduced else 0
         gb = step.memory_analysis().temp_size_in_bytes / 1e9
         others = ", ".join(f"{kind}: {each.operations}" for kind, each in found.items())
         print(f"| {devices} | {count} | {mb:.1f} | {others or 'none'} | {gb:.2f} |")

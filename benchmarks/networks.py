@@ -23,7 +23,7 @@ from deeplab_jax.cpu import restart_with_huge_pages
 from deeplab_jax.data.pipeline import train_batches
 from deeplab_jax.loop import fit, initial_variables, open_sources
 from deeplab_jax.models.summary import multiply_adds, parameters
-from deeplab_jax.sharding import data_mesh, place_batch
+from deeplab_jax.sharding import device_mesh, place_batch
 from deeplab_jax.step import compile_train_step, fresh_state
 
 CONTEXT, BOUNDARIES = ("boat", "car"), ("person", "buoy")
@@ -44,9 +44,9 @@ def networks(base: ModelConfig) -> dict[str, ModelConfig]:
 def seconds_per_step(config: Config) -> float:
     """Median time of a training step, compiled."""
     source, _ = open_sources(config)
-    mesh = data_mesh()
+    mesh = device_mesh()
     state = fresh_state(config, initial_variables(config, source, fresh=True), mesh)
-    step = compile_train_step(config, state.params, mesh, source.ignore_label)
+    step = compile_train_step(config, state, mesh, source.ignore_label)
     size = config.train.batch_size
     batches = train_batches(source, config.data, batch_size=size, seed=0)
     times = []

@@ -65,7 +65,7 @@ def ours(network: str, mode: str, batch: int, *, lax: bool = False) -> Callable[
     from deeplab_jax import Config, DataConfig, TrainConfig
     from deeplab_jax.models import build_model, layers
     from deeplab_jax.models.build import init_variables
-    from deeplab_jax.sharding import data_mesh, place_batch
+    from deeplab_jax.sharding import device_mesh, place_batch
     from deeplab_jax.step import compile_train_step, fresh_state, predict_labels
 
     if lax:
@@ -83,9 +83,9 @@ def ours(network: str, mode: str, batch: int, *, lax: bool = False) -> Callable[
         model = build_model(config.model)
         predict = jax.jit(lambda v, x: predict_labels(v, x, model=model))
         return lambda: jax.block_until_ready(predict(variables, image))
-    mesh = data_mesh()
+    mesh = device_mesh()
     state = fresh_state(config, variables, mesh)
-    step = compile_train_step(config, state.params, mesh, 255)
+    step = compile_train_step(config, state, mesh, 255)
     label = rng.integers(0, CLASSES, (batch, SIZE, SIZE), dtype=np.uint8)
     arrays = place_batch({"image": image, "label": label}, mesh)
 

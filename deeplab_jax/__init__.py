@@ -3,6 +3,7 @@
 from deeplab_jax.config import Config as Config
 from deeplab_jax.config import DataConfig as DataConfig
 from deeplab_jax.config import EvalConfig as EvalConfig
+from deeplab_jax.config import MeshConfig as MeshConfig
 from deeplab_jax.config import ModelConfig as ModelConfig
 from deeplab_jax.config import OptimConfig as OptimConfig
 from deeplab_jax.config import TrainConfig as TrainConfig

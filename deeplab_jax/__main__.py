@@ -19,6 +19,7 @@ usage: python -m deeplab_jax COMMAND [--help]
   predict     segment pictures: class indices, overlays, a contact sheet; or classify them
   convert     TensorFlow checkpoints, .npz files or timm's Xceptions into a folder of weights
   export-tf   a folder of weights as an official TensorFlow checkpoint or .npz
+  plan        whether a run fits TPUs or GPUs that are not here, and what bounds it
   summary     a network's layers, receptive fields, parameters and multiply-adds
 """
 
@@ -34,6 +35,7 @@ def commands() -> dict[str, Callable[[list[str]], None]]:
         "study": c.study,
         "predict": c.predict,
         "convert": c.convert,
+        "plan": c.plan,
         "summary": c.summary,
         "export-tf": c.export_tf,
     }

@@ -18,10 +18,10 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.sharding import Sharding
 
 from deeplab_jax.distributed import wait_for_all, writes
 from deeplab_jax.errors import UserError
+from deeplab_jax.sharding import on_host
 from deeplab_jax.state import TrainState
 
 KEPT = 2  # the newest and the one before it
@@ -142,10 +142,11 @@ class Checkpoints:
             )
         return None
 
-    def restore_newest(self, like: TrainState, sharding: Sharding) -> tuple[int, TrainState] | None:
-        """The newest state whose digests are right, placed as `sharding` says; None without any.
+    def restore_newest(self, like: TrainState) -> tuple[int, TrainState] | None:
+        """The newest state whose digests are right; None without any.
 
-        `like` gives shapes and types.
+        `like` gives shapes and types, and where each array is to lie: on another mesh than the one
+        it was saved from, if need be.
 
         Raises:
           UserError: there are damaged ones only, or the state is that of another network.
@@ -154,7 +155,7 @@ class Checkpoints:
             step, arrays = found[0], found[1]["arrays"]
             check_arrays(self._directory / str(step), arrays, like)
             try:
-                return step, self._restore(step, arrays, like, sharding)
+                return step, self._restore(step, arrays, like)
             except Damaged as error:
                 self._set_aside(step, error)
         return None
@@ -166,11 +167,9 @@ class Checkpoints:
         except Exception as error:
             raise Damaged(f"about: {first_line(error)}") from error
 
-    def _restore(
-        self, step: int, arrays: Mapping[str, Any], like: TrainState, sharding: Sharding
-    ) -> TrainState:
+    def _restore(self, step: int, arrays: Mapping[str, Any], like: TrainState) -> TrainState:
         abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), as_tree(like)
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), as_tree(like)
         )
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         try:
@@ -220,13 +219,13 @@ def as_tree(state: TrainState) -> dict[str, Any]:
 def digests(tree: Any) -> dict[str, list[Any]]:
     """Path of each array -> [type, shape, BLAKE2b of its bytes], as JSON has it."""
 
-    def digest(leaf: Any) -> list[Any]:
-        array = np.asarray(leaf)
+    def digest(array: np.ndarray) -> list[Any]:
         content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
         hashed = hashlib.blake2b(content, digest_size=16).hexdigest()
         return [str(array.dtype), list(array.shape), hashed]
 
-    return {path_name(path): digest(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+    leaves = jax.tree.leaves_with_path(on_host(tree))
+    return {path_name(path): digest(leaf) for path, leaf in leaves}
 
 
 def path_name(path: Any) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deeplab_jax.config import (
     Config,
+    MeshConfig,
     at_output_stride,
     load_config_file,
     one_of,
@@ -80,21 +81,19 @@ def evaluate(arguments: list[str]) -> None:
     )
     p.add_argument("--output-stride", type=int, help="8, 16 or 32 [as trained]; rates follow")
     args, rest = p.parse_known_args(arguments)
-    import jax
-
     from deeplab_jax.data.pipeline import open_split
     from deeplab_jax.data.sources import check_source
     from deeplab_jax.evaluate import Evaluator, write_evaluation
     from deeplab_jax.report import write_report
-    from deeplab_jax.sharding import data_mesh, replicated
+    from deeplab_jax.sharding import device_mesh, place
     from deeplab_jax.weights.files import load_weights
 
     weights = load_weights(args.weights)
     config = evaluation_config(rest, weights.config, args.output_stride)
-    mesh = data_mesh()
+    mesh = device_mesh(config.mesh.shape)
     source = open_split(config.data, config.data.eval_split, config.model)
     check_source(source)
-    result = Evaluator(config, source, mesh)(jax.device_put(weights.variables, replicated(mesh)))
+    result = Evaluator(config, source, mesh)(place(weights.variables, mesh))
     out = args.out or Path(args.weights) / "evaluation"
     print(write_evaluation(result, source, out))
     print(f"\n{result.headline}, {len(source)} pictures in {result.seconds:.0f} s", end=" ")
@@ -104,7 +103,7 @@ def evaluate(arguments: list[str]) -> None:
 def evaluation_config(arguments: list[str], trained: Config, output_stride: int | None) -> Config:
     """The data of --config (or of the weights), the network of the weights, and the changes."""
     path, rest = pop_config(arguments)
-    base = trained
+    base = dataclasses.replace(trained, mesh=MeshConfig())  # the devices are those of here
     if path:
         chosen = parse([f"--config={path}"], path)
         base = dataclasses.replace(chosen, model=trained.model, train=trained.train)
@@ -220,6 +219,34 @@ def convert(arguments: list[str]) -> None:
     print(report)
     save_weights(args.out, Weights(config, variables, names, colors))
     print(f"wrote {args.out}")
+
+
+def plan(arguments: list[str]) -> None:
+    """Whether a training run fits accelerators that are not here."""
+    p = parser(
+        "plan",
+        "Compile the training step for TPUs or GPUs that need not be here, and print what each chip"
+        " would hold, compute and exchange, and what bounds a step.",
+        "Other arguments are those of training: --config=configs/voc.py --train.batch_size=256"
+        " --model.dtype=bfloat16 --model.remat=units --mesh.space=2 ... [configs/scenes.py]."
+        " Compiling takes minutes. Exit code 2: it does not fit, or cannot be split so.",
+    )
+    p.add_argument("--topology", required=True, help="chips: v5e:4x4, v4:2x2x4, v6e:8x8, h100:8")
+    p.add_argument("--fit", action="store_true", help="search remat and mesh.space for what fits")
+    p.add_argument("--parts", action="store_true", help="bytes by part of the network too (TPU)")
+    p.add_argument("--hlo", type=Path, metavar="FILE", help="write the compiled program there")
+    args, rest = p.parse_known_args(arguments)
+    config = parse(rest, DEFAULT_CONFIG)
+    from deeplab_jax.plan import planner
+    from deeplab_jax.plan.compilers import parse_topology
+
+    topology = parse_topology(args.topology)
+    made = (planner.fit if args.fit else planner.make_plan)(config, topology)
+    print(planner.format_plan(made))
+    if args.parts:
+        print(f"\n{planner.parts_section(made)}")
+    if args.hlo and made.compiled:
+        args.hlo.write_text(made.compiled.hlo)
 
 
 def summary(arguments: list[str]) -> None:

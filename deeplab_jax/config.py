@@ -31,6 +31,7 @@ Backbone = Literal[
     "unet",
 ]
 Head = Literal["deeplabv3plus", "deeplabv3", "pspnet", "unet", "classifier"]
+Remat = Literal["none", "middle_flow", "convolutions", "units"]
 DataKind = Literal["scenes", "folder", "voc2012", "cityscapes", "imagenet2012"]
 OUTPUT_STRIDES = (8, 16, 32)
 MAX_SIDE = 16385  # pixels: beyond, a batch of one picture is beyond any device
@@ -115,7 +116,7 @@ class ModelConfig:
     """
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the network's arithmetic; parameters, statistics, logits and loss stay float32."""
-    remat: Literal["none", "middle_flow", "convolutions", "units"] = "none"
+    remat: Remat = "none"
     """What the backward pass computes again instead of keeping it, unit by unit of the backbone.
 
     middle_flow: everything of Xception's middle flow, from each unit's input; convolutions:
@@ -127,7 +128,7 @@ class ModelConfig:
         one_of("model.backbone", self.backbone, get_args(Backbone))
         one_of("model.head", self.head, get_args(Head))
         one_of("model.output_stride", self.output_stride, OUTPUT_STRIDES)
-        one_of("model.remat", self.remat, ("none", "middle_flow", "convolutions", "units"))
+        one_of("model.remat", self.remat, get_args(Remat))
         remat_ok = self.remat != "middle_flow" or self.backbone.startswith("xception")
         require(remat_ok, "model.remat", self.remat, "only Xception has one: convolutions, units")
         one_of("model.dtype", self.dtype, ("float32", "bfloat16"))
@@ -290,6 +291,32 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class MeshConfig:
+    """How batch, pictures and state are split over the devices: `sharding.py`.
+
+    The product of the three is the number of devices.
+    """
+
+    data: int | None = None
+    """Parts of the batch; None: as many as the other two leave devices for."""
+    fsdp: int = 1
+    """Parts of the batch too, and of parameters, optimiser and moving average."""
+    space: int = 1
+    """Devices that share the height of each picture, where it is too large for one."""
+
+    def __post_init__(self) -> None:
+        for name in ("data", "fsdp", "space"):
+            n = getattr(self, name)
+            ok = 1 <= n <= 65536 if n is not None else name == "data"
+            require(ok, f"mesh.{name}", n, "a number of devices, 1 or more")
+
+    @property
+    def shape(self) -> tuple[int | None, int, int]:
+        """As `sharding.device_mesh` takes it."""
+        return self.data, self.fsdp, self.space
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How long, on what batches, and what is kept."""
 
@@ -400,6 +427,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
 

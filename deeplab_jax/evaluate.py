@@ -24,7 +24,7 @@ from deeplab_jax.data.sources import Source
 from deeplab_jax.metrics import Counts, Scores, boundary_iou, mean_of_defined, scores
 from deeplab_jax.models import mean_pixel
 from deeplab_jax.progress import Ticker
-from deeplab_jax.sharding import check_batch_size, place_batch
+from deeplab_jax.sharding import check_batch_size, host_share, place_batch
 from deeplab_jax.step import Batch, compile_eval_step
 from deeplab_jax.version import VERSION
 
@@ -114,13 +114,13 @@ class Evaluator:
         self._between_batches()
 
     def __call__(self, variables: Any) -> Evaluation:
-        """Evaluate variables (replicated over the mesh) at the pictures' original resolution.
+        """Evaluate variables, put on the mesh by `place`, at the pictures' original resolution.
 
         Raises:
           UserError: more than `data.max_bad_records` pictures are unreadable.
         """
         c, n, size = self.config, len(self.source), self.config.eval.batch_size
-        hosts = jax.process_count()
+        _, hosts = host_share(self.mesh)
         sums: Any = None
         each: list[np.ndarray] = []
         ends = [time.monotonic()]
@@ -172,15 +172,15 @@ class Evaluator:
 
     def batches(self, only: Sequence[int] | None = None) -> Iterator[dict[str, np.ndarray]]:
         """The split, or a few of its pictures, in batches of one shape."""
-        c = self.config
+        c, (host, hosts) = self.config, host_share(self.mesh)
         return eval_batches(
             self.source,
             # A few pictures are not worth starting processes for.
             c.data if only is None else dataclasses.replace(c.data, workers=0),
             batch_size=c.eval.batch_size,
             input_size=self.input_size,
-            host=jax.process_index(),
-            hosts=jax.process_count(),
+            host=host,
+            hosts=hosts,
             fill=mean_pixel(c.model.backbone),
             only=only,
         )

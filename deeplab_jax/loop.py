@@ -26,7 +26,15 @@ from deeplab_jax.models.build import init_variables
 from deeplab_jax.models.mobilenet import LAST_CONV
 from deeplab_jax.progress import Ticker
 from deeplab_jax.report import read_metrics, write_report
-from deeplab_jax.sharding import check_batch_size, data_mesh, place_batch, replicated
+from deeplab_jax.sharding import (
+    check_batch_size,
+    device_mesh,
+    host_share,
+    on_host,
+    place,
+    place_batch,
+    replicated,
+)
 from deeplab_jax.state import TrainState
 from deeplab_jax.step import compile_train_step, fresh_state
 from deeplab_jax.weights.batch_norm import reestimate_batch_norm
@@ -38,6 +46,9 @@ FREE = (  # fields that do not change what is trained, so that a resumed run may
     "workdir",
     "accept_changes",
     "distributed",
+    "mesh.data",
+    "mesh.fsdp",
+    "mesh.space",
     "data.workers",
     "data.root",
     "data.prepared_dir",
@@ -60,7 +71,7 @@ def fit(config: Config) -> TrainState:
         for what makes going on senseless.
       Interrupted: by a signal or a preemption notice, after saving.
     """
-    workdir, mesh = Path(config.workdir), data_mesh()
+    workdir, mesh = Path(config.workdir), device_mesh(config.mesh.shape)
     check_batch_size("train.batch_size", config.train.batch_size, mesh, config.train.accumulate)
     train_source, eval_source = open_sources(config)
     described = experiment(config, train_source, eval_source)
@@ -130,7 +141,7 @@ def train(run: Run, state: TrainState) -> TrainState:
     """Every step from the state's to the last."""
     config, interruption = run.config, run.interruption
     first, steps = int(state.step), config.train.steps
-    train_step = compile_train_step(config, state.params, run.mesh, run.source.ignore_label)
+    train_step = compile_train_step(config, state, run.mesh, run.source.ignore_label)
     batches = batches_from(run, first + int(state.data_offset))
     bad_records = BadRecords(run.source, config.data.max_bad_records)
     log_file = run.workdir / "metrics.jsonl"
@@ -208,7 +219,7 @@ def check_same(where: Path, old: Mapping[str, Any], new: Mapping[str, Any], acce
 
 
 def start(run: Run) -> TrainState:
-    """The newest checkpoint's state, or a fresh one, replicated over the mesh."""
+    """The newest checkpoint's state, or a fresh one, on the mesh's devices."""
     config, checkpoints = run.config, run.checkpoints
     found = checkpoints.newest()
     if found is not None:
@@ -216,7 +227,7 @@ def start(run: Run) -> TrainState:
         check_same(run.workdir, there, checkpoints.experiment, config.accept_changes)
     variables = initial_variables(config, run.source, fresh=found is None)
     state = fresh_state(config, variables, run.mesh)
-    restored = checkpoints.restore_newest(state, replicated(run.mesh))
+    restored = checkpoints.restore_newest(state)
     if restored is not None:
         step, state = restored
         print(f"resuming {config.workdir} from step {step}", file=sys.stderr)
@@ -229,15 +240,15 @@ def start(run: Run) -> TrainState:
 
 def batches_from(run: Run, position: int) -> Iterator[dict[str, np.ndarray]]:
     """This host's share of the batches from a position on."""
-    config = run.config
+    config, (host, hosts) = run.config, host_share(run.mesh)
     return train_batches(
         run.source,
         config.data,
         batch_size=config.train.batch_size,
         seed=config.train.seed,
         start_step=position,
-        host=jax.process_index(),
-        hosts=jax.process_count(),
+        host=host,
+        hosts=hosts,
         fill=mean_pixel(config.model.backbone),
     )
 
@@ -305,15 +316,14 @@ def keep_best(
     workdir: Path, config: Config, state: TrainState, result: Evaluation, source: Source
 ) -> None:
     """Write the weights to `best` when no earlier evaluation was better."""
+    best, variables = workdir / "best", on_host(state.averaged)
     if not writes():
         return
-    best = workdir / "best"
     rows = read_metrics(workdir / "metrics.jsonl")
     score = "eval/pixel_accuracy" if result.one_label else "eval/miou"
     earlier = [row[score] for row in rows if score in row]
     if best.exists() and earlier and summary(result)[score] < max(earlier):
         return
-    variables = jax.device_get(state.averaged)
     try:
         save_weights(best, Weights(config, variables, source.class_names, source.colors))
     except OSError as error:
@@ -325,7 +335,7 @@ def finish(run: Run) -> None:
     workdir, evaluator = run.workdir, run.evaluator
     wait_for_all("best weights written")
     best = load_weights(workdir / "best")
-    result = evaluator(jax.device_put(best.variables, replicated(run.mesh)))
+    result = evaluator(place(best.variables, run.mesh))
     if not writes():
         return
     table = write_evaluation(result, evaluator.source, workdir / "evaluation")

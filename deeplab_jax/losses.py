@@ -13,8 +13,10 @@ from deeplab_jax.models.layers import (
     join_rows,
     resize_matrix,
     row_blocks,
+    rows_of_blocks,
     upsample_rows,
 )
+from deeplab_jax.sharding import gather_rows
 
 
 def valid_pixels(label: Array, num_classes: int, ignore_label: int) -> Array:
@@ -68,13 +70,16 @@ def by_rows(function: Callable[..., Array], logits: Array, target: Array, *more:
 
 
 def _cross_entropy(logits: Array, target: Array, most: int) -> Array:
+    logits = gather_rows(logits)
+
     def block(rows: tuple[Array, Array]) -> Array:
         matrix, labels = rows
         z = upsample_rows(logits, matrix, target.shape[2])
         return jax.nn.logsumexp(z, axis=-1) - jnp.sum(z * one_hot(labels, z), axis=-1)
 
     matrices = row_blocks(logits.shape[1], target.shape[1], most)
-    return join_rows(jax.lax.map(block, (matrices, split_rows(target, matrices))), target.shape[1])
+    blocks = (matrices, rows_of_blocks(target, matrices))
+    return join_rows(jax.lax.map(block, blocks), target.shape[1])
 
 
 def _cross_entropy_fwd(logits: Array, target: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -86,7 +91,7 @@ def _cross_entropy_bwd(residuals: tuple[Array, Array], dy: Array) -> tuple[Array
 
 
 def _cross_entropy_gradient(logits: Array, target: Array, dy: Array, most: int) -> Array:
-    width = resize_matrix(logits.shape[2], target.shape[2])
+    logits, width = gather_rows(logits), resize_matrix(logits.shape[2], target.shape[2])
 
     def block(total: Array, rows: tuple[Array, Array, Array]) -> tuple[Array, None]:
         matrix, labels, dy_rows = rows
@@ -95,7 +100,7 @@ def _cross_entropy_gradient(logits: Array, target: Array, dy: Array, most: int) 
         return total + interpolate(matrix.T, interpolate(width.T, dz, 2), 1), None
 
     matrices = row_blocks(logits.shape[1], target.shape[1], most)
-    blocks = (matrices, split_rows(target, matrices), split_rows(dy, matrices))
+    blocks = (matrices, rows_of_blocks(target, matrices), rows_of_blocks(dy, matrices))
     return jax.lax.scan(block, jnp.zeros_like(logits), blocks)[0]
 
 
@@ -104,13 +109,6 @@ upsampled_cross_entropy.defvjp(_cross_entropy_fwd, _cross_entropy_bwd)
 
 def one_hot(labels: Array, z: Array) -> Array:
     return jax.nn.one_hot(labels, z.shape[-1], dtype=z.dtype)
-
-
-def split_rows(x: Array, matrices: Array) -> Array:
-    """[b, h, w] -> [blocks, b, rows, w], padded with zeros."""
-    blocks, rows = matrices.shape[:2]
-    padded = jnp.pad(x, ((0, 0), (0, blocks * rows - x.shape[1]), (0, 0)))
-    return padded.reshape(x.shape[0], blocks, rows, x.shape[2]).swapaxes(0, 1)
 
 
 def mean_loss(losses: Array, valid: Array) -> Array:

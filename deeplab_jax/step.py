@@ -26,9 +26,19 @@ from deeplab_jax.losses import (
 )
 from deeplab_jax.metrics import Counts, count_pixels
 from deeplab_jax.models import Network, build_model
+from deeplab_jax.models.build import abstract_variables
 from deeplab_jax.models.layers import height_width
 from deeplab_jax.optim import moving_average, poly_schedule, sgd, slow_start, step_schedule
-from deeplab_jax.sharding import over_batch, replicated
+from deeplab_jax.sharding import (
+    gather_parameters,
+    gather_rows,
+    on_mesh,
+    over_batch,
+    over_fsdp,
+    place,
+    replicated,
+    split_rows,
+)
 from deeplab_jax.state import TrainState, init_state
 from deeplab_jax.views import mean_probabilities, over_rows, view_logits
 
@@ -93,6 +103,7 @@ def train_step(
         flip=config.data.flip,
         photometric=config.data.photometric,
     )
+    label = split_rows(label)
     loss_fn = partial(loss_and_stats, model=model, train=config.train, ignore_label=ignore_label)
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
     if config.train.accumulate > 1:
@@ -100,8 +111,9 @@ def train_step(
             valid_pixels, num_classes=model.config.num_classes, ignore_label=ignore_label
         )
         gradient = accumulated(gradient, config.train.accumulate, counts)
+    whole = gather_parameters(state.variables)
     (loss, batch_stats), grads = gradient(
-        state.params, state.batch_stats, image, label, dropout_key, state.step
+        whole["params"], whole["batch_stats"], image, label, dropout_key, state.step
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -203,7 +215,8 @@ def predict_labels(
         scores = views[0] if len(views) == 1 else mean_probabilities(views)
         return jnp.argmax(scores, axis=-1).astype(dtype)
 
-    views = view_logits(variables, image.astype(jnp.float32), model=model, protocol=protocol)
+    variables, image = gather_parameters(variables), image.astype(jnp.float32)
+    views = view_logits(variables, image, model=model, protocol=protocol)
     return over_rows(most_likely, views, output_size(image, model))
 
 
@@ -215,7 +228,8 @@ def predict_probabilities(
     The mean of the views' softmax, as in the official code (`model.py:
     predict_labels_multi_scale`); but a flip counts there only with several scales.
     """
-    views = view_logits(variables, image.astype(jnp.float32), model=model, protocol=protocol)
+    variables, image = gather_parameters(variables), image.astype(jnp.float32)
+    views = view_logits(variables, image, model=model, protocol=protocol)
     return over_rows(mean_probabilities, views, output_size(image, model))
 
 
@@ -241,6 +255,7 @@ def eval_step(
 ) -> tuple[Counts, Array]:
     """A batch of `eval_batches` -> (counts, predictions at the labels' size)."""
     labels = predict_labels(variables, batch["image"], model=model, protocol=protocol)
+    labels = gather_rows(labels)
     labels = to_original(labels, batch["scaled"], batch["size"], height_width(batch["label"]))
     counts = count_pixels(
         batch["label"].astype(jnp.int32),
@@ -276,17 +291,19 @@ def make_optimizer(config: Config, params: Any) -> tuple[optax.GradientTransform
 
 
 def fresh_state(config: Config, variables: Any, mesh: Mesh) -> TrainState:
-    """The state at step 0 of a run that starts from `variables`, replicated over the mesh."""
+    """The state at step 0 of a run that starts from `variables`, on the mesh's devices."""
     optimizer, _ = make_optimizer(config, variables["params"])
-    state = init_state(variables, optimizer, ema=config.train.ema_decay > 0)
-    return jax.device_put(state, replicated(mesh))
+    return place(init_state(variables, optimizer, ema=config.train.ema_decay > 0), mesh)
 
 
 def compile_train_step(
-    config: Config, params: Any, mesh: Mesh, ignore_label: int
+    config: Config, state: TrainState, mesh: Mesh, ignore_label: int
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """`train_step` jitted over the mesh: batch split, state replicated and donated."""
-    optimizer, schedule = make_optimizer(config, params)
+    """`train_step` jitted over the mesh: batch and state split as it says, the state donated.
+
+    Of `state` only the shapes are used.
+    """
+    optimizer, schedule = make_optimizer(config, state.params)
     step = partial(
         train_step,
         model=build_model(config.model),
@@ -295,21 +312,32 @@ def compile_train_step(
         config=config,
         ignore_label=ignore_label,
     )
-    whole, split = replicated(mesh), over_batch(mesh)
+    places = over_fsdp(state, mesh)
     return jax.jit(
-        step, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0
+        on_mesh(step, mesh),
+        in_shardings=(places, over_batch(mesh)),
+        out_shardings=(places, replicated(mesh)),
+        donate_argnums=0,
     )
 
 
 def compile_eval_step(
     config: Config, mesh: Mesh, ignore_label: int
 ) -> Callable[[Any, Batch], tuple[Counts, Array]]:
-    """`eval_step` jitted over the mesh: batch and predictions split, counts summed over devices."""
+    """`eval_step` jitted over the mesh: batch and predictions split, counts summed over devices.
+
+    Variables are taken as `place` puts them.
+    """
     step = partial(
         eval_step,
         model=build_model(config.model),
         protocol=config.eval,
         ignore_label=ignore_label,
     )
-    whole, split = replicated(mesh), over_batch(mesh)
-    return jax.jit(step, in_shardings=(whole, split), out_shardings=(whole, split))
+    places = over_fsdp(abstract_variables(config.model), mesh)
+    split = over_batch(mesh)
+    return jax.jit(
+        on_mesh(step, mesh),
+        in_shardings=(places, split),
+        out_shardings=(replicated(mesh), split),
+    )

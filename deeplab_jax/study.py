@@ -18,8 +18,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
 from deeplab_jax.config import (
     Config,
     ModelConfig,
@@ -38,7 +36,7 @@ from deeplab_jax.loop import check_same, fit
 from deeplab_jax.models.summary import parameters, trace
 from deeplab_jax.progress import duration
 from deeplab_jax.report import write_study
-from deeplab_jax.sharding import data_mesh, replicated
+from deeplab_jax.sharding import device_mesh, place
 from deeplab_jax.views import scaled_size
 from deeplab_jax.weights.files import load_weights
 
@@ -279,9 +277,9 @@ def output_to(file: Path) -> Iterator[None]:
 
 def evaluate_again(run: Path, config: Config, folder: Path) -> None:
     """Evaluate a run's weights in another way."""
-    mesh, weights = data_mesh(), load_weights(run)
+    mesh, weights = device_mesh(config.mesh.shape), load_weights(run)
     source = open_split(config.data, config.data.eval_split, config.model)
-    variables = jax.device_put(weights.variables, replicated(mesh))
+    variables = place(weights.variables, mesh)
     write_evaluation(Evaluator(config, source, mesh)(variables), source, folder)
 
 

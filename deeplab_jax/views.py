@@ -24,6 +24,7 @@ from deeplab_jax.models.layers import (
     row_blocks,
     upsample_rows,
 )
+from deeplab_jax.sharding import gather_rows
 
 Size = tuple[int, int]
 
@@ -130,5 +131,6 @@ def over_rows(reduce: Callable[[list[Array]], Array], views: list[Array], size: 
     def block(matrices: list[Array]) -> Array:
         return reduce([upsample_rows(v, m, width) for v, m in zip(views, matrices, strict=True)])
 
+    views = [gather_rows(v) for v in views]
     blocks = [row_blocks(v.shape[1], height) for v in views]
     return join_rows(lax.map(block, blocks), height)

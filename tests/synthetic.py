@@ -1,8 +1,10 @@
-"""Tiny pictures whose labels are plain to see."""
+"""Tiny pictures whose labels are plain to see, networks of random weights, and comparing trees."""
 
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from PIL import Image
@@ -54,3 +56,20 @@ def random_variables(model: ModelConfig, seed: int = 0) -> Any:
 
     flat = flatten_dict(abstract_variables(model))
     return unflatten_dict({path: leaf(path, x.shape) for path, x in flat.items()})
+
+
+def patches(size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Eight noisy pictures of 4 x 4 patches, labelled by their red; sizes as evaluation wants."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 180, (8, size[0] // 4 + 1, size[1] // 4 + 1, 3), dtype=np.uint8)
+    image = np.repeat(np.repeat(coarse, 4, 1), 4, 2)[:, : size[0], : size[1]]
+    image = image + rng.integers(0, 70, image.shape, dtype=np.uint8)
+    sizes = np.tile(np.array(size, np.int32), (8, 1))
+    return {"image": image, "label": image[..., 0] // 90, "scaled": sizes, "size": sizes}
+
+
+def close(a: Any, b: Any, tolerance: float) -> None:
+    """Equal up to `tolerance` of the tree's largest value."""
+    largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(b))
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=0, atol=tolerance * largest)

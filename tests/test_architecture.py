@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "deeplab_jax"
 # Each line may import from the lines above it (and modules of its own line).
 LAYERS = [
     ["errors", "cpu", "version", "files"],
+    ["sharding"],
     [
         "config",
         "models.layers",
@@ -22,7 +23,6 @@ LAYERS = [
         "losses",
         "metrics",
         "optim",
-        "sharding",
         "progress",
         "interruption",
         "distributed",
@@ -47,6 +47,9 @@ LAYERS = [
     ],
     ["step", "checkpoint", "weights", "weights.files", "weights.convert"],
     ["evaluate", "predict"],
+    ["plan.chips", "plan.programs"],
+    ["plan.compilers", "plan.estimate"],
+    ["plan.planner"],
     ["log"],
     ["loop"],
     ["study"],

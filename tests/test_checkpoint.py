@@ -1,6 +1,7 @@
 """Checkpoints: what is damaged is never restored, what cannot be written is said."""
 
 import dataclasses
+import math
 import os
 import resource
 import shutil
@@ -17,10 +18,9 @@ import pytest
 
 from deeplab_jax import UserError
 from deeplab_jax.checkpoint import Checkpoints
-from deeplab_jax.sharding import data_mesh, replicated
+from deeplab_jax.sharding import Shape, device_mesh, place
 from deeplab_jax.state import TrainState
 
-PLACE = replicated(data_mesh(jax.devices()[:1]))
 EXPERIMENT = {"model.num_classes": 3}
 
 
@@ -40,7 +40,7 @@ def saved(folder: Path, steps: tuple[int, ...] = (10, 20)) -> Path:
 
 def restored(folder: Path) -> int | None:
     with Checkpoints(folder, EXPERIMENT) as checkpoints:
-        found = checkpoints.restore_newest(state_at(0), PLACE)
+        found = checkpoints.restore_newest(state_at(0))
     if found is None:
         return None
     step, state = found
@@ -141,7 +141,7 @@ def test_another_network_is_refused_and_nothing_set_aside(tmp_path: Path) -> Non
         Checkpoints(folder, EXPERIMENT) as checkpoints,
         pytest.raises(UserError, match=r"params/kernel is \['float32', \[40, 50\]\] there"),
     ):
-        checkpoints.restore_newest(other, PLACE)
+        checkpoints.restore_newest(other)
     assert restored(folder) == 20
 
 
@@ -180,18 +180,19 @@ def test_a_failed_save_is_said_at_once_and_the_next_one_works(
     assert restored(tmp_path) == 20
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 1)])
-def test_another_number_of_devices_restores_the_same_arrays(
-    tmp_path: Path, before: int, after: int
-) -> None:
-    def placed(state: TrainState, devices: int) -> TrainState:
-        return jax.device_put(state, replicated(data_mesh(jax.devices()[:devices])))
+@pytest.mark.parametrize(
+    ("before", "after"), [((1, 1, 1), (4, 1, 1)), ((4, 1, 1), (1, 1, 1)), ((2, 2, 2), (1, 5, 1))]
+)
+def test_another_mesh_restores_the_same_arrays(tmp_path: Path, before: Shape, after: Shape) -> None:
+    def placed(step: int, shape: Shape) -> TrainState:
+        devices = jax.devices()[: math.prod(n or 1 for n in shape)]
+        return place(state_at(step), device_mesh(shape, devices))
 
     with Checkpoints(tmp_path, EXPERIMENT) as checkpoints:
-        checkpoints.save(10, placed(state_at(10), before))
-    mesh = data_mesh(jax.devices()[:after])
+        checkpoints.save(10, placed(10, before))
+    like = placed(0, after)
     with Checkpoints(tmp_path, EXPERIMENT) as checkpoints:
-        found = checkpoints.restore_newest(state_at(0), replicated(mesh))
+        found = checkpoints.restore_newest(like)
     assert found is not None
-    assert found[1].params["kernel"].sharding == replicated(mesh)
+    assert found[1].params["kernel"].sharding == like.params["kernel"].sharding
     jax.tree.map(np.testing.assert_array_equal, found[1], state_at(10))

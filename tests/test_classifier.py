@@ -26,7 +26,7 @@ from deeplab_jax.loop import fit, initial_variables
 from deeplab_jax.losses import pixel_losses
 from deeplab_jax.metrics import confusion_matrix
 from deeplab_jax.report import read_metrics
-from deeplab_jax.sharding import data_mesh
+from deeplab_jax.sharding import device_mesh
 from deeplab_jax.weights.files import load_weights
 
 WORDNET_IDS = ("n01", "n02", "n03")
@@ -92,7 +92,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 def run(config: Config) -> Path:
     """A whole run, on one device, which compiles faster than eight."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("deeplab_jax.loop.data_mesh", lambda: data_mesh(jax.devices()[:1]))
+        one = device_mesh(devices=jax.devices()[:1])
+        patch.setattr("deeplab_jax.loop.device_mesh", lambda shape: one)
         fit(config)
     return Path(config.workdir)
 

@@ -29,7 +29,7 @@ from deeplab_jax.config import (
     to_dict,
 )
 from deeplab_jax.models.build import abstract_variables
-from deeplab_jax.sharding import data_mesh
+from deeplab_jax.sharding import device_mesh
 from deeplab_jax.state import init_state
 from deeplab_jax.step import compile_train_step, make_optimizer
 
@@ -216,8 +216,8 @@ def test_every_config_makes_a_training_step(file: Path) -> None:
         if config.data.one_label
         else jax.ShapeDtypeStruct(shape, jnp.uint8),
     }
-    mesh = data_mesh(jax.devices()[:1])
-    step = compile_train_step(config, state.params, mesh, config.data.ignore_label)
+    mesh = device_mesh(devices=jax.devices()[:1])
+    step = compile_train_step(config, state, mesh, config.data.ignore_label)
     after, metrics = jax.eval_shape(step, state, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     assert metrics["loss"].shape == ()

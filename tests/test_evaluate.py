@@ -15,7 +15,7 @@ from deeplab_jax.commands import convert, evaluate
 from deeplab_jax.data.pipeline import open_split
 from deeplab_jax.evaluate import Evaluator, write_evaluation
 from deeplab_jax.predict import Predictor
-from deeplab_jax.sharding import data_mesh, replicated
+from deeplab_jax.sharding import device_mesh, place
 from deeplab_jax.weights.files import Weights
 
 
@@ -26,8 +26,8 @@ def test_counts_equal_a_plain_evaluation(tiny_config: Config, tmp_path: Path, re
     config = dataclasses.replace(tiny_config, data=data)
     source = open_split(data, "val", config.model)
     variables = random_variables(config.model)
-    mesh = data_mesh()
-    result = Evaluator(config, source, mesh)(jax.device_put(variables, replicated(mesh)))
+    mesh = device_mesh()
+    result = Evaluator(config, source, mesh)(place(variables, mesh))
 
     predictor = Predictor(Weights(config, variables, source.class_names, source.colors))
     slow = np.zeros((3, 3), int)
@@ -57,8 +57,8 @@ def test_one_and_eight_devices_agree_exactly(tiny_config: Config, tmp_path: Path
     source = open_split(config.data, "val", config.model)
     results = []
     for devices in (1, 8):
-        mesh = data_mesh(jax.devices()[:devices])
-        variables = jax.device_put(random_variables(config.model), replicated(mesh))
+        mesh = device_mesh(devices=jax.devices()[:devices])
+        variables = place(random_variables(config.model), mesh)
         results.append(Evaluator(config, source, mesh)(variables))
     one, eight = results
     for field in ("confusion", "trimaps", "boundary", "pictures", "predictions"):

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import TINY_MODEL
-from synthetic import random_variables, square_picture
+from synthetic import close, patches, random_variables, square_picture
 
 from deeplab_jax import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig, build_model
 from deeplab_jax.data import scenes
 from deeplab_jax.metrics import scores
-from deeplab_jax.sharding import data_mesh, place_batch, replicated
+from deeplab_jax.sharding import device_mesh, place, place_batch
 from deeplab_jax.state import TrainState, init_state
 from deeplab_jax.step import (
     compile_eval_step,
@@ -43,26 +43,12 @@ def squares(n: int) -> dict[str, np.ndarray]:
 
 
 def fresh_state(config: Config, devices: int) -> TrainState:
-    mesh = data_mesh(jax.devices()[:devices])
+    mesh = device_mesh(devices=jax.devices()[:devices])
     model = build_model(config.model)
     init = jax.jit(lambda key: model.init(key, jnp.zeros((1, 33, 49, 3)), train=False))
     variables = init(jax.random.key(0))
     optimizer, _ = make_optimizer(config, variables["params"])
-    return jax.device_put(init_state(variables, optimizer), replicated(mesh))
-
-
-def close(a: Any, b: Any, tolerance: float) -> None:
-    """Equal up to `tolerance` of the tree's largest value."""
-    largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(b))
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=0, atol=tolerance * largest)
-
-
-@pytest.fixture
-def smooth(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace ReLU by a smooth function: at its kink, rounding alone flips parts of a gradient."""
-    for module in ("xception", "deeplab"):
-        monkeypatch.setattr(f"deeplab_jax.models.{module}.relu", jax.nn.silu)
+    return place(init_state(variables, optimizer), mesh)
 
 
 NARROW = dataclasses.replace(
@@ -70,51 +56,10 @@ NARROW = dataclasses.replace(
 )
 
 
-def patches(size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Eight noisy pictures of 4 x 4 patches, labelled by their red; sizes as evaluation wants."""
-    rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 180, (8, size[0] // 4 + 1, size[1] // 4 + 1, 3), dtype=np.uint8)
-    image = np.repeat(np.repeat(coarse, 4, 1), 4, 2)[:, : size[0], : size[1]]
-    image = image + rng.integers(0, 70, image.shape, dtype=np.uint8)
-    sizes = np.tile(np.array(size, np.int32), (8, 1))
-    return {"image": image, "label": image[..., 0] // 90, "scaled": sizes, "size": sizes}
-
-
-def on_devices(devices: int) -> tuple[Any, Any, Any, Any]:
-    """Loss, gradients, BatchNorm statistics and the confusion matrix of one batch."""
-    mesh = data_mesh(jax.devices()[:devices])
-    variables = jax.device_put(random_variables(NARROW.model), replicated(mesh))
-    batch = place_batch(patches((65, 97)), mesh)
-    loss_fn = partial(
-        loss_and_stats, model=build_model(NARROW.model), train=NARROW.train, ignore_label=255
-    )
-
-    @jax.jit
-    def gradients(v: Any, batch: Any) -> Any:
-        image, label = batch["image"].astype(jnp.float32), batch["label"].astype(jnp.int32)
-        return jax.value_and_grad(loss_fn, has_aux=True)(
-            v["params"], v["batch_stats"], image, label, jax.random.key(0), jnp.int32(0)
-        )
-
-    (loss, stats), grads = gradients(variables, batch)
-    counts, _ = compile_eval_step(NARROW, mesh, 255)(variables, batch)
-    return jax.device_get((loss, grads, stats, counts.confusion))
-
-
-def test_any_number_of_devices_gives_the_same_numbers(smooth: None) -> None:
-    want_loss, want_grads, want_stats, want_counts = on_devices(1)
-    for devices in (2, 8):
-        loss, grads, stats, counts = on_devices(devices)
-        close(loss, want_loss, 1e-5)
-        close(grads, want_grads, 1e-5)
-        close(stats, want_stats, 1e-5)
-        np.testing.assert_array_equal(counts, want_counts)
-
-
 @pytest.fixture(scope="module")
 def step() -> Callable[..., Any]:
     return compile_train_step(
-        CONFIG, fresh_state(CONFIG, 1).params, data_mesh(jax.devices()[:1]), 255
+        CONFIG, fresh_state(CONFIG, 1), device_mesh(devices=jax.devices()[:1]), 255
     )
 
 
@@ -155,13 +100,13 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole() -> None:
     """With frozen BatchNorm; one part has more ignored pixels than the other."""
     batch = squares(8)
     batch["label"][::2, :20] = 255
-    mesh, losses, params = data_mesh(jax.devices()[:2]), [], []
+    mesh, losses, params = device_mesh(devices=jax.devices()[:2]), [], []
     for parts in (1, 2):
         train = dataclasses.replace(CONFIG.train, freeze_batch_norm=True, accumulate=parts)
         config = dataclasses.replace(CONFIG, train=train)
         state = fresh_state(config, 2)
         old = jax.device_get(state.params)
-        step = compile_train_step(config, state.params, mesh, 255)
+        step = compile_train_step(config, state, mesh, 255)
         state, metrics = step(state, place_batch(batch, mesh))
         losses.append(float(metrics["loss"]))
         params.append(jax.tree.map(np.subtract, jax.device_get(state.params), old))
@@ -212,9 +157,9 @@ def test_every_network_overfits_four_scenes(head: str, backbone: str) -> None:
         optim=OptimConfig(learning_rate=0.1),
         train=TrainConfig(steps=180, batch_size=4),
     )
-    mesh, batch = data_mesh(jax.devices()[:1]), four_scenes()
+    mesh, batch = device_mesh(devices=jax.devices()[:1]), four_scenes()
     state = fresh_state(config, 1)
-    train_step = compile_train_step(config, state.params, mesh, scenes.IGNORE_LABEL)
+    train_step = compile_train_step(config, state, mesh, scenes.IGNORE_LABEL)
     for _ in range(config.train.steps):
         state, _ = train_step(state, batch)
     sizes = np.tile(np.array([65, 81], np.int32), (4, 1))
@@ -228,8 +173,8 @@ def test_what_is_frozen_does_not_move(frozen: str) -> None:
     config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, **{frozen: True}))
     before = fresh_state(config, 1)
     old = jax.device_get(before.variables)
-    mesh = data_mesh(jax.devices()[:1])
-    after, _ = compile_train_step(config, before.params, mesh, 255)(before, squares(8))
+    mesh = device_mesh(devices=jax.devices()[:1])
+    after, _ = compile_train_step(config, before, mesh, 255)(before, squares(8))
     new = jax.device_get(after.variables)
     if frozen == "freeze_batch_norm":
         jax.tree.map(np.testing.assert_array_equal, old["batch_stats"], new["batch_stats"])

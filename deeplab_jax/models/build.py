@@ -18,6 +18,7 @@ from deeplab_jax.models.pspnet import PyramidPooling
 from deeplab_jax.models.resnet import ResNet
 from deeplab_jax.models.unet import ContractingPath, ExpandingPath
 from deeplab_jax.models.xception import Xception
+from deeplab_jax.sharding import split_rows
 
 MEAN_RGB = (123.15, 115.90, 103.06)  # of ImageNet, official `core/feature_extractor.py`
 
@@ -45,7 +46,7 @@ class Network(nn.Module):
         c = self.config
         dtype = jnp.dtype(c.dtype)
         norm_train = train and not freeze_batch_norm
-        x = normalise(image, c.backbone).astype(dtype)
+        x = normalise(split_rows(image), c.backbone).astype(dtype)
         x, low_levels = backbone(c, dtype)(x, train=norm_train and not freeze_backbone)
         decay = c.batch_norm_decay or 0.9997  # official `model.py`, for what is not the backbone
         if c.head == "classifier":

@@ -33,6 +33,8 @@ from flax.linen.initializers import Initializer
 from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 
+from deeplab_jax.sharding import gather_rows, split_rows
+
 Pads = tuple[tuple[int, int], tuple[int, int]]
 NO_PADS = ((0, 0), (0, 0))
 
@@ -229,9 +231,8 @@ def pointwise_conv(x: Array, kernel: Array, stride: int) -> Array:
     """1x1 convolution as a matrix product: x [b, h, w, c], kernel [1, 1, c, d]."""
 
     def product(x: Array, kernel: Array) -> Array:
-        x = x[:, ::stride, ::stride]  # pixels 0, s, 2s, ... whatever the padding rule
-        b, h, w, c = x.shape
-        return (x.reshape(b * h * w, c) @ kernel[0, 0]).reshape(b, h, w, -1)
+        # Pixels 0, s, 2s, ... whatever the padding rule.
+        return x[:, ::stride, ::stride] @ kernel[0, 0]
 
     return lax.platform_dependent(
         x,
@@ -323,15 +324,36 @@ def resize_matrix(n_in: int, n_out: int) -> Array:
     return jnp.maximum(0.0, 1.0 - jnp.abs(position[:, None] - jnp.arange(n_in)[None, :]))
 
 
-BLOCK_ROWS = 64  # of an upsampled map handled at once
+BLOCK_ROWS = 64  # of an upsampled map handled at once, at most
+ROW_SHARES = 8  # a block's rows are a multiple of this: as many devices have equal shares of them
 
 
 def row_blocks(n_in: int, n_out: int, most: int = BLOCK_ROWS) -> Array:
-    """`resize_matrix` cut into blocks of rows: [blocks, rows, n_in], the last padded with zeros."""
-    blocks = -(-n_out // most)
-    rows = -(-n_out // blocks)
+    """`resize_matrix` cut into blocks of rows: [blocks, rows, n_in], padded with zeros.
+
+    Of n blocks one has every n-th row, so that devices which share a picture's height have a part
+    of each block.
+    """
+    most = max(most, ROW_SHARES)
+    sizes = range(-(-most // 2 // ROW_SHARES) * ROW_SHARES, most + 1, ROW_SHARES)
+    rows = min(sizes, key=lambda rows: (-(-n_out // rows) * rows, -rows))  # the least padding
+    blocks = -(-n_out // rows)
     matrix = jnp.pad(resize_matrix(n_in, n_out), ((0, blocks * rows - n_out), (0, 0)))
-    return matrix.reshape(blocks, rows, n_in)
+    return matrix.reshape(rows, blocks, n_in).swapaxes(0, 1)
+
+
+def rows_of_blocks(x: Array, matrices: Array) -> Array:
+    """[b, h, ...] -> [blocks, b, rows, ...], the rows of each block, padded with zeros."""
+    blocks, rows = matrices.shape[:2]
+    padding = [(0, 0), (0, blocks * rows - x.shape[1])] + [(0, 0)] * (x.ndim - 2)
+    padded = jnp.pad(x, padding).reshape(x.shape[0], rows, blocks, *x.shape[2:])
+    return jnp.moveaxis(padded, 2, 0)
+
+
+def join_rows(blocks: Array, height: int) -> Array:
+    """The inverse of `rows_of_blocks`: [blocks, b, rows, ...] -> [b, height, ...]."""
+    n, b, rows = blocks.shape[:3]
+    return jnp.moveaxis(blocks, 0, 2).reshape(b, n * rows, *blocks.shape[3:])[:, :height]
 
 
 def upsample_rows(x: Array, matrix: Array, width: int) -> Array:
@@ -363,12 +385,6 @@ def interpolate(matrix: Array, x: Array, axis: int) -> Array:
     return lax.platform_dependent(matrix, x, cuda=batched, default=einsum)
 
 
-def join_rows(blocks: Array, height: int) -> Array:
-    """[blocks, b, rows, ...] -> [b, height, ...], without what `row_blocks` padded."""
-    n, b, rows = blocks.shape[:3]
-    return blocks.swapaxes(0, 1).reshape(b, n * rows, *blocks.shape[3:])[:, :height]
-
-
 def resize_bilinear(x: Array, size: tuple[int, int]) -> Array:
     """Bilinear resize of x [b, h, w, c] to [b, *size, c] with aligned corners, in float32.
 
@@ -378,8 +394,9 @@ def resize_bilinear(x: Array, size: tuple[int, int]) -> Array:
         return x
     if x.shape[1:3] == (1, 1):  # the pooled image
         return jnp.broadcast_to(x, (x.shape[0], *size, x.shape[3]))
-    x32 = x.astype(jnp.float32)
-    return upsample_rows(x32, resize_matrix(x.shape[1], size[0]), size[1]).astype(x.dtype)
+    x32 = gather_rows(x).astype(jnp.float32)
+    y = upsample_rows(x32, resize_matrix(x.shape[1], size[0]), size[1]).astype(x.dtype)
+    return split_rows(y)
 
 
 def channel_sums(*arrays: Array) -> tuple[Array, ...]:

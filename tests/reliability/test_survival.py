@@ -165,7 +165,7 @@ def checkpoint_files(folder: Path) -> list[str]:
 def test_r4_every_file_of_a_checkpoint_damaged_in_every_way(unbroken: Path, tmp_path: Path) -> None:
     """Identical arrays, or a message that names the checkpoint, and the one before."""
     from deeplab_jax.checkpoint import Checkpoints
-    from deeplab_jax.sharding import data_mesh, replicated
+    from deeplab_jax.sharding import device_mesh, place
     from deeplab_jax.state import TrainState
 
     newest = unbroken / "checkpoints" / "200"
@@ -178,7 +178,7 @@ def test_r4_every_file_of_a_checkpoint_damaged_in_every_way(unbroken: Path, tmp_
             shutil.copytree(unbroken / "checkpoints", folder)
             faults.damage(folder / "200" / name, how)
             with Checkpoints(folder, {}) as checkpoints:
-                found = checkpoints.restore_newest(TrainState(**like), replicated(data_mesh()))
+                found = checkpoints.restore_newest(place(TrainState(**like), device_mesh()))
             assert found is not None
             aside = (folder / "200.damaged").exists()
             assert found[0] == (195 if aside else 200), (name, how)

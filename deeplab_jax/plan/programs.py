@@ -1,8 +1,9 @@
-"""Bytes that a compiled TPU program moves, read from its text, a loop's body as often as it runs.
+"""What a compiled program does, read from its text: bytes moved, collectives, kernels.
 
-XLA's own sum has a loop's body once. This one follows the same rules (XLA's `HloCostAnalysis`): an
-instruction moves its operands and its results, in the padded sizes of the chip's layouts; of an
-operand that a fusion only slices, the slices; of an array updated in place, the update.
+A loop's body counts as often as it runs: XLA's own sums have it once. For the bytes that a TPU's
+program moves, `traffic` follows XLA's rules otherwise (`HloCostAnalysis`): an instruction moves its
+operands and its results, in the padded sizes of the chip's layouts; of an operand that a fusion
+only slices, the slices; of an array updated in place, the update.
 
 XLA counts what stays in the chip's fast memory (VMEM) as well, and a copy into it four times over.
 `hbm` leaves that out: only what lies in the main memory counts, and a copy once.
@@ -10,7 +11,7 @@ XLA counts what stays in the chip's fast memory (VMEM) as well, and a copy into 
 
 import math
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -23,6 +24,8 @@ INSTRUCTION = re.compile(
 FREE = {"after-all", "bitcast", "constant", "get-tuple-element", "parameter", "slice-start"}
 FREE |= {"tuple", "while"}
 SLICES = {"slice", "dynamic-slice"}
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
+KERNELS = ("fusion", "custom-call", "custom-call-start")
 MODULE = re.compile(r"\(Network\)+/(?:backbone/|checkpoint/|rematted_computation/)*(\w+)[/.]")
 
 
@@ -52,14 +55,14 @@ Size = Callable[[str], float]  # of a type
 class Accessed(NamedTuple):
     """GB of a step by part of the network: as XLA counts them, and in main memory alone."""
 
-    bytes: Counter[str]
-    hbm: Counter[str]
+    bytes: dict[str, float]
+    hbm: dict[str, float]
 
 
 def traffic(hlo: str) -> Accessed:
     """What a program moves, from its text."""
     program, entry = parse(hlo)
-    found = Accessed(Counter(), Counter())
+    found = Accessed(defaultdict(float), defaultdict(float))
     for times, loop, computation in executed(program, entry):
         part = parts(computation)
         for x in computation.values():
@@ -86,19 +89,68 @@ def parse(hlo: str) -> tuple[Program, str]:
 def executed(
     program: Program, name: str, times: int = 1, loop: str | None = None
 ) -> Iterator[tuple[int, str | None, Computation]]:
-    """The program and its loops' bodies: how often each runs, and the loop's name."""
+    """The program and what it calls, loops above all: how often each runs, and the loop's name."""
     yield times, loop, program[name]
     for x in program[name].values():
         if x.kind == "while":
-            n = trips(program[x.attribute("condition")])
+            n = trips(program, x)
             inner = "middle flow" if "(Network)" in x.attributes else "loss"
-            yield from executed(program, x.attribute("body"), times * n, f"{inner}: {n} times")
+            for part in ("condition", "body"):
+                yield from executed(program, x.attribute(part), times * n, f"{inner}: {n} times")
+        elif x.kind in ("call", "async-start"):
+            yield from executed(program, x.attribute("(?:to_apply|calls)"), times, loop)
 
 
-def trips(condition: Computation) -> int:
-    """How often a loop of `lax.scan` runs: the one constant that its counter is compared with."""
-    (n,) = [int(x.inside) for x in condition.values() if x.kind == "constant"]
-    return n
+def trips(program: Program, loop: Instruction) -> int:
+    """How often a loop runs: XLA's note, or the one constant that its counter is compared with."""
+    if noted := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
+        return int(noted[1])
+    constants = [x for x in program[loop.attribute("condition")].values() if x.kind == "constant"]
+    return int(constants[0].inside) if len(constants) == 1 else 1
+
+
+class Exchanged(NamedTuple):
+    """The collectives of one kind in a step: how many, and their results' GB on a device."""
+
+    operations: int
+    gb: float
+
+
+def collectives(hlo: str) -> dict[str, Exchanged]:
+    """Every kind of collective in a program.
+
+    Of an asynchronous pair the `-done` counts: the result of `-start` repeats the operands.
+    """
+    program, entry = parse(hlo)
+    found: dict[str, Exchanged] = {}
+    for times, _, computation in executed(program, entry):
+        for x in computation.values():
+            inside = program[x.attribute("calls")].values() if x.kind == "fusion" else ()
+            for y in (x, *inside):
+                kind = y.kind.removesuffix("-done")
+                if kind in COLLECTIVES:
+                    count, gb = found.get(kind, Exchanged(0, 0.0))
+                    gb += times * plain_bytes(y.result) / 1e9
+                    found[kind] = Exchanged(count + times, gb)
+    return found
+
+
+def plain_bytes(type_: str) -> int:
+    """Bytes of a type without its layout's padding."""
+    sizes = [
+        (math.prod(int(n) for n in shape.split(",") if n), int(bits or 8))  # pred: a byte
+        for _, bits, shape, _, _ in SHAPE.findall(type_)
+    ]
+    return sum(math.ceil(n * bits / 8) for n, bits in sizes)
+
+
+def kernels(hlo: str) -> int:
+    """How many kernels a GPU program launches: fusions and custom calls (cuDNN, cuBLAS)."""
+    program, entry = parse(hlo)
+    return sum(
+        times * sum(x.kind in KERNELS for x in computation.values())
+        for times, _, computation in executed(program, entry)
+    )
 
 
 def parts(computation: Computation) -> dict[str, str]:

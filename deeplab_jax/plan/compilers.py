@@ -1,0 +1,206 @@
+"""The training step compiled for devices that are not here, by XLA's own compilers for them.
+
+libtpu compiles for TPUs and JAX's CUDA plugin for GPUs on a machine that has neither, nor a driver.
+Nothing is allocated and nothing runs, so no time follows.
+"""
+
+import importlib.util
+import os
+import time
+from functools import partial
+from importlib.metadata import version
+from math import prod
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.errors import JaxRuntimeError
+from jax.experimental import topologies
+
+from deeplab_jax.config import Config
+from deeplab_jax.errors import UserError
+from deeplab_jax.models.build import abstract_variables
+from deeplab_jax.plan.chips import CHIPS, GB, Chip, gpu_target
+from deeplab_jax.sharding import check_batch_size, device_mesh
+from deeplab_jax.state import TrainState, init_state
+from deeplab_jax.step import compile_train_step, make_optimizer
+
+# What libtpu would otherwise ask of the machine that it takes for a TPU host.
+TPU_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # serves for every topology
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # or a second compile at the same time ends at a lock file
+}
+# XLA cannot time its choices without the GPU: some kernels there will be others.
+GPU_FLAGS = "--xla_gpu_autotune_level=0"
+
+
+class Topology(NamedTuple):
+    """So many chips of a kind, as `v5e:4x4` (TPUs, by their layout) or `h100:8` (GPUs) says."""
+
+    text: str
+    chip: Chip
+    layout: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Chips in all."""
+        return prod(self.layout)
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.chip.gpu != ""
+
+
+class Compiler(NamedTuple):
+    """What compiles for a kind of chip: its module, its package, and how to install it."""
+
+    module: str
+    package: str
+    install: str
+
+
+TPU_COMPILER = Compiler("libtpu", "libtpu", "pip install libtpu")
+GPU_COMPILER = Compiler(
+    "jax_cuda12_plugin",
+    "jax-cuda12-plugin",
+    'pip install "jax[cuda12]" (5.5 GB: in an environment of its own)',
+)
+
+
+class Memory(NamedTuple):
+    """GB on each chip, as the compiler says. Donated outputs take the place of arguments."""
+
+    arguments: float
+    outputs: float
+    donated: float
+    temporaries: float
+    program: float
+
+    @property
+    def peak(self) -> float:
+        """All that is held at once, at most."""
+        return self.arguments + self.outputs - self.donated + self.temporaries + self.program
+
+
+class Compiled(NamedTuple):
+    """A compiled step: its memory, its program as text, and the seconds that compiling took."""
+
+    memory: Memory
+    hlo: str
+    hosts: int
+    seconds: float
+
+
+class DoesNotFit(Exception):
+    """The compiler ran out of the chip's memory; its words."""
+
+
+def parse_topology(text: str) -> Topology:
+    """`v5e:4x4` or `h100:8`.
+
+    Raises:
+      UserError: the kind is unknown, or the rest is no layout.
+    """
+    kind, _, layout = text.partition(":")
+    numbers = layout.split("x")
+    if kind not in CHIPS or not all(n.isdecimal() and 0 < int(n) <= 65536 for n in numbers):
+        raise UserError(
+            f"--topology={text}: expected KIND:LAYOUT, such as v5e:4x4 or h100:8, with KIND one of"
+            f" {', '.join(CHIPS)}"
+        )
+    topology = Topology(text, CHIPS[kind], tuple(map(int, numbers)))
+    if topology.is_gpu and len(numbers) > 1:
+        raise UserError(f"--topology={text}: of GPUs give their number alone, such as {kind}:8")
+    return topology
+
+
+def compiler_of(topology: Topology) -> Compiler:
+    return GPU_COMPILER if topology.is_gpu else TPU_COMPILER
+
+
+def installed(compiler: Compiler) -> bool:
+    """Whether this machine can compile with it."""
+    return importlib.util.find_spec(compiler.module) is not None
+
+
+def described(compiler: Compiler) -> str:
+    return f"jax {version('jax')}, {compiler.package} {version(compiler.package)}"
+
+
+def devices_of(topology: Topology) -> list[Any]:
+    """The devices of a topology, which need not be here.
+
+    Raises:
+      UserError: the compiler knows no such topology.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        if topology.is_gpu:
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {GPU_FLAGS}"
+            options = {"target_config": gpu_target(topology.chip)}
+            options["topology"] = f"1x1x{topology.size}"
+            description = topologies.get_topology_desc("", "cuda", **options)
+        else:
+            os.environ.update(TPU_ENVIRONMENT)
+            description = topologies.get_topology_desc(topology.text, "tpu")
+    except JaxRuntimeError as error:
+        raise UserError(f"--topology={topology.text}: {error}") from error
+    devices: list[Any] = description.devices
+    return devices
+
+
+def compile_step(config: Config, devices: list[Any]) -> Compiled:
+    """The project's own training step for these devices: minutes, for Xception-65.
+
+    Raises:
+      DoesNotFit: in the chip's memory.
+      UserError: the mesh or the batch cannot be split over the devices.
+    """
+    lowered = lower(config, devices)
+    start = time.monotonic()
+    try:
+        compiled = lowered.compile()
+    except JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise DoesNotFit(str(error).strip()) from error
+    m = compiled.memory_analysis()
+    memory = Memory(
+        m.argument_size_in_bytes / GB,
+        m.output_size_in_bytes / GB,
+        m.alias_size_in_bytes / GB,
+        m.temp_size_in_bytes / GB,
+        m.generated_code_size_in_bytes / GB,
+    )
+    hosts = len({device.process_index for device in devices})
+    return Compiled(memory, compiled.as_text(), hosts, time.monotonic() - start)
+
+
+def lower(config: Config, devices: list[Any]) -> Any:
+    """The training step, lowered for these devices."""
+    mesh = device_mesh(config.mesh.shape, devices)
+    train = config.train
+    check_batch_size("train.batch_size", train.batch_size, mesh, train.accumulate)
+    state = state_shapes(config)
+    step: Any = compile_train_step(config, state, mesh, config.data.ignore_label)
+    return step.lower(state, batch_shapes(config))
+
+
+def state_shapes(config: Config) -> TrainState:
+    """The training state as shapes: nothing is allocated."""
+    variables = abstract_variables(config.model)
+    optimizer, _ = make_optimizer(config, variables["params"])
+    init = partial(init_state, optimizer=optimizer, ema=config.train.ema_decay > 0)
+    state: TrainState = jax.eval_shape(init, variables)
+    return state
+
+
+def batch_shapes(config: Config) -> dict[str, Any]:
+    """A global batch as shapes."""
+    shape = (config.train.batch_size, *config.data.crop_size)
+    label = jax.ShapeDtypeStruct(shape, jnp.uint8)
+    if config.data.one_label:
+        label = jax.ShapeDtypeStruct((shape[0], 1, 1), jnp.uint16)
+    return {"image": jax.ShapeDtypeStruct((*shape, 3), jnp.uint8), "label": label}

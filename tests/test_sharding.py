@@ -1,0 +1,203 @@
+"""Meshes of simulated devices: the numbers of one device, and no more communication than is due."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import TINY_MODEL
+from jax import lax
+from jax.sharding import PartitionSpec as P
+from synthetic import close, patches, random_variables
+
+from deeplab_jax import Config, DataConfig, OptimConfig, TrainConfig, UserError
+from deeplab_jax.sharding import (
+    Shape,
+    batch_shares,
+    check_batch_size,
+    device_mesh,
+    host_share,
+    over_fsdp,
+    place,
+    place_batch,
+)
+from deeplab_jax.step import compile_eval_step, compile_train_step, fresh_state
+
+SIZE = (65, 33)  # no part of this height divides: 33, 17, 9 rows follow
+BACKBONES = {"xception_41": 0.05, "resnet_v1_50_beta": 0.07, "mobilenet_v2": 0.1}  # and widths
+EVERY_SHAPE: list[Shape] = [
+    (8, 1, 1),
+    (1, 8, 1),
+    (1, 1, 8),
+    (4, 2, 1),
+    (2, 4, 1),
+    (4, 1, 2),
+    (2, 1, 4),
+    (1, 4, 2),
+    (1, 2, 4),
+    (2, 2, 2),
+]
+QUICK: list[Shape] = [(2, 2, 2)]
+AGREE = 1e-5  # of an array's largest value
+
+
+def experiment(backbone: str, size: tuple[int, int] = SIZE) -> Config:
+    model = dataclasses.replace(
+        TINY_MODEL,
+        backbone=backbone,
+        width=BACKBONES[backbone],
+        output_stride=8,
+        atrous_rates=(1, 2, 3),
+    )
+    return Config(
+        model=model,
+        data=DataConfig(crop_size=size),
+        optim=OptimConfig(learning_rate=0.1),
+        train=TrainConfig(steps=1000, batch_size=8),
+    )
+
+
+def as_for_a_tpu(*operands: Any, default: Callable[..., Any], **forms: Callable[..., Any]) -> Any:
+    """`lax.platform_dependent`, which takes the forms that a TPU gets."""
+    return forms.get("tpu", default)(*operands)
+
+
+@pytest.fixture
+def tpu_forms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network as it is on a TPU; the partitioner is the same for all platforms."""
+    monkeypatch.setattr(lax, "platform_dependent", as_for_a_tpu)
+
+
+def one_step(config: Config, shape: Shape) -> tuple[Any, str]:
+    """Loss, momentum (gradients, with decay) and BatchNorm of a first step; and its program."""
+    mesh = device_mesh(shape, jax.devices()[: math.prod(n or 1 for n in shape)])
+    state = fresh_state(config, random_variables(config.model), mesh)
+    batch = place_batch(inputs(config), mesh)
+    step: Any = compile_train_step(config, state, mesh, 255)
+    program = step.lower(state, batch).compile()
+    state, metrics = program(state, batch)
+    return jax.device_get((metrics["loss"], state.opt_state, state.batch_stats)), program.as_text()
+
+
+def inputs(config: Config) -> dict[str, np.ndarray]:
+    batch = patches(config.data.crop_size)
+    return {name: batch[name] for name in ("image", "label")}
+
+
+def labels_on(config: Config, shape: Shape) -> np.ndarray:
+    mesh = device_mesh(shape, jax.devices()[: math.prod(n or 1 for n in shape)])
+    variables = place(random_variables(config.model), mesh)
+    batch = place_batch(patches(config.data.crop_size), mesh)
+    counts, labels = compile_eval_step(config, mesh, 255)(variables, batch)
+    assert np.asarray(counts.confusion).sum() == batch["label"].size
+    return np.asarray(labels)
+
+
+def agree(got: Any, want: Any) -> None:
+    for a, b in zip(got, want, strict=True):
+        close(a, b, AGREE)
+
+
+@pytest.fixture(scope="module")
+def alone() -> Callable[[Config], Any]:
+    """A step on one device, computed once for each experiment."""
+    known: dict[Config, Any] = {}
+
+    def find(config: Config) -> Any:
+        if config not in known:
+            known[config] = one_step(config, (1, 1, 1))[0]
+        return known[config]
+
+    return find
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [s if s in QUICK else pytest.param(s, marks=pytest.mark.scale) for s in EVERY_SHAPE],
+    ids=str,
+)
+def test_any_mesh_gives_the_numbers_of_one_device(
+    shape: Shape, smooth: None, alone: Callable[[Config], Any]
+) -> None:
+    config = experiment("xception_41")
+    agree(one_step(config, shape)[0], alone(config))
+
+
+COLLECTIVE = re.compile(
+    r" = (\(.*?\)|\S+) (all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all)"
+    r'(?:-start)?\(.*?op_name="([^"]*)"'
+)
+
+
+def collectives(program: str) -> dict[str, set[str]]:
+    """Kind -> the operations of the step, by the last part of their names, that need it."""
+    found: dict[str, set[str]] = {}
+    for _, kind, name in COLLECTIVE.findall(program):
+        found.setdefault(kind, set()).add(name.rpartition("/")[2])
+    return found
+
+
+# What may be gathered: parameters and the rows that a resize reads (`sharding.py`, by constraint),
+# and in the loss's backward pass a block's gradients, for the product with the resize's matrix.
+GATHERS = {"sharding_constraint", "dot_general"}
+# What reaches over to a neighbour's rows; a pad and a slice move the boundary between two.
+HALOS = {"conv_general_dilated", "pad", "slice", "reduce_window_max", "select_and_scatter"}
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_pictures_split_by_height_exchange_rows_and_are_not_gathered(
+    backbone: str, smooth: None, tpu_forms: None, alone: Callable[[Config], Any]
+) -> None:
+    """If a new JAX breaks this, look which operation the partitioner no longer splits."""
+    config = experiment(backbone)
+    numbers, program = one_step(config, (2, 2, 2))
+    agree(numbers, alone(config))
+    found = collectives(program)
+    assert found["all-gather"] <= GATHERS
+    assert found["collective-permute"] <= HALOS
+    assert "conv_general_dilated" in found["collective-permute"]
+    assert found.keys() <= {"all-gather", "all-reduce", "collective-permute", "reduce-scatter"}
+
+
+def test_a_split_batch_needs_sums_alone(tpu_forms: None) -> None:
+    _, program = one_step(experiment("xception_41"), (8, 1, 1))
+    assert collectives(program).keys() == {"all-reduce"}
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 8), pytest.param((2, 2, 2), marks=pytest.mark.scale)], ids=str
+)
+def test_predictions_are_those_of_one_device(shape: Shape) -> None:
+    config = experiment("mobilenet_v2")
+    np.testing.assert_array_equal(labels_on(config, shape), labels_on(config, (1, 1, 1)))
+
+
+def test_kernels_and_their_optimiser_are_split_over_fsdp() -> None:
+    mesh = device_mesh((1, 8, 1))
+    state = {"kernel": jnp.zeros((3, 3, 16, 40)), "odd": jnp.zeros((3, 5)), "bias": jnp.zeros(64)}
+    places = over_fsdp(state, mesh)
+    assert places["kernel"].spec == P(None, None, None, "fsdp")
+    assert places["odd"].spec == places["bias"].spec == P()
+    kernel = place(state, mesh)["kernel"]
+    assert {shard.data.size for shard in kernel.addressable_shards} == {3 * 3 * 16 * 40 // 8}
+
+
+def test_a_mesh_that_the_devices_do_not_make_is_refused() -> None:
+    with pytest.raises(UserError, match=r"data x mesh.fsdp x mesh.space = 2 x 1 x 3 .* 8 devices"):
+        device_mesh((2, 1, 3))
+    with pytest.raises(UserError, match="their product must be 8"):
+        device_mesh((None, 3, 1))
+
+
+def test_devices_that_share_a_picture_count_once_for_the_batch() -> None:
+    mesh = device_mesh((2, 2, 2))
+    assert batch_shares(mesh) == 4
+    check_batch_size("train.batch_size", 4, mesh)
+    with pytest.raises(UserError, match=r"6 .* 8 devices, 2 to a picture .* multiple of 4"):
+        check_batch_size("train.batch_size", 6, mesh)
+    assert host_share(mesh) == (0, 1)
