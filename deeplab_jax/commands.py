@@ -158,7 +158,8 @@ def predict(arguments: list[str]) -> None:
         "predict",
         "Segment or classify a picture or all pictures of a folder.",
         "--eval.scales 0.5 1 1.5, --eval.flip=True and --eval.window 513 513 say how the network"
-        " looks at a picture, --data.eval_size and --data.resize how large; by default as trained.",
+        " looks at a picture, --data.eval_size and --data.resize how large; by default as trained."
+        " --mesh.space=4: four devices share the height of each picture.",
     )
     p.add_argument("pictures", type=Path, metavar="IMAGE_OR_FOLDER")
     p.add_argument("--weights", required=True, help="a run's folder or a converted one")

@@ -2,18 +2,19 @@
 
 import dataclasses
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from PIL import Image
 
 from deeplab_jax import pictures
-from deeplab_jax.config import at_output_stride, round_up
+from deeplab_jax.config import MeshConfig, at_output_stride, round_up
 from deeplab_jax.data import cityscapes, voc
 from deeplab_jax.data.decode import decode_image, read_file
 from deeplab_jax.data.sources import SUFFIXES
@@ -21,6 +22,7 @@ from deeplab_jax.data.transforms import Size, central_crop, cut, fit_size, whole
 from deeplab_jax.errors import UserError
 from deeplab_jax.models import build_model, mean_pixel
 from deeplab_jax.models.layers import resize_bilinear
+from deeplab_jax.sharding import device_mesh, on_mesh, place, replicated
 from deeplab_jax.step import predict_labels, predict_probabilities
 from deeplab_jax.weights.files import Weights, load_weights
 
@@ -30,20 +32,30 @@ VOC_RESULTS = "results/VOC2012/Segmentation/comp6_test_cls"
 
 
 class Predictor:
-    """A trained network for pictures of any size; one program is compiled for each input size."""
+    """A trained network for pictures of any size; one program is compiled for each input size.
+
+    `mesh.space` devices share the height of each picture, one by default.
+
+    Raises:
+      UserError: there are fewer devices.
+    """
 
     def __init__(self, weights: Weights) -> None:
         self.config = weights.config
         self.class_names = weights.class_names
         self.colors = weights.colors
         self.classifies = weights.config.model.head == "classifier"
-        self._variables = jax.device_put(weights.variables)
-        model = build_model(weights.config.model)
-        protocol = weights.config.eval
-        self._labels = jax.jit(partial(predict_labels, model=model, protocol=protocol))
-        self._probabilities = jax.jit(
-            partial(predict_probabilities, model=model, protocol=protocol)
-        )
+        space = weights.config.mesh.space
+        mesh = device_mesh((1, 1, space), jax.devices()[:space])
+        self._variables = place(weights.variables, mesh)
+        model, protocol = build_model(weights.config.model), weights.config.eval
+
+        def compiled(function: Callable[..., Array]) -> Callable[[Any, np.ndarray], Array]:
+            on_devices = on_mesh(partial(function, model=model, protocol=protocol), mesh)
+            return jax.jit(on_devices, out_shardings=replicated(mesh))
+
+        self._labels = compiled(predict_labels)
+        self._probabilities = compiled(predict_probabilities)
 
     def predict(self, image: np.ndarray, *, probabilities: bool = False) -> np.ndarray:
         """image u8 [h w 3] -> class ids u8 [h w]; with `probabilities`, f32 [h w classes] instead.
@@ -124,11 +136,13 @@ def load(
     flip: bool | None = None,
     window: Size | None = None,
     overlap: float | None = None,
+    space: int = 1,
 ) -> Predictor:
     """The predictor of a run's folder or a converted one; None: as in its configuration.
 
     `scales`, `flip`, `window` and `overlap` are those of `EvalConfig`: the sizes at which a picture
-    is seen, its mirror image too, and a window that slides over one too large for memory.
+    is seen, its mirror image too, and a window that slides over one too large for memory; `space`
+    devices share the height of each picture.
 
     Raises:
       UserError: the folder holds no weights, or weights that do not fit its config.json; an
@@ -146,7 +160,7 @@ def load(
         window=e.window if window is None else window,
         overlap=e.overlap if overlap is None else overlap,
     )
-    config = dataclasses.replace(config, eval=views)
+    config = dataclasses.replace(config, eval=views, mesh=MeshConfig(space=space))
     return Predictor(weights._replace(config=config))
 
 

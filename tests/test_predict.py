@@ -9,7 +9,7 @@ from conftest import TINY_MODEL
 from PIL import Image
 from synthetic import random_variables, square_picture
 
-from deeplab_jax import Config, DataConfig, ModelConfig, UserError, load
+from deeplab_jax import Config, DataConfig, MeshConfig, ModelConfig, UserError, load
 from deeplab_jax.commands import predict
 from deeplab_jax.data import cityscapes, voc
 from deeplab_jax.predict import VOC_RESULTS, Predictor, find_pictures, predict_files
@@ -49,6 +49,18 @@ def test_labels_are_the_most_likely_class(padding: Predictor) -> None:
     image, _ = square_picture(0)
     likely = padding.predict(image, probabilities=True).argmax(-1)
     np.testing.assert_array_equal(likely, padding.predict(image))
+
+
+def test_devices_that_share_a_picture_see_the_same(padding: Predictor, tmp_path: Path) -> None:
+    """Also where the weights come from a run on a mesh that is not here."""
+    image, _ = square_picture(0)
+    config = dataclasses.replace(padding.config, mesh=MeshConfig(fsdp=64))
+    save_weights(tmp_path, Weights(config, random_variables(TINY_MODEL), CLASSES, COLORS))
+    for space in (1, 4):
+        label = load(tmp_path, space=space).predict(image)
+        np.testing.assert_array_equal(label, padding.predict(image))
+    with pytest.raises(UserError, match="16 cannot be made of 8 devices"):
+        load(tmp_path, space=16)
 
 
 def test_a_batch_equals_one_by_one(fitting: Predictor) -> None:
