@@ -43,7 +43,7 @@ EVERY_SHAPE: list[Shape] = [
     (2, 2, 2),
 ]
 QUICK: list[Shape] = [(2, 2, 2)]
-AGREE = 1e-5  # of an array's largest value
+AGREE = 2e-5  # of a tree's largest value: float32, summed in another order (MobileNetV2: 1.03e-5)
 
 
 def experiment(backbone: str, size: tuple[int, int] = SIZE) -> Config:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from mutate import damage
-from test_checkpoint import EXPERIMENT, PLACE, saved, state_at
+from test_checkpoint import EXPERIMENT, saved, state_at
 
 from deeplab_jax.checkpoint import Checkpoints
 
@@ -37,7 +37,7 @@ def test_damaged_checkpoints(tmp_path: Path) -> None:
             (folder / file).write_bytes(damage((folder / file).read_bytes(), rng))
         start = time.perf_counter()
         with Checkpoints(folder, EXPERIMENT) as checkpoints:
-            found = checkpoints.restore_newest(state_at(0), PLACE)
+            found = checkpoints.restore_newest(state_at(0))
         worst = max(worst, time.perf_counter() - start)
         assert found is not None, f"seed {seed}"
         step, state = found
