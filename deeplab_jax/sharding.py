@@ -74,7 +74,7 @@ def over_fsdp(tree: Any, mesh: Mesh) -> Any:
     device.
     """
 
-    def place(x: Any) -> NamedSharding:
+    def where(x: Any) -> NamedSharding:
         n = mesh.shape["fsdp"]
         axes = [axis for axis, size in enumerate(x.shape) if size % n == 0]
         if n == 1 or x.ndim < 2 or not axes:
@@ -82,7 +82,7 @@ def over_fsdp(tree: Any, mesh: Mesh) -> Any:
         longest = max(axes, key=lambda axis: x.shape[axis])
         return NamedSharding(mesh, P(*[None] * longest, "fsdp"))
 
-    return jax.tree.map(place, tree)
+    return jax.tree.map(where, tree)
 
 
 def place(tree: Any, mesh: Mesh) -> Any:

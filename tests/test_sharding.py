@@ -42,7 +42,6 @@ EVERY_SHAPE: list[Shape] = [
     (1, 2, 4),
     (2, 2, 2),
 ]
-QUICK: list[Shape] = [(2, 2, 2)]
 AGREE = 2e-5  # of a tree's largest value: float32, summed in another order (MobileNetV2: 1.03e-5)
 
 
@@ -116,11 +115,8 @@ def alone() -> Callable[[Config], Any]:
     return find
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [s if s in QUICK else pytest.param(s, marks=pytest.mark.scale) for s in EVERY_SHAPE],
-    ids=str,
-)
+@pytest.mark.scale
+@pytest.mark.parametrize("shape", EVERY_SHAPE, ids=str)
 def test_any_mesh_gives_the_numbers_of_one_device(
     shape: Shape, smooth: None, alone: Callable[[Config], Any]
 ) -> None:
