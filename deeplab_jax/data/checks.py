@@ -20,7 +20,7 @@ from PIL import Image
 from deeplab_jax.config import Config, DataConfig, round_up
 from deeplab_jax.data.decode import Header, decode_image, examine_image
 from deeplab_jax.data.pipeline import network_size, open_split, read
-from deeplab_jax.data.sources import Size, Source, drawn_in_255
+from deeplab_jax.data.sources import UNREADABLE, Size, Source, drawn_in_255
 from deeplab_jax.data.transforms import GREY, fit_size, whole
 from deeplab_jax.errors import UserError
 from deeplab_jax.pictures import gallery
@@ -134,9 +134,9 @@ def _examine(index: int, source: Source, split: str) -> Facts | Finding:
         example, name = source[index], source.name(index)
         image, label = example["image"], example["label"]
         header = examine_image(image, name)
-    except UserError as error:
+    except UNREADABLE as error:
         where, _, reason = str(error).partition(": ")
-        return Finding(split, where, reason)
+        return Finding(split, where, reason) if reason else Finding(split, f"record {index}", where)
     content = image if isinstance(image, bytes) else image.tobytes()
     ids, counts = np.unique_counts(label[label != source.ignore_label])
     pixels = dict(zip(ids.tolist(), counts.tolist(), strict=True))

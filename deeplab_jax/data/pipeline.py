@@ -20,7 +20,7 @@ from absl import flags
 
 from deeplab_jax.config import DataConfig, ModelConfig, round_up
 from deeplab_jax.data.decode import decode_image
-from deeplab_jax.data.sources import Source, open_source
+from deeplab_jax.data.sources import UNREADABLE, Source, open_source
 from deeplab_jax.data.transforms import (
     GREY,
     Pixel,
@@ -110,7 +110,7 @@ def read_record(source: Source, index: int) -> tuple[np.ndarray, np.ndarray] | s
     try:
         example = source[index]
         return decode_image(example["image"], example["id"]), example["label"]
-    except (UserError, OSError, ValueError, RuntimeError) as error:  # the last two: ArrayRecord's
+    except UNREADABLE as error:
         return str(error)
 
 

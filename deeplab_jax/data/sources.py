@@ -23,6 +23,8 @@ from deeplab_jax.data.decode import decode_image, decode_label, image_size, read
 from deeplab_jax.errors import UserError
 
 DATA_DIR = "~/.cache/deeplab_jax/tfds"
+# What reading a record raises where it is not sound; the last two are ArrayRecord's own.
+UNREADABLE = (UserError, OSError, ValueError, RuntimeError)
 SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 )
