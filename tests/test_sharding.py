@@ -134,13 +134,22 @@ def collectives(program: str) -> dict[str, set[str]]:
     """Kind -> the operations of the step, by the last part of their names, that need it."""
     found: dict[str, set[str]] = {}
     for _, kind, name in COLLECTIVE.findall(program):
-        found.setdefault(kind, set()).add(name.rpartition("/")[2])
+        found.setdefault(kind, set()).add(operation(name))
     return found
+
+
+def operation(name: str) -> str:
+    """What a name like `jit(step)/transpose(jvp(Network))/decoder0/nh,bhwc->bnwc/dot_general` says.
+
+    A parameter's is that of the state in jax 0.12.
+    """
+    last = name.rpartition("/")[2].rstrip(")")
+    return "state" if last.startswith("state.") else "resize" if "bhwc->b" in name else last
 
 
 # What may be gathered: parameters and the rows that a resize reads (`sharding.py`, by constraint),
 # and in the loss's backward pass a block's gradients, for the product with the resize's matrix.
-GATHERS = {"sharding_constraint", "dot_general"}
+GATHERS = {"state", "sharding_constraint", "resize"}
 # What reaches over to a neighbour's rows; a pad and a slice move the boundary between two.
 HALOS = {"conv_general_dilated", "pad", "slice", "reduce_window_max", "select_and_scatter"}
 
