@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jax import Array
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from deeplab_jax.errors import UserError
@@ -40,15 +40,25 @@ def device_mesh(shape: Shape = (None, 1, 1), devices: list[Any] | None = None) -
       UserError: the axes do not multiply to the number of devices.
     """
     devices = devices or jax.devices()
-    n, (data, fsdp, space) = len(devices), shape
-    data = n // (fsdp * space) if data is None else data
-    if data * fsdp * space != n:
-        raise UserError(
-            f"mesh.data x mesh.fsdp x mesh.space = {data} x {fsdp} x {space} cannot be made of {n}"
-            f" devices: their product must be {n}"
-        )
+    sizes = abstract_mesh(shape, len(devices)).axis_sizes
     kinds = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh((data, fsdp, space), AXES, axis_types=kinds, devices=devices)
+    return jax.make_mesh(sizes, AXES, axis_types=kinds, devices=devices)
+
+
+def abstract_mesh(shape: Shape, devices: int) -> AbstractMesh:
+    """The mesh of so many devices, without the devices.
+
+    Raises:
+      UserError: the axes do not multiply to their number.
+    """
+    data, fsdp, space = shape
+    data = devices // (fsdp * space) if data is None else data
+    if data * fsdp * space != devices:
+        raise UserError(
+            f"mesh.data x mesh.fsdp x mesh.space = {data} x {fsdp} x {space} cannot be made of"
+            f" {devices} devices: their product must be {devices}"
+        )
+    return AbstractMesh((data, fsdp, space), AXES)
 
 
 # ---- where what comes into a step and leaves it lies
@@ -96,7 +106,7 @@ def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
-def check_batch_size(name: str, batch_size: int, mesh: Mesh, parts: int = 1) -> None:
+def check_batch_size(name: str, batch_size: int, mesh: Mesh | AbstractMesh, parts: int = 1) -> None:
     """Raise UserError unless the devices share the batch, or each of its parts, evenly."""
     shares = batch_shares(mesh)
     n = shares * parts
@@ -110,7 +120,7 @@ def check_batch_size(name: str, batch_size: int, mesh: Mesh, parts: int = 1) -> 
         )
 
 
-def batch_shares(mesh: Mesh) -> int:
+def batch_shares(mesh: Mesh | AbstractMesh) -> int:
     """Parts that a batch is split into."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 

@@ -6,6 +6,7 @@ from math import prod
 from typing import NamedTuple
 
 import jax
+from jax.sharding import AbstractMesh
 
 from deeplab_jax.config import Config, Remat
 from deeplab_jax.errors import UserError
@@ -31,6 +32,7 @@ from deeplab_jax.plan.programs import (
     kernels,
     traffic,
 )
+from deeplab_jax.sharding import abstract_mesh, batch_shares, check_batch_size
 
 PASSES = 3  # over each multiply-add in training: forward, and both gradients
 
@@ -44,8 +46,8 @@ class Plan(NamedTuple):
     compiled: Compiled | None
 
     @property
-    def batch_shares(self) -> int:
-        return self.topology.size // self.config.mesh.space
+    def mesh(self) -> AbstractMesh:
+        return abstract_mesh(self.config.mesh.shape, self.topology.size)
 
     @property
     def tflop(self) -> float:
@@ -81,15 +83,20 @@ def make_plan(config: Config, topology: Topology) -> Plan:
     Raises:
       UserError: it does not fit, in one sentence with what to change; or cannot be split so.
     """
-    shares = max(1, topology.size // config.mesh.space)
-    estimate = peak(config, shares, gpu=topology.is_gpu)
+    mesh, train, chip = abstract_mesh(config.mesh.shape, topology.size), config.train, topology.chip
+    check_batch_size("train.batch_size", train.batch_size, mesh, train.accumulate)
+    estimate = peak(config, batch_shares(mesh), gpu=topology.is_gpu)
     if not installed(compiler_of(topology)):
+        if estimate > chip.memory:
+            raise UserError(
+                overflow(config, topology, f"by an estimate it needs {estimate:.1f} GB")
+            )
         return Plan(config, topology, estimate, None)
     try:
         compiled = compile_step(config, devices_of(topology))
     except DoesNotFit as error:
         raise UserError(overflow(config, topology, first_sentence(str(error)))) from error
-    if compiled.memory.peak > topology.chip.memory:  # a GPU's compiler does not refuse
+    if compiled.memory.peak > chip.memory:  # a GPU's compiler does not refuse
         raise UserError(overflow(config, topology, f"it needs {compiled.memory.peak:.1f} GB"))
     return Plan(config, topology, estimate, compiled)
 
@@ -194,8 +201,8 @@ def heading(plan: Plan) -> str:
         f"{m.backbone} {m.head}, output stride {m.output_stride}, {height}x{width}, {m.dtype},"
         f" remat {m.remat}; a batch of {c.train.batch_size}"
         + (f" in {c.train.accumulate} parts" if c.train.accumulate > 1 else "")
-        + f"\n{topology.text}: {topology.size} x {topology.chip.name}, mesh data"
-        f" {plan.batch_shares // c.mesh.fsdp} x fsdp {c.mesh.fsdp} x space {c.mesh.space}; {how}"
+        + f"\n{topology.text}: {topology.size} x {topology.chip.name}, mesh"
+        f" {' x '.join(f'{axis} {n}' for axis, n in plan.mesh.shape.items())}; {how}"
     )
 
 
@@ -243,8 +250,9 @@ def work_section(plan: Plan) -> str:
         f"  {'roofline bound':<22}{slowest:>9.1f} ms a step, by published peaks: a bound, no"
         " prediction"
     )
-    hosts = plan.compiled.hosts if plan.compiled else 1
-    lines.append(f"  {'input at that bound':<22}{pictures / hosts:>9.0f} pictures/s for each host")
+    each = f"for each of {plan.compiled.hosts} hosts" if plan.compiled else "in all"
+    pictures /= plan.compiled.hosts if plan.compiled else 1
+    lines.append(f"  {'input at that bound':<22}{pictures:>9.0f} pictures/s {each}")
     return "\n".join(lines)
 
 

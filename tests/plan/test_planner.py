@@ -79,6 +79,19 @@ def test_without_the_compiler_it_says_what_to_install_and_estimates(
     assert "3 x 54.04 B a picture" in out
 
 
+def test_what_cannot_be_is_said_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner, "installed", lambda compiler: False)
+    topology = parse_topology("v5e:2x2")
+    large = dataclasses.replace(VOC, train=TrainConfig(batch_size=256))
+    with pytest.raises(UserError, match=r"by an estimate .* GB.*--model.remat=units"):
+        planner.make_plan(large, topology)
+    uneven = dataclasses.replace(VOC, train=TrainConfig(batch_size=6))
+    with pytest.raises(UserError, match="multiple of 4"):
+        planner.make_plan(uneven, topology)
+    with pytest.raises(UserError, match="mesh.space = 1 x 1 x 3"):
+        planner.make_plan(dataclasses.replace(VOC, mesh=MeshConfig(space=3)), topology)
+
+
 @pytest.mark.parametrize("text", ["v5e", "v9:2x2", "v5e:2x", "h100:2x2", "v5e:0x1"])
 def test_a_topology_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=f"--topology={text}"):
