@@ -88,7 +88,7 @@ def test_what_cannot_be_is_said_without_a_compiler(monkeypatch: pytest.MonkeyPat
     uneven = dataclasses.replace(VOC, train=TrainConfig(batch_size=6))
     with pytest.raises(UserError, match="multiple of 4"):
         planner.make_plan(uneven, topology)
-    with pytest.raises(UserError, match="mesh.space = 1 x 1 x 3"):
+    with pytest.raises(UserError, match=r"mesh\.space = 1 x 1 x 3"):
         planner.make_plan(dataclasses.replace(VOC, mesh=MeshConfig(space=3)), topology)
 
 
