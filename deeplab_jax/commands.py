@@ -233,7 +233,7 @@ def plan(arguments: list[str]) -> None:
         " Compiling takes minutes. Exit code 2: it does not fit, or cannot be split so.",
     )
     p.add_argument("--topology", required=True, help="chips: v5e:4x4, v4:2x2x4, v6e:8x8, h100:8")
-    p.add_argument("--fit", action="store_true", help="search remat and mesh.space for what fits")
+    p.add_argument("--fit", action="store_true", help="search remat, parts of the batch and mesh")
     p.add_argument("--parts", action="store_true", help="bytes by part of the network too (TPU)")
     p.add_argument("--hlo", type=Path, metavar="FILE", help="write the compiled program there")
     args, rest = p.parse_known_args(arguments)

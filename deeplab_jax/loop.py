@@ -316,7 +316,7 @@ def keep_best(
     workdir: Path, config: Config, state: TrainState, result: Evaluation, source: Source
 ) -> None:
     """Write the weights to `best` when no earlier evaluation was better."""
-    best, variables = workdir / "best", on_host(state.averaged)
+    best, variables = workdir / "best", on_host(state.averaged)  # by every process: it may gather
     if not writes():
         return
     rows = read_metrics(workdir / "metrics.jsonl")

@@ -61,7 +61,7 @@ def by_rows(function: Callable[..., Array], logits: Array, target: Array, *more:
     """The function called with the largest block of rows that suits the platform."""
     cuda_rows = max(1, CUDA_BLOCK // (target.shape[2] * logits.shape[3]))
     return jax.lax.platform_dependent(
-        logits,
+        gather_rows(logits),
         target,
         *more,
         cuda=partial(function, most=cuda_rows),
@@ -70,8 +70,6 @@ def by_rows(function: Callable[..., Array], logits: Array, target: Array, *more:
 
 
 def _cross_entropy(logits: Array, target: Array, most: int) -> Array:
-    logits = gather_rows(logits)
-
     def block(rows: tuple[Array, Array]) -> Array:
         matrix, labels = rows
         z = upsample_rows(logits, matrix, target.shape[2])
@@ -91,7 +89,7 @@ def _cross_entropy_bwd(residuals: tuple[Array, Array], dy: Array) -> tuple[Array
 
 
 def _cross_entropy_gradient(logits: Array, target: Array, dy: Array, most: int) -> Array:
-    logits, width = gather_rows(logits), resize_matrix(logits.shape[2], target.shape[2])
+    width = resize_matrix(logits.shape[2], target.shape[2])
 
     def block(total: Array, rows: tuple[Array, Array, Array]) -> tuple[Array, None]:
         matrix, labels, dy_rows = rows

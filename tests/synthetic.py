@@ -1,5 +1,6 @@
 """Tiny pictures whose labels are plain to see, networks of random weights, and comparing trees."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
 from PIL import Image
 
 from deeplab_jax import ModelConfig
 from deeplab_jax.models.build import abstract_variables
+from deeplab_jax.sharding import Shape, device_mesh
 
 COLORS = np.array([(40, 40, 40), (220, 60, 60), (60, 90, 220)], np.uint8)
 SIZE = (40, 56)
@@ -66,6 +69,11 @@ def patches(size: tuple[int, int]) -> dict[str, np.ndarray]:
     image = image + rng.integers(0, 70, image.shape, dtype=np.uint8)
     sizes = np.tile(np.array(size, np.int32), (8, 1))
     return {"image": image, "label": image[..., 0] // 90, "scaled": sizes, "size": sizes}
+
+
+def simulated_mesh(shape: Shape) -> Mesh:
+    """A mesh of as many simulated devices as it takes."""
+    return device_mesh(shape, jax.devices()[: math.prod(n or 1 for n in shape)])
 
 
 def close(a: Any, b: Any, tolerance: float) -> None:

@@ -1,7 +1,6 @@
 """Checkpoints: what is damaged is never restored, what cannot be written is said."""
 
 import dataclasses
-import math
 import os
 import resource
 import shutil
@@ -15,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from synthetic import simulated_mesh
 
 from deeplab_jax import UserError
 from deeplab_jax.checkpoint import Checkpoints
-from deeplab_jax.sharding import Shape, device_mesh, place
+from deeplab_jax.sharding import Shape, place
 from deeplab_jax.state import TrainState
 
 EXPERIMENT = {"model.num_classes": 3}
@@ -185,8 +185,7 @@ def test_a_failed_save_is_said_at_once_and_the_next_one_works(
 )
 def test_another_mesh_restores_the_same_arrays(tmp_path: Path, before: Shape, after: Shape) -> None:
     def placed(step: int, shape: Shape) -> TrainState:
-        devices = jax.devices()[: math.prod(n or 1 for n in shape)]
-        return place(state_at(step), device_mesh(shape, devices))
+        return place(state_at(step), simulated_mesh(shape))
 
     with Checkpoints(tmp_path, EXPERIMENT) as checkpoints:
         checkpoints.save(10, placed(10, before))

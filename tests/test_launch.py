@@ -80,6 +80,8 @@ def test_the_jobset_is_whole() -> None:
     assert chips == int(rows) * int(columns)
     assert_known(shlex.join(container["command"]))
     assert 75 not in spec["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"]
+    (rule,) = job["spec"]["failurePolicy"]["rules"]
+    assert rule == {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
 
 
 def assert_known(command: str) -> None:

@@ -1,7 +1,6 @@
 """Meshes of simulated devices: the numbers of one device, and no more communication than is due."""
 
 import dataclasses
-import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from conftest import TINY_MODEL
 from jax import lax
 from jax.sharding import PartitionSpec as P
-from synthetic import close, patches, random_variables
+from synthetic import close, patches, random_variables, simulated_mesh
 
 from deeplab_jax import Config, DataConfig, OptimConfig, TrainConfig, UserError
 from deeplab_jax.sharding import (
@@ -74,7 +73,7 @@ def tpu_forms(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def one_step(config: Config, shape: Shape) -> tuple[Any, str]:
     """Loss, momentum (gradients, with decay) and BatchNorm of a first step; and its program."""
-    mesh = device_mesh(shape, jax.devices()[: math.prod(n or 1 for n in shape)])
+    mesh = simulated_mesh(shape)
     state = fresh_state(config, random_variables(config.model), mesh)
     batch = place_batch(inputs(config), mesh)
     step: Any = compile_train_step(config, state, mesh, 255)
@@ -89,7 +88,7 @@ def inputs(config: Config) -> dict[str, np.ndarray]:
 
 
 def labels_on(config: Config, shape: Shape) -> np.ndarray:
-    mesh = device_mesh(shape, jax.devices()[: math.prod(n or 1 for n in shape)])
+    mesh = simulated_mesh(shape)
     variables = place(random_variables(config.model), mesh)
     batch = place_batch(patches(config.data.crop_size), mesh)
     counts, labels = compile_eval_step(config, mesh, 255)(variables, batch)

@@ -21,7 +21,7 @@ from deeplab_jax.config import Config
 from deeplab_jax.errors import UserError
 from deeplab_jax.models.build import abstract_variables
 from deeplab_jax.plan.chips import CHIPS, GB, Chip, gpu_target
-from deeplab_jax.sharding import check_batch_size, device_mesh
+from deeplab_jax.sharding import device_mesh
 from deeplab_jax.state import TrainState, init_state
 from deeplab_jax.step import compile_train_step, make_optimizer
 
@@ -93,8 +93,8 @@ class Compiled(NamedTuple):
     seconds: float
 
 
-class DoesNotFit(Exception):
-    """The compiler ran out of the chip's memory; its words."""
+class DoesNotFit(UserError):
+    """The step needs more memory than the chip has."""
 
 
 def parse_topology(text: str) -> Topology:
@@ -155,8 +155,8 @@ def compile_step(config: Config, devices: list[Any]) -> Compiled:
     """The project's own training step for these devices: minutes, for Xception-65.
 
     Raises:
-      DoesNotFit: in the chip's memory.
-      UserError: the mesh or the batch cannot be split over the devices.
+      DoesNotFit: in the compiler's words.
+      UserError: the mesh cannot be made of the devices.
     """
     lowered = lower(config, devices)
     start = time.monotonic()
@@ -180,10 +180,7 @@ def compile_step(config: Config, devices: list[Any]) -> Compiled:
 
 def lower(config: Config, devices: list[Any]) -> Any:
     """The training step, lowered for these devices."""
-    mesh = device_mesh(config.mesh.shape, devices)
-    train = config.train
-    check_batch_size("train.batch_size", train.batch_size, mesh, train.accumulate)
-    state = state_shapes(config)
+    mesh, state = device_mesh(config.mesh.shape, devices), state_shapes(config)
     step: Any = compile_train_step(config, state, mesh, config.data.ignore_label)
     return step.lower(state, batch_shapes(config))
 

@@ -2,8 +2,10 @@
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
 from math import prod
-from typing import NamedTuple
 
 import jax
 from jax.sharding import AbstractMesh
@@ -37,7 +39,8 @@ from deeplab_jax.sharding import abstract_mesh, batch_shares, check_batch_size
 PASSES = 3  # over each multiply-add in training: forward, and both gradients
 
 
-class Plan(NamedTuple):
+@dataclass(frozen=True)
+class Plan:
     """A configuration on a topology; `compiled` is None without a compiler, `estimate` in GB."""
 
     config: Config
@@ -55,16 +58,18 @@ class Plan(NamedTuple):
         adds = multiply_adds(self.config.model, self.config.data.crop_size)
         return 2 * PASSES * adds * self.config.train.batch_size / self.topology.size / 1e12
 
-    @property
+    @cached_property  # a program's text has megabytes
     def accessed(self) -> Accessed | None:
         """Bytes by part of the network: read from a TPU's program alone."""
-        readable = self.compiled is not None and not self.topology.is_gpu
-        return traffic(self.compiled.hlo) if self.compiled and readable else None
+        if self.compiled is None or self.topology.is_gpu:
+            return None
+        return traffic(self.compiled.hlo)
 
-    @property
+    @cached_property
     def exchanged(self) -> dict[str, Exchanged]:
         return collectives(self.compiled.hlo) if self.compiled else {}
 
+    @property
     def bounds(self) -> dict[str, float]:
         """Milliseconds below which a step cannot be, by what limits it."""
         chip, found = self.topology.chip, self.accessed
@@ -81,24 +86,32 @@ def make_plan(config: Config, topology: Topology) -> Plan:
     """Compile the step where there is a compiler for the topology, else estimate.
 
     Raises:
-      UserError: it does not fit, in one sentence with what to change; or cannot be split so.
+      DoesNotFit: in one sentence, with what to change.
+      UserError: the mesh or the batch cannot be split over the topology.
     """
-    mesh, train, chip = abstract_mesh(config.mesh.shape, topology.size), config.train, topology.chip
+    train, memory = config.train, topology.chip.memory
+    mesh = abstract_mesh(config.mesh.shape, topology.size)
     check_batch_size("train.batch_size", train.batch_size, mesh, train.accumulate)
-    estimate = peak(config, batch_shares(mesh), gpu=topology.is_gpu)
+    estimate = estimated(config, topology)
     if not installed(compiler_of(topology)):
-        if estimate > chip.memory:
-            raise UserError(
-                overflow(config, topology, f"by an estimate it needs {estimate:.1f} GB")
-            )
+        if estimate > memory:
+            needs = f"by an estimate it needs {estimate:.1f} GB"
+            raise DoesNotFit(overflow(config, topology, needs))
         return Plan(config, topology, estimate, None)
     try:
         compiled = compile_step(config, devices_of(topology))
     except DoesNotFit as error:
-        raise UserError(overflow(config, topology, first_sentence(str(error)))) from error
-    if compiled.memory.peak > chip.memory:  # a GPU's compiler does not refuse
-        raise UserError(overflow(config, topology, f"it needs {compiled.memory.peak:.1f} GB"))
+        raise DoesNotFit(overflow(config, topology, first_sentence(str(error)))) from error
+    if compiled.memory.peak > memory:  # a GPU's compiler does not refuse
+        needs = f"it needs {compiled.memory.peak:.1f} GB"
+        raise DoesNotFit(overflow(config, topology, needs))
     return Plan(config, topology, estimate, compiled)
+
+
+def estimated(config: Config, topology: Topology) -> float:
+    """GB on each chip by `estimate.peak`."""
+    mesh = abstract_mesh(config.mesh.shape, topology.size)
+    return peak(config, batch_shares(mesh), gpu=topology.is_gpu)
 
 
 def first_sentence(message: str) -> str:
@@ -133,14 +146,10 @@ def fit(config: Config, topology: Topology) -> Plan:
       UserError: nothing fits.
     """
     for candidate in candidates(config, topology):
-        shares = topology.size // candidate.mesh.space
-        if peak(candidate, shares, gpu=topology.is_gpu) > topology.chip.memory:
+        if estimated(candidate, topology) > topology.chip.memory:  # not worth minutes of compiling
             continue
-        try:
+        with suppress(DoesNotFit):
             return make_plan(candidate, topology)
-        except UserError as error:
-            if "does not fit" not in str(error):
-                raise
     raise UserError(
         f"--fit: nothing fits {topology.text} at train.batch_size = {config.train.batch_size} and"
         f" data.crop_size = {config.data.crop_size}: make one of them smaller, or take more chips"
@@ -242,7 +251,7 @@ def work_section(plan: Plan) -> str:
         )
     if plan.compiled and topology.is_gpu:
         lines.append(f"  {'kernels':<22}{kernels(plan.compiled.hlo):>9}")
-    bounds = plan.bounds()
+    bounds = plan.bounds
     lines += [f"  {name:<22}{ms:>9.1f} ms at least" for name, ms in bounds.items()]
     slowest = max(bounds.values())
     pictures = plan.config.train.batch_size / slowest * 1e3

@@ -98,7 +98,8 @@ def executed(
             for part in ("condition", "body"):
                 yield from executed(program, x.attribute(part), times * n, f"{inner}: {n} times")
         elif x.kind in ("call", "async-start"):
-            yield from executed(program, x.attribute("(?:to_apply|calls)"), times, loop)
+            called = x.attribute("to_apply") or x.attribute("calls")
+            yield from executed(program, called, times, loop)
 
 
 def trips(program: Program, loop: Instruction) -> int:
