@@ -3,8 +3,8 @@
     python -m benchmarks.growth --axis batch
 
 One axis a run, MobileNetV2 v3+ otherwise as in BASE. Batch, crop and width are timed here. Devices
-are simulated (XLA's CPU devices, the same batch on each), so that no time means anything: their
-rows have what the compiler says of one device.
+are simulated (XLA's CPU devices, as many pictures for each), so that no time means anything: their
+rows have what the compiler says of one device, by how the mesh splits the work.
 """
 
 import argparse
@@ -21,6 +21,8 @@ class Case(NamedTuple):
     crop: int = 257
     width: float = 0.5
     devices: int = 1
+    fsdp: int = 1
+    space: int = 1
 
 
 BASE = Case()
@@ -28,15 +30,17 @@ AXES: dict[str, tuple[Any, ...]] = {
     "batch": (1, 2, 4, 8, 16),
     "crop": (257, 513, 769, 1025),
     "width": (0.25, 0.5, 0.75, 1.0),
-    "devices": (1, 2, 4, 8),
+    "devices": (1, 4, 16, 64, 256),
 }
+MESHES = ({}, {"fsdp": 4}, {"space": 4})  # the other devices split the batch
 
 
 def config_of(case: Case) -> Any:
     """The configuration of a case."""
-    from deeplab_jax import Config, DataConfig, ModelConfig, TrainConfig
+    from deeplab_jax import Config, DataConfig, MeshConfig, ModelConfig, TrainConfig
 
     return Config(
+        mesh=MeshConfig(fsdp=case.fsdp, space=case.space),
         model=ModelConfig(backbone="mobilenet_v2", width=case.width, num_classes=21),
         data=DataConfig(crop_size=(case.crop, case.crop)),
         train=TrainConfig(batch_size=case.batch * case.devices),
@@ -90,18 +94,19 @@ def time_table(axis: str) -> None:
 
 
 def device_table() -> None:
-    """What the compiler says of one device, with the same batch on each."""
-    print("| devices | all-reduces | MB all-reduced | other collectives | temporaries, GB |")
-    print("|---|---|---|---|---|")
-    for devices in AXES["devices"]:
-        step = compiled_step(BASE._replace(devices=devices))
-        found = collectives(step.as_text())
-        reduced = found.pop("all-reduce", None)
-        count = reduced.operations if reduced else 0
-        mb = 1e3 * reduced.gb if reduced else 0
-        gb = step.memory_analysis().temp_size_in_bytes / 1e9
-        others = ", ".join(f"{kind}: {each.operations}" for kind, each in found.items())
-        print(f"| {devices} | {count} | {mb:.1f} | {others or 'none'} | {gb:.2f} |")
+    """What the compiler says of one device, with as many pictures for each."""
+    print("| devices | mesh | collectives: how many, MB of their results | temporaries, GB |")
+    print("|---|---|---|---|")
+    for split in MESHES:
+        for devices in AXES["devices"]:
+            if devices % max(split.values(), default=1):
+                continue
+            step = compiled_step(BASE._replace(devices=devices, **split))
+            found = collectives(step.as_text()).items()
+            moved = "; ".join(f"{kind} {x.operations}, {1e3 * x.gb:.1f}" for kind, x in found)
+            mesh = ", ".join(f"{axis} {n}" for axis, n in split.items()) or "data"
+            gb = step.memory_analysis().temp_size_in_bytes / 1e9
+            print(f"| {devices} | {mesh} | {moved or 'none'} | {gb:.2f} |", flush=True)
 
 
 def main() -> None:

@@ -239,9 +239,14 @@ def plan(arguments: list[str]) -> None:
     args, rest = p.parse_known_args(arguments)
     config = parse(rest, DEFAULT_CONFIG)
     from deeplab_jax.plan import planner
-    from deeplab_jax.plan.compilers import parse_topology
+    from deeplab_jax.plan.compilers import compiler_of, installed, parse_topology
 
     topology = parse_topology(args.topology)
+    compiler = compiler_of(topology)
+    if args.hlo and not installed(compiler):
+        raise UserError(f"--hlo: no program without {compiler.package}; {compiler.install}")
+    if args.hlo and not args.hlo.parent.is_dir():
+        raise UserError(f"--hlo={args.hlo}: there is no folder {args.hlo.parent}; make it first")
     made = (planner.fit if args.fit else planner.make_plan)(config, topology)
     print(planner.format_plan(made))
     if args.parts:

@@ -1,14 +1,17 @@
 """Strict flags for every test, eight simulated devices, and a tiny experiment that tests share."""
 
 import dataclasses
+import gc
 import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Compiling is most of the suite's time: compile without most optimisations, and each program once.
+# Compiling is most of the suite's time: compile without most optimisations and without the fusion
+# emitters (twice the time here), each program once, and let the garbage collector look less often.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
@@ -18,6 +21,7 @@ import pytest
 from deeplab_jax import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig
 
 jax.config.update("jax_num_cpu_devices", 8)
+gc.set_threshold(100_000, 50, 50)
 
 
 TINY_MODEL = ModelConfig(

@@ -1,13 +1,22 @@
 """Plans: the estimate beside compiled steps, what is said without a compiler, what is tried."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deeplab_jax import Config, DataConfig, MeshConfig, ModelConfig, TrainConfig, UserError
+from deeplab_jax import (
+    Config,
+    DataConfig,
+    MeshConfig,
+    ModelConfig,
+    TrainConfig,
+    UserError,
+    commands,
+)
 from deeplab_jax.__main__ import main
-from deeplab_jax.plan import planner
+from deeplab_jax.plan import compilers, planner
 from deeplab_jax.plan.compilers import (
     Compiled,
     DoesNotFit,
@@ -90,6 +99,15 @@ def test_what_cannot_be_is_said_without_a_compiler(monkeypatch: pytest.MonkeyPat
         planner.make_plan(uneven, topology)
     with pytest.raises(UserError, match=r"mesh\.space = 1 x 1 x 3"):
         planner.make_plan(dataclasses.replace(VOC, mesh=MeshConfig(space=3)), topology)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_program_that_cannot_be_written_is_said_before_compiling(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, there: bool
+) -> None:
+    monkeypatch.setattr(compilers, "installed", lambda compiler: there)
+    with pytest.raises(UserError, match="no folder" if there else "pip install libtpu"):
+        commands.plan(["--topology=v5e:4x4", f"--hlo={tmp_path}/nowhere/program.txt"])
 
 
 @pytest.mark.parametrize("text", ["v5e", "v9:2x2", "v5e:2x", "h100:2x2", "v5e:0x1"])
