@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from jax import Array
 from jax.experimental import multihost_utils
+from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -37,12 +38,16 @@ def device_mesh(shape: Shape = (None, 1, 1), devices: list[Any] | None = None) -
     Flax's Dropout fails.
 
     Raises:
-      UserError: the axes do not multiply to the number of devices.
+      UserError: the axes do not multiply to the number of devices, or those are of several slices.
     """
     devices = devices or jax.devices()
     sizes = abstract_mesh(shape, len(devices)).axis_sizes
-    kinds = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(sizes, AXES, axis_types=kinds, devices=devices)
+    slices = {getattr(device, "slice_index", 0) for device in devices}
+    if len(slices) > 1:
+        raise UserError(f"a run takes the chips of one TPU slice; these are of {len(slices)}")
+    # jax.make_mesh refuses what would split an axis of the torus: space 4 on 8x8 chips of a v6e.
+    grid = create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def abstract_mesh(shape: Shape, devices: int) -> AbstractMesh:

@@ -198,6 +198,33 @@ def test_a_mesh_that_the_devices_do_not_make_is_refused() -> None:
         device_mesh((None, 3, 1))
 
 
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """Of a v6e slice, as far as a mesh asks."""
+
+    coords: tuple[int, int, int]
+    slice_index: int
+    id: int = 0
+    process_index: int = 0
+    core_on_chip: int = 0
+    platform: str = "tpu"
+    device_kind: str = "TPU v6 lite"
+
+
+def chips(slices: int = 1) -> list[Chip]:
+    return [Chip((x, y, 0), n) for n in range(slices) for y in range(8) for x in range(8)]
+
+
+@pytest.mark.parametrize("shape", [(64, 1, 1), (16, 1, 4), (4, 4, 4), (1, 32, 2)])
+def test_a_mesh_need_not_follow_the_layout_of_the_chips(shape: Shape) -> None:
+    assert device_mesh(shape, chips()).devices.shape == shape
+
+
+def test_several_slices_are_refused() -> None:
+    with pytest.raises(UserError, match="one TPU slice; these are of 2"):
+        device_mesh(devices=chips(slices=2))
+
+
 def test_devices_that_share_a_picture_count_once_for_the_batch() -> None:
     mesh = device_mesh((2, 2, 2))
     assert batch_shares(mesh) == 4

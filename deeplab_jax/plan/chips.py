@@ -9,7 +9,8 @@ class Chip(NamedTuple):
     """One device: memory in GB, TFLOP/s of bf16 products, GB/s of memory and of the interconnect.
 
     `interconnect` is all links of a chip together, as published: both directions where the
-    publisher counts both. `gpu` is XLA's description of a GPU, "" for a TPU.
+    publisher counts both. `gpu` is XLA's description of a GPU, "" for a TPU. `cores` is libtpu's
+    name for how a chip's cores are seen: of v4's two, "megacore" makes the one device that JAX has.
     """
 
     name: str
@@ -18,6 +19,7 @@ class Chip(NamedTuple):
     bandwidth: float
     interconnect: float
     gpu: str = ""
+    cores: str = "default"
 
 
 # Of NVIDIA's GPUs as XLA publishes them, in its GpuTargetConfigProto: openxla/xla,
@@ -42,7 +44,7 @@ A100 = """
 
 CHIPS = {
     # cloud.google.com/tpu/docs/v4, v5e, v5p, v6e
-    "v4": Chip("TPU v4", 32, 275, 1200, 300),
+    "v4": Chip("TPU v4", 32, 275, 1200, 300, cores="megacore"),
     "v5e": Chip("TPU v5e", 16, 197, 800, 200),
     "v5p": Chip("TPU v5p", 95, 459, 2765, 1200),
     "v6e": Chip("TPU v6e", 32, 918, 1600, 400),

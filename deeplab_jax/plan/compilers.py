@@ -144,7 +144,8 @@ def devices_of(topology: Topology) -> list[Any]:
             description = topologies.get_topology_desc("", "cuda", **options)
         else:
             os.environ.update(TPU_ENVIRONMENT)
-            description = topologies.get_topology_desc(topology.text, "tpu")
+            cores = topology.chip.cores
+            description = topologies.get_topology_desc(topology.text, "tpu", chip_config_name=cores)
     except JaxRuntimeError as error:
         raise UserError(f"--topology={topology.text}: {error}") from error
     devices: list[Any] = description.devices
