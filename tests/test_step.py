@@ -159,7 +159,7 @@ def test_every_network_overfits_four_scenes(head: str, backbone: str) -> None:
         model=model,
         data=DataConfig(crop_size=(65, 81), flip=False),
         optim=OptimConfig(learning_rate=0.1),
-        train=TrainConfig(steps=120, batch_size=4),
+        train=TrainConfig(steps=150, batch_size=4),
     )
     mesh, batch = device_mesh(devices=jax.devices()[:1]), four_scenes()
     state = first_state(config, 1)
