@@ -118,6 +118,7 @@ def main() -> None:
 
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", max(AXES["devices"]))
+        jax.config.update("jax_disable_most_optimizations", True)  # nothing runs
         device_table()
     else:
         time_table(axis)
