@@ -15,7 +15,7 @@ its input, writes the sums of the BatchNorm after it, and keeps the batch in the
 2.4 GB of bytes accessed, 3.1 in the forms above (benchmarks/README.md).
 
 On CUDA small kernels are what is saved, compiled ahead of time for an H100: Xception-65's training
-step has 2062 of them, 6658 before (benchmarks/README.md).
+step has less than half of the 6658 that the other forms have (benchmarks/README.md).
 
 Shapes: image-like arrays are [b, h, w, c]; kernels are [kh, kw, in, out], depthwise ones
 [kh, kw, 1, c].
