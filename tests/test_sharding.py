@@ -223,6 +223,8 @@ def test_a_mesh_need_not_follow_the_layout_of_the_chips(shape: Shape) -> None:
 def test_several_slices_are_refused() -> None:
     with pytest.raises(UserError, match="one TPU slice; these are of 2"):
         device_mesh(devices=chips(slices=2))
+    hosts = [dataclasses.replace(chip, platform="gpu") for chip in chips(slices=2)]
+    assert device_mesh(devices=hosts).size == 128
 
 
 def test_devices_that_share_a_picture_count_once_for_the_batch() -> None:
