@@ -21,6 +21,7 @@ TPU = {"none": 3.7, "convolutions": 2.4, "units": 0.85}
 TPU_XCEPTION = {"none": 2.6, "middle_flow": 2.6, "convolutions": 2.4, "units": 0.85}
 # A scan's stacks are kept whole (no scan on a GPU); with remat, each unit's input.
 MIDDLE_FLOW = {"none": 6.2, "middle_flow": 0.4}
+HALOS = 1.3  # with the rows that devices sharing a picture lend each other, and scratch for them
 PER_PARAMETER = 12  # gradient, and copies in bfloat16
 PER_PIXEL = 135  # of the picture: the picture itself, logits and loss
 STATE_PER_PARAMETER = 8  # parameter and momentum in float32
@@ -30,6 +31,8 @@ def peak(config: Config, batch_shares: int, *, gpu: bool) -> float:
     """GB that a training step holds at once on a device; `batch_shares`: parts of the batch."""
     model, train, mesh, crop = config.model, config.train, config.mesh, config.data.crop_size
     pictures = train.batch_size / batch_shares / train.accumulate / mesh.space
+    if mesh.space > 1:
+        pictures *= HALOS
     xception = model.backbone.startswith("xception")
     kept = GPU if gpu else TPU_XCEPTION if xception else TPU
     scanned = {} if gpu and model.remat == "none" else MIDDLE_FLOW

@@ -66,12 +66,29 @@ def test_the_estimate_is_close_to_the_compilers_memory(
     assert estimate == pytest.approx(gb, rel=0.15)
 
 
-def test_half_the_pictures_or_half_of_each_take_half_the_maps() -> None:
+@pytest.mark.parametrize("gb", [1.75, 1.76, 1.89])
+def test_the_estimate_holds_for_one_picture_a_chip(gb: float) -> None:
+    """Of a v5e, a v4, a v6e."""
+    assert peak(VOC, 16, gpu=False) == pytest.approx(gb, rel=0.15)
+
+
+@pytest.mark.parametrize("gb", [7.84, 6.40, 6.65])
+def test_the_estimate_holds_for_a_large_picture_on_four_chips(gb: float) -> None:
+    """Of a v5e, a v4, a v6e."""
+    config = dataclasses.replace(
+        with_model(output_stride=8, num_classes=19),
+        data=DataConfig(crop_size=(1025, 2049)),
+        mesh=MeshConfig(space=4),
+    )
+    assert peak(config, 16, gpu=False) == pytest.approx(gb, rel=0.15)
+
+
+def test_half_the_pictures_take_half_the_maps_and_half_of_each_little_more() -> None:
     whole = peak(VOC, 1, gpu=False)
     halves = peak(VOC, 2, gpu=False)
     space = dataclasses.replace(VOC, mesh=MeshConfig(space=2))
     assert 0.5 * whole < halves < 0.6 * whole
-    assert peak(space, 1, gpu=False) == pytest.approx(halves)
+    assert halves < peak(space, 1, gpu=False) < 0.7 * whole
 
 
 def test_without_the_compiler_it_says_what_to_install_and_estimates(
