@@ -42,8 +42,9 @@ def device_mesh(shape: Shape = (None, 1, 1), devices: list[Any] | None = None) -
     """
     devices = devices or jax.devices()
     sizes = abstract_mesh(shape, len(devices)).axis_sizes
+    # Of TPUs alone: hosts of GPUs may be called slices too.
     slices = {getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"}
-    if len(slices) > 1:  # of GPUs, hosts may be called slices
+    if len(slices) > 1:
         raise UserError(f"a run takes the chips of one TPU slice; these are of {len(slices)}")
     # jax.make_mesh refuses what would split an axis of the torus: space 4 on 8x8 chips of a v6e.
     grid = create_device_mesh(sizes, devices, allow_split_physical_axes=True)

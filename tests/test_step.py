@@ -14,8 +14,8 @@ from synthetic import close, patches, random_variables, square_picture
 
 from deeplab_jax import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig, build_model
 from deeplab_jax.data import scenes
+from deeplab_jax.loop import initial_variables
 from deeplab_jax.metrics import scores
-from deeplab_jax.models.build import init_variables
 from deeplab_jax.sharding import device_mesh, place_batch
 from deeplab_jax.state import TrainState
 from deeplab_jax.step import (
@@ -44,15 +44,15 @@ def squares(n: int) -> dict[str, np.ndarray]:
 
 
 @cache
-def initial_variables(model: ModelConfig) -> Any:
-    """As training starts, on the host: a step takes the buffers of its state."""
-    init = jax.jit(init_variables, static_argnums=0)
-    return jax.device_get(init(model, jax.random.key(0)))
+def untrained(model: ModelConfig) -> Any:
+    """Variables as a run starts with them, on the host: a step takes the buffers of its state."""
+    config = dataclasses.replace(CONFIG, model=model)
+    return jax.device_get(initial_variables(config, None, fresh=True))  # type: ignore[arg-type]
 
 
 def first_state(config: Config, devices: int) -> TrainState:
     mesh = device_mesh(devices=jax.devices()[:devices])
-    return fresh_state(config, initial_variables(config.model), mesh)
+    return fresh_state(config, untrained(config.model), mesh)
 
 
 NARROW = dataclasses.replace(

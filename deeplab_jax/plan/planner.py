@@ -160,8 +160,9 @@ def candidates(config: Config, topology: Topology) -> Iterator[Config]:
     """Changes of remat, parts of the batch and mesh, the cheapest first.
 
     What is computed again costs time alone; parts of the batch also change BatchNorm's statistics.
-    All chips together hold the same maps however pictures are split, so a picture is shared by no
-    more devices than the batch, or its part, leaves without one.
+    All chips together hold the same maps however the batch is split, and more where pictures are
+    split by height: so a picture is shared by no more devices than the batch, or its part, leaves
+    without one.
     """
     train = config.train
     remats: list[Remat] = ["none", "convolutions", "units"]
