@@ -45,7 +45,7 @@ def seconds_per_step(config: Config) -> float:
     """Median time of a training step, compiled."""
     source, _ = open_sources(config)
     mesh = device_mesh()
-    state = fresh_state(config, initial_variables(config, source, fresh=True), mesh)
+    state = fresh_state(config, initial_variables(config, source), mesh)
     step = compile_train_step(config, state, mesh, source.ignore_label)
     size = config.train.batch_size
     batches = train_batches(source, config.data, batch_size=size, seed=0)

@@ -145,8 +145,8 @@ class Checkpoints:
     def restore_newest(self, like: TrainState) -> tuple[int, TrainState] | None:
         """The newest state whose digests are right; None without any.
 
-        `like` gives shapes and types, and where each array is to lie: on another mesh than the one
-        it was saved from, if need be.
+        `like` (arrays, or `abstract_state`) gives shapes and types, and where each array is to lie:
+        on another mesh than the one it was saved from, if need be.
 
         Raises:
           UserError: there are damaged ones only, or the state is that of another network.

@@ -243,8 +243,11 @@ def plan(arguments: list[str]) -> None:
 
     topology = parse_topology(args.topology)
     compiler = compiler_of(topology)
-    if args.hlo and not installed(compiler):
-        raise UserError(f"--hlo: no program without {compiler.package}; {compiler.install}")
+    if args.parts and topology.is_gpu:
+        raise UserError(f"--parts reads a TPU's program; {topology.text} are GPUs")
+    if (args.hlo or args.parts) and not installed(compiler):
+        option = "--hlo" if args.hlo else "--parts"
+        raise UserError(f"{option}: no program without {compiler.package}; {compiler.install}")
     if args.hlo and not args.hlo.parent.is_dir():
         raise UserError(f"--hlo={args.hlo}: there is no folder {args.hlo.parent}; make it first")
     made = (planner.fit if args.fit else planner.make_plan)(config, topology)

@@ -36,7 +36,7 @@ from deeplab_jax.sharding import (
     replicated,
 )
 from deeplab_jax.state import TrainState
-from deeplab_jax.step import compile_train_step, fresh_state
+from deeplab_jax.step import abstract_state, compile_train_step, fresh_state
 from deeplab_jax.weights.batch_norm import reestimate_batch_norm
 from deeplab_jax.weights.files import Weights, load_weights, save_weights
 
@@ -227,14 +227,14 @@ def start(run: Run) -> TrainState:
     if found is not None:
         there = found[1]["experiment"]
         check_same(run.workdir, there, checkpoints.experiment, config.accept_changes)
-    variables = initial_variables(config, run.source, fresh=found is None)
-    state = fresh_state(config, variables, run.mesh)
-    restored = checkpoints.restore_newest(state)
+    restored = checkpoints.restore_newest(abstract_state(config, run.mesh))
     if restored is not None:
         step, state = restored
         print(f"resuming {config.workdir} from step {step}", file=sys.stderr)
-    elif (run.workdir / "metrics.jsonl").exists():
-        print(f"{config.workdir} has no checkpoint yet: starting at step 0", file=sys.stderr)
+    else:
+        if (run.workdir / "metrics.jsonl").exists():
+            print(f"{config.workdir} has no checkpoint yet: starting at step 0", file=sys.stderr)
+        state = fresh_state(config, initial_variables(config, run.source), run.mesh)
     if writes():
         save_json(config, run.workdir / "config.json")
     return state
@@ -255,11 +255,11 @@ def batches_from(run: Run, position: int) -> Iterator[dict[str, np.ndarray]]:
     )
 
 
-def initial_variables(config: Config, source: Source, *, fresh: bool) -> Any:
+def initial_variables(config: Config, source: Source) -> Any:
     """Random variables, overlaid with the pretrained ones where asked for."""
     init = jax.jit(init_variables, static_argnums=0, compiler_options=COMPILE_QUICKLY)
     variables = init(config.model, jax.random.key(config.train.seed))
-    if not config.pretrained or not fresh:
+    if not config.pretrained:
         return variables
     variables = overlay(variables, load_weights(config.pretrained, complete=False), config)
     if config.reestimate_batch_norm:

@@ -70,7 +70,7 @@ def abstract_mesh(shape: Shape, devices: int) -> AbstractMesh:
 # ---- where what comes into a step and leaves it lies
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """The whole array on every device: metrics, counters."""
     return NamedSharding(mesh, P())
 
@@ -83,7 +83,7 @@ def over_batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH))
 
 
-def over_fsdp(tree: Any, mesh: Mesh) -> Any:
+def over_fsdp(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     """A sharding for each array of a state or of variables: a kernel's longest axis over `fsdp`.
 
     A kernel without an axis that divides, and what is no kernel and small, is whole on every

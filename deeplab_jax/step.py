@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from deeplab_jax.config import Config, EvalConfig, TrainConfig
 from deeplab_jax.data.augment import augment
@@ -294,6 +294,19 @@ def fresh_state(config: Config, variables: Any, mesh: Mesh) -> TrainState:
     """The state at step 0 of a run that starts from `variables`, on the mesh's devices."""
     optimizer, _ = make_optimizer(config, variables["params"])
     return place(init_state(variables, optimizer, ema=config.train.ema_decay > 0), mesh)
+
+
+def abstract_state(config: Config, mesh: Mesh | AbstractMesh) -> TrainState:
+    """`fresh_state` as shapes, types and places: nothing is computed or allocated."""
+    variables = abstract_variables(config.model)
+    optimizer, _ = make_optimizer(config, variables["params"])
+    init = partial(init_state, optimizer=optimizer, ema=config.train.ema_decay > 0)
+    state: TrainState = jax.eval_shape(init, variables)
+    return jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        state,
+        over_fsdp(state, mesh),
+    )
 
 
 def compile_train_step(

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 from deeplab_jax import (
@@ -28,10 +27,9 @@ from deeplab_jax.config import (
     save_json,
     to_dict,
 )
-from deeplab_jax.models.build import abstract_variables
+from deeplab_jax.plan.compilers import batch_shapes
 from deeplab_jax.sharding import device_mesh
-from deeplab_jax.state import init_state
-from deeplab_jax.step import compile_train_step, make_optimizer
+from deeplab_jax.step import abstract_state, compile_train_step
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
 
@@ -206,19 +204,10 @@ def test_every_config_makes_a_training_step(file: Path) -> None:
     """The whole step at full size, traced without computing."""
     config = load_config_file(str(file))
     assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
-    variables = abstract_variables(config.model)
-    optimizer, _ = make_optimizer(config, variables["params"])
-    state = jax.eval_shape(lambda v: init_state(v, optimizer), variables)
-    shape = (config.train.batch_size, *config.data.crop_size)
-    batch = {
-        "image": jax.ShapeDtypeStruct((*shape, 3), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((shape[0], 1, 1), jnp.uint16)
-        if config.data.one_label
-        else jax.ShapeDtypeStruct(shape, jnp.uint8),
-    }
     mesh = device_mesh(devices=jax.devices()[:1])
+    state = abstract_state(config, mesh)
     step = compile_train_step(config, state, mesh, config.data.ignore_label)
-    after, metrics = jax.eval_shape(step, state, batch)
+    after, metrics = jax.eval_shape(step, state, batch_shapes(config))
     assert jax.tree.structure(after) == jax.tree.structure(state)
     assert metrics["loss"].shape == ()
 

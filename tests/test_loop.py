@@ -201,12 +201,9 @@ def test_pretrained_weights_of_another_class_count(unbroken: Path, tiny_config: 
     model = dataclasses.replace(tiny_config.model, num_classes=4)
     config = dataclasses.replace(tiny_config, model=model, pretrained=str(unbroken))
     with pytest.raises(UserError, match="--pretrained_logits=False"):
-        initial_variables(config, None, fresh=True)  # type: ignore[arg-type]
-    variables = initial_variables(
-        dataclasses.replace(config, pretrained_logits=False),
-        None,
-        fresh=True,  # type: ignore[arg-type]
-    )
+        initial_variables(config, None)  # type: ignore[arg-type]
+    config = dataclasses.replace(config, pretrained_logits=False)
+    variables = initial_variables(config, None)  # type: ignore[arg-type]
     theirs = load_weights(unbroken).variables
     assert variables["params"]["logits"]["bias"].shape == (4,)
     jax.tree.map(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY_MODEL
+from conftest import TINY_MODEL, TINY_UNET
 from synthetic import close, patches, random_variables, square_picture
 
 from deeplab_jax import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig, build_model
@@ -19,6 +19,7 @@ from deeplab_jax.metrics import scores
 from deeplab_jax.sharding import device_mesh, place_batch
 from deeplab_jax.state import TrainState
 from deeplab_jax.step import (
+    abstract_state,
     compile_eval_step,
     compile_train_step,
     counted,
@@ -43,16 +44,9 @@ def squares(n: int) -> dict[str, np.ndarray]:
     return {"image": image, "label": np.stack([label[:33, :49] for _, label in pairs])}
 
 
-@cache
-def untrained(model: ModelConfig) -> Any:
-    """Variables as a run starts with them, on the host: a step takes the buffers of its state."""
-    config = dataclasses.replace(CONFIG, model=model)
-    return jax.device_get(initial_variables(config, None, fresh=True))  # type: ignore[arg-type]
-
-
 def first_state(config: Config, devices: int) -> TrainState:
     mesh = device_mesh(devices=jax.devices()[:devices])
-    return fresh_state(config, untrained(config.model), mesh)
+    return fresh_state(config, random_variables(config.model), mesh)
 
 
 NARROW = dataclasses.replace(
@@ -73,12 +67,25 @@ def test_golden_step(step: Callable[..., Any]) -> None:
     If you changed the network, its initialisation, the augmentation or the optimiser on purpose,
     put the new numbers here and say so in the CHANGELOG.
     """
-    state, losses = first_state(CONFIG, 1), []
+    variables = initial_variables(CONFIG, None)  # type: ignore[arg-type]
+    state, losses = fresh_state(CONFIG, variables, device_mesh(devices=jax.devices()[:1])), []
     for _ in range(2):
         state, metrics = step(state, squares(8))
         losses.append(float(metrics["loss"]))
     np.testing.assert_allclose(losses, GOLDEN, rtol=2e-4)
     assert int(state.step) == 2
+
+
+def test_an_abstract_state_has_the_shapes_and_places_of_a_fresh_one() -> None:
+    train = dataclasses.replace(CONFIG.train, ema_decay=0.9)
+    config = dataclasses.replace(CONFIG, model=TINY_UNET, train=train)
+    mesh = device_mesh((4, 2, 1))
+    fresh = fresh_state(config, random_variables(config.model), mesh)
+    jax.tree.map(same_kind, abstract_state(config, mesh), fresh)
+
+
+def same_kind(a: Any, b: Any) -> None:
+    assert (a.shape, a.dtype, a.sharding) == (b.shape, b.dtype, b.sharding)
 
 
 @pytest.mark.parametrize("finite", [True, False])
@@ -107,7 +114,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole() -> None:
     mesh, losses, params = device_mesh(devices=jax.devices()[:2]), [], []
     for parts in (1, 2):
         train = dataclasses.replace(CONFIG.train, freeze_batch_norm=True, accumulate=parts)
-        config = dataclasses.replace(CONFIG, train=train)
+        config = dataclasses.replace(CONFIG, model=TINY_UNET, train=train)
         state = first_state(config, 2)
         old = jax.device_get(state.params)
         step = compile_train_step(config, state, mesh, 255)
@@ -196,6 +203,7 @@ def test_recomputing_changes_nothing_but_memory(remat: str) -> None:
     close(got, want, 1e-4)  # ReLU's kinks: see `smooth`
 
 
+@cache
 def gradients_of(config: ModelConfig) -> Any:
     """Loss, BatchNorm statistics and gradients of a fixed batch."""
     variables, batch = random_variables(config), patches((65, 97))

@@ -7,7 +7,6 @@ Nothing is allocated and nothing runs, so no time follows.
 import importlib.util
 import os
 import time
-from functools import partial
 from importlib.metadata import version
 from math import prod
 from typing import Any, NamedTuple
@@ -19,11 +18,9 @@ from jax.experimental import topologies
 
 from deeplab_jax.config import Config
 from deeplab_jax.errors import UserError
-from deeplab_jax.models.build import abstract_variables
 from deeplab_jax.plan.chips import CHIPS, GB, Chip, gpu_target
 from deeplab_jax.sharding import device_mesh
-from deeplab_jax.state import TrainState, init_state
-from deeplab_jax.step import compile_train_step, make_optimizer
+from deeplab_jax.step import abstract_state, compile_train_step
 
 # What libtpu would otherwise ask of the machine that it takes for a TPU host.
 TPU_ENVIRONMENT = {
@@ -181,18 +178,10 @@ def compile_step(config: Config, devices: list[Any]) -> Compiled:
 
 def lower(config: Config, devices: list[Any]) -> Any:
     """The training step, lowered for these devices."""
-    mesh, state = device_mesh(config.mesh.shape, devices), state_shapes(config)
+    mesh = device_mesh(config.mesh.shape, devices)
+    state = abstract_state(config, mesh)
     step: Any = compile_train_step(config, state, mesh, config.data.ignore_label)
     return step.lower(state, batch_shapes(config))
-
-
-def state_shapes(config: Config) -> TrainState:
-    """The training state as shapes: nothing is allocated."""
-    variables = abstract_variables(config.model)
-    optimizer, _ = make_optimizer(config, variables["params"])
-    init = partial(init_state, optimizer=optimizer, ema=config.train.ema_decay > 0)
-    state: TrainState = jax.eval_shape(init, variables)
-    return state
 
 
 def batch_shapes(config: Config) -> dict[str, Any]:

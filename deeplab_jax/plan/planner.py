@@ -23,7 +23,6 @@ from deeplab_jax.plan.compilers import (
     described,
     devices_of,
     installed,
-    state_shapes,
 )
 from deeplab_jax.plan.estimate import peak
 from deeplab_jax.plan.programs import (
@@ -35,6 +34,7 @@ from deeplab_jax.plan.programs import (
     traffic,
 )
 from deeplab_jax.sharding import abstract_mesh, batch_shares, check_batch_size
+from deeplab_jax.step import abstract_state
 
 PASSES = 3  # over each multiply-add in training: forward, and both gradients
 
@@ -219,7 +219,7 @@ def heading(plan: Plan) -> str:
 def memory_section(plan: Plan) -> str:
     chip = plan.topology.chip
     lines = [f"memory of each chip, of {chip.memory:g} GB"]
-    state = state_shapes(plan.config)
+    state = abstract_state(plan.config, plan.mesh)
     split = plan.config.mesh.fsdp
     note = f"split over {split}" if split > 1 else ""
     lines.append(gb("parameters", tree_gb(state.params) / split, note))
@@ -275,10 +275,9 @@ def exchange_section(plan: Plan) -> str:
 
 
 def parts_section(plan: Plan) -> str:
-    """GB accessed and of main memory by part of the network, on a TPU."""
+    """GB accessed and of main memory by part of the network, of a plan compiled for a TPU."""
     found = plan.accessed
-    if found is None:
-        raise UserError("--parts reads a TPU's program, which needs libtpu and a TPU topology")
+    assert found is not None
     lines = ["GB by part: accessed by XLA's rules, of main memory"]
     for part, size in sorted(found.bytes.items(), key=lambda item: -item[1]):
         lines.append(f"  {part:<30}{size:>9.2f}{found.hbm[part]:>9.2f}")

@@ -21,9 +21,7 @@ from deeplab_jax.plan.compilers import (
     Compiled,
     DoesNotFit,
     Memory,
-    batch_shapes,
     parse_topology,
-    state_shapes,
 )
 from deeplab_jax.plan.estimate import HALOS, peak
 
@@ -128,6 +126,17 @@ def test_a_program_that_cannot_be_written_is_said_before_compiling(
         commands.plan(["--topology=v5e:4x4", f"--hlo={tmp_path}/nowhere/program.txt"])
 
 
+@pytest.mark.parametrize(
+    ("topology", "message"), [("h100:8", "h100:8 are GPUs"), ("v5e:4x4", "pip install libtpu")]
+)
+def test_parts_that_cannot_be_read_are_said_before_compiling(
+    monkeypatch: pytest.MonkeyPatch, topology: str, message: str
+) -> None:
+    monkeypatch.setattr(compilers, "installed", lambda compiler: False)
+    with pytest.raises(UserError, match=f"--parts.*{message}"):
+        commands.plan([f"--topology={topology}", "--parts"])
+
+
 @pytest.mark.parametrize("text", ["v5e", "v9:2x2", "v5e:2x", "h100:2x2", "v5e:0x1"])
 def test_a_topology_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=f"--topology={text}"):
@@ -161,10 +170,3 @@ def test_more_chips_than_pictures_share_them() -> None:
     assert {c.mesh.space for c in tried if c.train.accumulate == 2} == {8}
     text = planner.overflow(VOC, parse_topology("v5e:8x8"), "17 GB")
     assert "--train.accumulate=2 --mesh.space=8" in text
-
-
-def test_shapes_of_a_step_are_those_of_the_configuration() -> None:
-    config = dataclasses.replace(VOC, train=TrainConfig(batch_size=16, ema_decay=0.9))
-    state = state_shapes(config)
-    assert state.ema is not None
-    assert batch_shapes(config)["image"].shape == (16, 513, 513, 3)
