@@ -16,7 +16,7 @@ from deeplab_jax.models.layers import (
     rows_of_blocks,
     upsample_rows,
 )
-from deeplab_jax.sharding import gather_rows
+from deeplab_jax.sharding import gather_rows, platform_dependent
 
 
 def valid_pixels(label: Array, num_classes: int, ignore_label: int) -> Array:
@@ -60,7 +60,7 @@ def upsampled_cross_entropy(logits: Array, target: Array) -> Array:
 def by_rows(function: Callable[..., Array], logits: Array, target: Array, *more: Array) -> Array:
     """The function called with the largest block of rows that suits the platform."""
     cuda_rows = max(1, CUDA_BLOCK // (target.shape[2] * logits.shape[3]))
-    return jax.lax.platform_dependent(
+    return platform_dependent(
         gather_rows(logits),
         target,
         *more,

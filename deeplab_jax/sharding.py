@@ -166,7 +166,7 @@ def on_host(tree: Any) -> Any:
 
 
 def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """`function`, in which the three below know the mesh. Without one they do nothing."""
+    """`function`, traced so that those below know the mesh."""
 
     @wraps(function)
     def traced(*args: Any) -> Any:
@@ -174,6 +174,19 @@ def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
             return function(*args)
 
     return traced
+
+
+def platform_dependent(
+    *operands: Any, default: Callable[..., Any], **forms: Callable[..., Any]
+) -> Any:
+    """`lax.platform_dependent`, which on a known mesh traces the form that is used, not every one.
+
+    Xception-65's training step is traced in less than half the time.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    if device is None or device.platform not in ("cpu", "tpu"):  # a "gpu" need not be CUDA's
+        return jax.lax.platform_dependent(*operands, default=default, **forms)
+    return forms.get(device.platform, default)(*operands)
 
 
 def split_rows(x: Array) -> Array:

@@ -36,6 +36,7 @@ from deeplab_jax.sharding import (
     over_batch,
     over_fsdp,
     place,
+    platform_dependent,
     replicated,
     split_rows,
 )
@@ -194,7 +195,7 @@ def gradient_norm(grads: Any) -> Array:
     def joined(grads: Any) -> Array:
         return jnp.linalg.norm(ravel_pytree(grads)[0])
 
-    return cast(Array, jax.lax.platform_dependent(grads, cuda=joined, default=optax.tree.norm))
+    return cast(Array, platform_dependent(grads, cuda=joined, default=optax.tree.norm))
 
 
 def output_size(image: Array, model: Network) -> tuple[int, int]:

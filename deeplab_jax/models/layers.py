@@ -33,7 +33,7 @@ from flax.linen.initializers import Initializer
 from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 
-from deeplab_jax.sharding import gather_rows, split_rows
+from deeplab_jax.sharding import gather_rows, platform_dependent, split_rows
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 NO_PADS = ((0, 0), (0, 0))
@@ -135,7 +135,7 @@ def tap(
 def depthwise_conv(x: Array, kernel: Array, stride: int, rate: int, pads: Pads) -> Array:
     """Depthwise convolution with one filter a channel: x [b, h, w, c], kernel [kh, kw, 1, c]."""
     grouped = partial(conv, stride=stride, rate=rate, pads=pads, groups=x.shape[-1])
-    return lax.platform_dependent(
+    return platform_dependent(
         x,
         kernel,
         tpu=lambda x, k: grouped(x, k.astype(x.dtype)),
@@ -176,7 +176,7 @@ def _shifted_bwd(
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     reductions = partial(_kernel_gradient, size=(kh, kw), stride=stride, rate=rate)
     cudnn = partial(cudnn_kernel_gradient, size=(kh, kw), stride=stride)
-    dw = lax.platform_dependent(
+    dw = platform_dependent(
         padded,
         dy,
         cpu=partial(_kernel_gradient_by_rows, size=(kh, kw), stride=stride, rate=rate),
@@ -234,7 +234,7 @@ def pointwise_conv(x: Array, kernel: Array, stride: int) -> Array:
         # Pixels 0, s, 2s, ... whatever the padding rule.
         return x[:, ::stride, ::stride] @ kernel[0, 0]
 
-    return lax.platform_dependent(
+    return platform_dependent(
         x,
         kernel,
         tpu=partial(conv, stride=stride, rate=1, pads=NO_PADS),
@@ -382,7 +382,7 @@ def interpolate(matrix: Array, x: Array, axis: int) -> Array:
     einsum = partial(
         jnp.einsum, "nh,bhwc->bnwc" if axis == 1 else "nw,bhwc->bhnc", precision="highest"
     )
-    return lax.platform_dependent(matrix, x, cuda=batched, default=einsum)
+    return platform_dependent(matrix, x, cuda=batched, default=einsum)
 
 
 def resize_bilinear(x: Array, size: tuple[int, int]) -> Array:
@@ -405,7 +405,7 @@ def channel_sums(*arrays: Array) -> tuple[Array, ...]:
     def separate(*arrays: Array) -> tuple[Array, ...]:
         return tuple(jnp.sum(x, range(x.ndim - 1), jnp.float32) for x in arrays)
 
-    return lax.platform_dependent(*arrays, cuda=sums_in_pairs, default=separate)
+    return platform_dependent(*arrays, cuda=sums_in_pairs, default=separate)
 
 
 def sums_in_pairs(*arrays: Array) -> tuple[Array, ...]:

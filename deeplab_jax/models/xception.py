@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.lax import scan
 
 from deeplab_jax.models.layers import (
@@ -22,6 +22,7 @@ from deeplab_jax.models.layers import (
     relu,
     scale_channels,
 )
+from deeplab_jax.sharding import platform_dependent
 
 
 class Block(NamedTuple):
@@ -185,7 +186,7 @@ class Xception(nn.Module):
             return scan(unit, x, stacked, unroll=unroll)
 
         # On CUDA a loop runs a kernel for each array that it stacks: 45 a unit.
-        x, stats = lax.platform_dependent(
+        x, stats = platform_dependent(
             x, stacked, cuda=partial(run, unroll=True), default=partial(run, unroll=False)
         )
         for i, name in enumerate(names):
