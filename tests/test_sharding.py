@@ -141,7 +141,7 @@ def check_step(config: Config, shape: Shape) -> str:
 
 
 def close_to_its_largest(a: np.ndarray, b: np.ndarray) -> None:
-    zero = 1e-7  # some means are zero but for rounding
+    zero = 1e-6  # some means are zero but for rounding
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max() + zero)
 
 
@@ -195,7 +195,10 @@ def test_pictures_split_by_height_exchange_rows_and_are_not_gathered(
     backbone: str, smooth: None, tpu_forms: None
 ) -> None:
     """If a new JAX breaks this, look which operation the partitioner no longer splits."""
-    found = collectives(check_step(experiment(backbone), (2, 2, 2)))
+    config, shape = experiment(backbone), (2, 2, 2)
+    compare = backbone == "xception_41"  # the others' numbers: -m scale
+    program = check_step(config, shape) if compare else first_steps(config, shape)[1]
+    found = collectives(program)
     assert found["all-gather"] <= GATHERS
     assert found["collective-permute"] <= HALOS
     assert "conv_general_dilated" in found["collective-permute"]
@@ -203,7 +206,7 @@ def test_pictures_split_by_height_exchange_rows_and_are_not_gathered(
 
 
 def test_a_split_batch_needs_sums_alone(tpu_forms: None) -> None:
-    _, program = first_steps(experiment("xception_41"), (8, 1, 1))
+    _, program = first_steps(experiment("mobilenet_v2"), (8, 1, 1))
     assert collectives(program).keys() == {"all-reduce"}
 
 

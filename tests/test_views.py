@@ -30,7 +30,7 @@ def softmax_by_hand(image: np.ndarray, size: tuple[int, int]) -> jax.Array:
     return jax.nn.softmax(logits)
 
 
-@pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0, 1.5)])
+@pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.5)])
 def test_scales_and_flip_are_a_mean_of_probabilities(scales: tuple[float, ...]) -> None:
     """With flip also where the only scale is 1, which the official code ignores."""
     sizes = {0.5: (33, 33), 1.0: (49, 65), 1.5: (65, 97)}
