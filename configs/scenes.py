@@ -26,6 +26,6 @@ def get_config() -> Config:
             source="scenes", crop_size=(193, 241), min_scale=0.75, max_scale=1.25, scale_step=0.0
         ),
         optim=OptimConfig(learning_rate=0.05),
-        train=TrainConfig(steps=1000, batch_size=8, eval_every=250, checkpoint_every=100),
+        train=TrainConfig(steps=800, batch_size=8, eval_every=200, checkpoint_every=100),
         eval=EvalConfig(batch_size=10),
     )

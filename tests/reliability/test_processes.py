@@ -71,6 +71,6 @@ def test_two_processes_are_interrupted_and_go_on_as_one(
             [row[key] for row in ours if key in row],
             [row[key] for row in theirs if key in row],
             # Sums in another order turn ReLUs of so small a network on and off: its gradients
-            # move by percents. (tests/test_step.py compares devices on a smooth one, to 1e-5.)
+            # move by percents. (tests/test_sharding.py compares devices on smooth ones.)
             rtol=0.05,
         )
