@@ -70,6 +70,6 @@ def with_workdir(config: Config, workdir: Path) -> Config:
 @pytest.fixture
 def smooth(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace ReLU by a smooth function: at its kink, rounding alone flips parts of a gradient."""
-    for module in ("xception", "resnet", "deeplab"):
+    for module in ("xception", "resnet", "deeplab", "unet"):
         monkeypatch.setattr(f"deeplab_jax.models.{module}.relu", jax.nn.silu)
     monkeypatch.setattr("deeplab_jax.models.mobilenet.relu6", jax.nn.silu)

@@ -3,14 +3,14 @@
 import dataclasses
 import re
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY_MODEL
+from conftest import TINY_MODEL, TINY_UNET
 from jax.sharding import PartitionSpec as P
 from synthetic import patches, random_variables, simulated_mesh
 
@@ -46,6 +46,11 @@ EVERY_SHAPE: list[Shape] = [
     (1, 2, 4),
     (2, 2, 2),
 ]
+
+
+def some_slow(shapes: list[Shape], quick: Shape) -> list[Any]:
+    """All but one of them for `-m scale` alone."""
+    return [s if s == quick else pytest.param(s, marks=pytest.mark.scale) for s in shapes]
 
 
 def experiment(backbone: str, size: tuple[int, int] = SIZE) -> Config:
@@ -134,14 +139,18 @@ def check_step(config: Config, shape: Shape) -> str:
     """
     want, *moved = alone(config)
     (got,), program = first_steps(config, shape, random_variables(config.model))
-    for name in ("loss", "batch_stats"):
-        jax.tree.map(close_to_its_largest, getattr(got, name), getattr(want, name))
+    check_loss_and_statistics(got, want)
     jax.tree.map(close_as_roundings, got.momentum, want.momentum, *(m.momentum for m in moved))
     return program
 
 
-def close_to_its_largest(a: np.ndarray, b: np.ndarray) -> None:
-    zero = 1e-6  # some means are zero but for rounding
+def check_loss_and_statistics(got: Step, want: Step) -> None:
+    close_to_its_largest(got.loss, want.loss)
+    statistics = partial(close_to_its_largest, zero=1e-6)  # some means are 0 but for rounding
+    jax.tree.map(statistics, got.batch_stats, want.batch_stats)
+
+
+def close_to_its_largest(a: np.ndarray, b: np.ndarray, zero: float = 0.0) -> None:
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max() + zero)
 
 
@@ -158,6 +167,16 @@ def test_any_mesh_gives_the_numbers_of_one_device(
     backbone: str, shape: Shape, smooth: None
 ) -> None:
     check_step(experiment(backbone), shape)
+
+
+@pytest.mark.parametrize("shape", some_slow(EVERY_SHAPE, quick=(2, 2, 2)), ids=str)
+def test_any_mesh_gives_a_u_net_the_gradients_of_one_device(shape: Shape, smooth: None) -> None:
+    """To 1e-5 of each array's largest value: through 18 BatchNorms float32 resolves that."""
+    config = dataclasses.replace(experiment("xception_41"), model=TINY_UNET)
+    (got,), _ = first_steps(config, shape, random_variables(config.model))
+    want = alone(config)[0]
+    check_loss_and_statistics(got, want)
+    jax.tree.map(close_to_its_largest, got.momentum, want.momentum)
 
 
 COLLECTIVE = re.compile(
@@ -210,10 +229,7 @@ def test_a_split_batch_needs_sums_alone(tpu_forms: None) -> None:
     assert collectives(program).keys() == {"all-reduce"}
 
 
-SLOW = [pytest.param(shape, marks=pytest.mark.scale) for shape in EVERY_SHAPE if shape[2] < 8]
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 8), *SLOW], ids=str)
+@pytest.mark.parametrize("shape", some_slow(EVERY_SHAPE, quick=(1, 1, 8)), ids=str)
 def test_predictions_are_those_of_one_device(shape: Shape) -> None:
     config = experiment("mobilenet_v2")
     np.testing.assert_array_equal(labels_on(config, shape), labels_on(config, (1, 1, 1)))
