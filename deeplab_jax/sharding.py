@@ -181,7 +181,7 @@ def platform_dependent(
 ) -> Any:
     """`lax.platform_dependent`, which on a known mesh traces the form that is used, not every one.
 
-    Xception-65's training step is traced in less than half the time.
+    Xception-65's training step is traced in half the time.
     """
     device = jax.sharding.get_abstract_mesh().abstract_device
     if device is None or device.platform not in ("cpu", "tpu"):  # a "gpu" need not be CUDA's

@@ -304,7 +304,7 @@ def abstract_state(config: Config, mesh: Mesh | AbstractMesh) -> TrainState:
     init = partial(init_state, optimizer=optimizer, ema=config.train.ema_decay > 0)
     state: TrainState = jax.eval_shape(init, variables)
     return jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
         state,
         over_fsdp(state, mesh),
     )

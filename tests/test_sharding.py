@@ -94,8 +94,9 @@ def first_steps(config: Config, shape: Shape, *variables: Any) -> tuple[list[Ste
     mesh, found = simulated_mesh(shape), []
     batch = patches(config.data.crop_size)
     batch = place_batch({name: batch[name] for name in ("image", "label")}, mesh)
-    step: Any = compile_train_step(config, abstract_state(config, mesh), mesh, 255)
-    program = step.lower(abstract_state(config, mesh), batch).compile()
+    state = abstract_state(config, mesh)
+    step: Any = compile_train_step(config, state, mesh, 255)
+    program = step.lower(state, batch).compile()
     for start in variables:
         state, metrics = program(fresh_state(config, start, mesh), batch)
         found.append(Step(metrics["loss"], state.batch_stats, state.opt_state))
