@@ -10,7 +10,12 @@ class UserError(Exception):
     """Bad input: a message that names the field or file, the value, what is allowed and what to do.
 
     `python -m deeplab_jax` and `train.py` print it without a traceback and leave with code 2.
+    `remedy`: arguments of the command line that resolve it, where the evidence decides; else "".
     """
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.remedy = remedy
 
 
 def leave_when_told() -> None:

@@ -2,7 +2,33 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
+
+from deeplab_jax.errors import UserError
+
+PROBE = bytes(4096)
+
+
+def writable_folder(folder: Path, name: str) -> Path:
+    """Make a folder where there is none and try to write there: before the work, not after it.
+
+    Raises:
+      UserError: that cannot be done; `name` is what the user set, as "--out" or "workdir".
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(PROBE)
+            file.flush()
+    except FileExistsError as error:
+        raise UserError(f"{name} = {folder}: that is a file; name a folder") from error
+    except OSError as error:
+        raise UserError(
+            f"{name} = {folder}: nothing can be written there ({error.strerror}); choose another"
+            " folder, or make room"
+        ) from error
+    return folder
 
 
 def write_atomically(file: Path, text: str) -> None:

@@ -17,8 +17,8 @@ from deeplab_jax import pictures
 from deeplab_jax.config import MeshConfig, at_output_stride, round_up
 from deeplab_jax.data import cityscapes, voc
 from deeplab_jax.data.decode import decode_image, read_file
-from deeplab_jax.data.sources import SUFFIXES
 from deeplab_jax.data.transforms import Size, central_crop, cut, fit_size, whole
+from deeplab_jax.data.walk import SUFFIXES
 from deeplab_jax.errors import UserError
 from deeplab_jax.models import build_model, mean_pixel
 from deeplab_jax.models.layers import resize_bilinear

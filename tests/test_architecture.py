@@ -18,6 +18,7 @@ LAYERS = [
         "data.colors",
         "data.cityscapes",
         "data.transforms",
+        "data.walk",
     ],
     [
         "losses",

@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import io
-import os
 import re
 import shutil
 import zlib
@@ -20,14 +19,13 @@ from deeplab_jax.config import DataKind
 from deeplab_jax.data import cityscapes, scenes, voc
 from deeplab_jax.data.colors import Color, voc_colormap
 from deeplab_jax.data.decode import decode_image, decode_label, image_size, read_file
+from deeplab_jax.data.walk import SUFFIXES, walk_images
 from deeplab_jax.errors import UserError
 
 DATA_DIR = "~/.cache/deeplab_jax/tfds"
 # What reading a record raises where it is not sound; the last two are ArrayRecord's own.
 UNREADABLE = (UserError, OSError, ValueError, RuntimeError)
-SUFFIXES = frozenset(
-    (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-)
+
 
 Size = tuple[int, int]
 NO_CLASS = 65535  # the ignored label of pictures with one class: above every class id
@@ -374,7 +372,7 @@ def _files_by_id(folder: Path) -> dict[str, str]:
     if not folder.is_dir():
         raise UserError(f"{folder} is missing")
     files: dict[str, str] = {}
-    for path in sorted(_walk(folder)):
+    for path in walk_images(folder).images:
         id = path.relative_to(folder).with_suffix("").as_posix()
         if not _is_unicode(id):
             raise UserError(
@@ -397,15 +395,6 @@ def _is_unicode(name: str) -> bool:
     except UnicodeEncodeError:  # bytes that Python could only carry along, not print
         return False
     return True
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    # Data sets are often linked into place, and Path.rglob does not follow links.
-    for directory, _, names in os.walk(folder, followlinks=True):
-        # Hidden files: macOS leaves ._NAME.png beside NAME.png.
-        yield from (
-            Path(directory, n) for n in names if n[0] != "." and Path(n).suffix.lower() in SUFFIXES
-        )
 
 
 # ---- TFDS

@@ -1,0 +1,83 @@
+"""Which files of a folder are images: one walk for training, checking and prediction."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from deeplab_jax.errors import UserError
+
+SUFFIXES = frozenset(
+    (
+        *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+        *(".ppm", ".pgm"),
+    )
+)
+# What Macs, Synology and QNAP boxes and Windows leave in folders; names that begin with a dot, of
+# folders (.ipynb_checkpoints) and files (._NAME.png), are left out too.
+SYSTEM_FOLDERS = frozenset(
+    ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+)
+HIDDEN = "hidden"
+
+
+class Walk(NamedTuple):
+    """The images below a folder in order of path; how many files of other kinds there are.
+
+    `passed_over` counts by suffix, in lower case, and as "hidden".
+    """
+
+    images: list[Path]
+    passed_over: Counter[str]
+
+    def describe(self) -> str:
+        """What was passed over, as '3 files passed over (2 .heic, 1 hidden)'; '' if nothing was."""
+        n = self.passed_over.total()
+        kinds = ", ".join(f"{k} {kind}" for kind, k in self.passed_over.most_common())
+        return f"{n} file{'s' if n > 1 else ''} passed over ({kinds})" if n else ""
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file's name is that of an image that can be read."""
+    return path.suffix.lower() in SUFFIXES
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or kept by the system for itself."""
+    return name.startswith(".") or name in SYSTEM_FOLDERS
+
+
+def walk_images(folder: Path, leave_out: Path | None = None) -> Walk:
+    """Find the images of a folder and of the folders in it, links followed; not in `leave_out`.
+
+    Raises:
+      UserError: a folder in it cannot be read.
+    """
+    images: list[Path] = []
+    passed_over: Counter[str] = Counter()
+    for path in _files(folder, leave_out):
+        if is_hidden(path.name):
+            passed_over[HIDDEN] += 1
+        elif is_image(path):
+            images.append(path)
+        else:
+            passed_over[path.suffix.lower() or "without suffix"] += 1
+    return Walk(sorted(images), passed_over)
+
+
+def _files(folder: Path, leave_out: Path | None) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: this folder cannot be read ({error.strerror})")
+
+    # Data sets are often linked into place; a link that leads back up must not be followed again.
+    seen: set[str] = set()
+    left = None if leave_out is None else os.path.realpath(leave_out)
+    for directory, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(directory)
+        if real in seen or real == left:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        yield from (Path(directory, name) for name in names)
