@@ -214,7 +214,9 @@ class DataConfig:
     crop_size: tuple[int, int] = (257, 321)
     """Height and width of a training crop: k * output_stride, or one more; classifier: any."""
     eval_size: tuple[int, int] | None = None
-    """Height and width at evaluation; None: the largest picture's, rounded up to k * stride + 1.
+    """Height and width that images are padded to at evaluation and prediction.
+
+    None, or where an image is larger: its own, rounded up to k * output_stride + 1.
 
     Of a classifier: the central crop's; None: crop_size.
     """

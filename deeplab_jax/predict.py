@@ -14,9 +14,10 @@ from jax import Array
 from PIL import Image
 
 from deeplab_jax import pictures
-from deeplab_jax.config import MeshConfig, at_output_stride, round_up
+from deeplab_jax.config import MeshConfig, at_output_stride
 from deeplab_jax.data import cityscapes, voc
 from deeplab_jax.data.decode import decode_image, read_file
+from deeplab_jax.data.pipeline import input_size
 from deeplab_jax.data.transforms import Size, central_crop, cut, fit_size, whole
 from deeplab_jax.data.walk import SUFFIXES
 from deeplab_jax.errors import UserError
@@ -68,42 +69,41 @@ class Predictor:
     def predict_batch(
         self, images: Sequence[np.ndarray], *, probabilities: bool = False
     ) -> list[np.ndarray]:
-        """Several pictures in one pass; they may have different sizes.
+        """Several images in one pass for each size; each is predicted as if it were alone.
 
         Raises:
           UserError: a picture is not u8 [h w 3].
         """
         for i, image in enumerate(images):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                found = f"{image.dtype} {list(image.shape)}"
-                raise UserError(f"image {i} is {found}; allowed is uint8 [height, width, 3], RGB")
+                kind = f"{image.dtype} {list(image.shape)}"
+                raise UserError(f"image {i} is {kind}; allowed is uint8 [height, width, 3], RGB")
         run = self._probabilities if probabilities else self._labels
         if self.classifies:
             return list(np.asarray(run(self._variables, self._centres(images))))
         sizes: list[Size] = [(i.shape[0], i.shape[1]) for i in images]
-        box = self.input_size((max(h for h, _ in sizes), max(w for _, w in sizes)))
-        scaled = [self._scaled(size, box) for size in sizes]
-        fill = mean_pixel(self.config.model.backbone)
-        batch = np.stack(
-            [
-                whole(image, s, box, fill, smooth=True)
-                for image, s in zip(images, scaled, strict=True)
-            ]
-        )
-        outputs = np.asarray(run(self._variables, batch))
-        cropped = [o[:h, :w] for o, (h, w) in zip(outputs, scaled, strict=True)]
-        restore = smooth_to_size if probabilities else nearest_to_size
-        return [restore(o, size) for o, size in zip(cropped, sizes, strict=True)]
+        boxes = [self.input_size(size) for size in sizes]
+        found: dict[int, np.ndarray] = {}
+        for box in dict.fromkeys(boxes):  # an image's neighbours must not change its padding
+            group = [i for i, b in enumerate(boxes) if b == box]
+            scaled = [self._scaled(sizes[i], box) for i in group]
+            outputs = np.asarray(run(self._variables, self._batch(images, group, scaled, box)))
+            for i, output, (h, w) in zip(group, outputs, scaled, strict=True):
+                restore = smooth_to_size if probabilities else nearest_to_size
+                found[i] = restore(output[:h, :w], sizes[i])
+        return [found[i] for i in range(len(images))]
 
     def input_size(self, size: Size) -> Size:
-        """Height and width that the network gets for a picture of `size`."""
-        data, stride = self.config.data, self.config.model.output_stride
-        if data.eval_size and (
-            data.resize == "fit" or (size[0] <= data.eval_size[0] and size[1] <= data.eval_size[1])
-        ):
-            return data.eval_size
-        h, w = (round_up(n, stride) for n in size)
-        return (max(h, 2 * stride + 1), max(w, 2 * stride + 1))
+        """Height and width that the network gets for an image of `size`; `pipeline.input_size`."""
+        return input_size(size, self.config.data, self.config.model.output_stride)
+
+    def _batch(
+        self, images: Sequence[np.ndarray], group: list[int], scaled: list[Size], box: Size
+    ) -> np.ndarray:
+        """Images of one input size, each scaled and padded to it."""
+        fill = mean_pixel(self.config.model.backbone)
+        pairs = zip(group, scaled, strict=True)
+        return np.stack([whole(images[i], size, box, fill, smooth=True) for i, size in pairs])
 
     def _centres(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """What a classifier sees of pictures of any size, as at evaluation."""

@@ -14,8 +14,8 @@ from jax import Array
 class TrainState:
     """step int32 [] counts finished updates, skipped ones too; the next four are trees of arrays.
 
-    ema is the moving average of the variables, None without one: of BatchNorm's statistics too,
-    as those of the raw parameters would not fit the averaged ones. skipped, skipped_in_a_row int32 []:
+    ema is the moving average of the variables, None without one: of BatchNorm's statistics too, as
+    those of the raw parameters would not fit the averaged ones. skipped, skipped_in_a_row int32 []:
     steps whose loss or gradient was not finite, in all and just now. data_offset int32 []: steps'
     worth of data passed over by going back, so that step k trains on batch k + data_offset.
     """

@@ -8,7 +8,9 @@ import jax
 import numpy as np
 import official
 import pytest
-from synthetic import random_variables
+from conftest import TINY_MODEL
+from PIL import Image
+from synthetic import random_variables, square_picture
 
 from deeplab_jax import Config
 from deeplab_jax.commands import convert, evaluate
@@ -45,6 +47,34 @@ def test_counts_equal_a_plain_evaluation(tiny_config: Config, tmp_path: Path, re
     means = next(line for line in table.splitlines() if line.startswith("mean "))
     assert f"{100 * result.scores.miou:.2f}" in means
     assert (tmp_path / "predictions.png").stat().st_size > 1000
+
+
+def test_an_evaluation_is_of_what_the_predictor_predicts(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    """Images of several sizes, none set: the others of a split change nothing of one's score."""
+    pictures = [square_picture(i) for i in range(5)]
+    crops = [(40, 56), (30, 20), (40, 40), (20, 20), (39, 55)]
+    for kind in (0, 1):
+        folder = tmp_path / ("images", "masks")[kind] / "val"
+        folder.mkdir(parents=True)
+        for i, (pair, (h, w)) in enumerate(zip(pictures, crops, strict=True)):
+            Image.fromarray(pair[kind][:h, :w]).save(folder / f"{i}.png")
+    data = dataclasses.replace(tiny_config.data, root=str(tmp_path), eval_size=None)
+    shown = dataclasses.replace(tiny_config.eval, pictures=5)
+    config = dataclasses.replace(tiny_config, model=TINY_MODEL, data=data, eval=shown)
+    source, variables = open_split(data, "val", config.model), random_variables(TINY_MODEL)
+    mesh = device_mesh(devices=jax.devices()[:1])
+    result = Evaluator(config, source, mesh)(place(variables, mesh))
+    network = Predictor(Weights(config, variables, source.class_names, source.colors))
+    assert sorted(result.predictions) == [*range(5)]
+    for i, prediction in result.predictions.items():
+        (h, w), image = crops[i], pictures[i][0]
+        alone = network.predict(image[:h, :w])
+        assert prediction.shape == (h, w)
+        assert (prediction != alone).mean() < 0.002  # ties of float32 between batch sizes
+        valid = (label := pictures[i][1][:h, :w]) != 255
+        assert result.pictures[i].tolist() == [(prediction == label)[valid].sum(), valid.sum()]
 
 
 def test_one_and_eight_devices_agree_exactly(tiny_config: Config, tmp_path: Path) -> None:

@@ -63,10 +63,15 @@ def test_devices_that_share_a_picture_see_the_same(padding: Predictor, tmp_path:
         load(tmp_path, space=16)
 
 
-def test_a_batch_equals_one_by_one(fitting: Predictor) -> None:
-    images = [square_picture(0)[0], square_picture(1)[0][:30, :20]]
-    for one, batched in zip(images, fitting.predict_batch(images), strict=True):
-        np.testing.assert_array_equal(fitting.predict(one), batched)
+@pytest.mark.parametrize("data", [DataConfig(), DataConfig(eval_size=(65, 65), resize="fit")])
+def test_an_images_neighbours_do_not_change_its_prediction(data: DataConfig) -> None:
+    """Sizes of two inputs and of one, larger and smaller than what the network takes."""
+    network = predictor(data)
+    images = [square_picture(i)[0] for i in range(3)]
+    images[1], images[2] = images[1][:30, :20], np.tile(images[2], (3, 2, 1))
+    together = network.predict_batch(images, probabilities=True)
+    for image, p in zip(images, together, strict=True):
+        np.testing.assert_allclose(network.predict(image, probabilities=True), p, atol=1e-5)
 
 
 def test_wrong_arrays_are_refused(padding: Predictor) -> None:

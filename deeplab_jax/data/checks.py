@@ -19,10 +19,9 @@ from PIL import Image
 
 from deeplab_jax.config import Config, DataConfig, round_up
 from deeplab_jax.data.decode import Header, decode_image, examine_image
-from deeplab_jax.data.pipeline import network_size, open_split, read
+from deeplab_jax.data.pipeline import open_split, read
 from deeplab_jax.data.sources import UNREADABLE, Size, Source, drawn_in_255
 from deeplab_jax.data.transforms import GREY, fit_size, whole
-from deeplab_jax.errors import UserError
 from deeplab_jax.pictures import gallery
 from deeplab_jax.progress import Ticker
 
@@ -149,12 +148,6 @@ def find_problems(
 ) -> list[Finding]:
     """Every problem of the splits, and a size at evaluation that does not fit the pictures."""
     problems = [problem for check in checks for problem in check.problems]
-    split = config.data.eval_split
-    if not any(problem.split == split for problem in problems):  # sizes of broken files are none
-        try:
-            network_size(config.data, sources[split], config.model.output_stride)
-        except UserError as error:
-            problems.append(Finding(split, "all pictures", str(error)))
     return problems
 
 
