@@ -16,8 +16,10 @@ from deeplab_jax.config import (
     pop_config,
 )
 from deeplab_jax.errors import UserError
+from deeplab_jax.files import writable_folder
 
 DEFAULT_CONFIG = "configs/scenes.py"
+TO_NETWORK = ("resize", "eval_size")  # fields of `data` that belong to the weights
 
 
 def parser(command: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
@@ -70,7 +72,8 @@ def evaluate(arguments: list[str]) -> None:
     p = parser(
         "evaluate",
         "Mean IoU, per-class IoU and pictures of a split, from saved weights.",
-        "--config=FILE and --data.field=value name the data; by default those of the weights."
+        "--config=FILE and --data.field=value name the data; by default those of the weights. How"
+        " images are sized (data.resize, data.eval_size) is the weights' unless it is given here."
         " --eval.scales 0.5 0.75 1 1.25 1.5 1.75 and --eval.flip=True average the probabilities of"
         " several views, --eval.window 513 513 slides over pictures too large for memory,"
         " --eval.trimap_widths 1 2 4 8 and --eval.boundary=0.02 measure boundaries.",
@@ -81,8 +84,8 @@ def evaluate(arguments: list[str]) -> None:
     )
     p.add_argument("--output-stride", type=int, help="8, 16 or 32 [as trained]; rates follow")
     args, rest = p.parse_known_args(arguments)
-    from deeplab_jax.data.pipeline import open_split
-    from deeplab_jax.data.sources import check_source
+    from deeplab_jax.data.pipeline import open_data
+    from deeplab_jax.data.sources import check_source, match_classes
     from deeplab_jax.evaluate import Evaluator, write_evaluation
     from deeplab_jax.report import write_report
     from deeplab_jax.sharding import device_mesh, place
@@ -90,23 +93,29 @@ def evaluate(arguments: list[str]) -> None:
 
     weights = load_weights(args.weights)
     config = evaluation_config(rest, weights.config, args.output_stride)
+    out = writable_folder(args.out or Path(args.weights) / "evaluation", "--out")
     mesh = device_mesh(config.mesh.shape)
-    source = open_split(config.data, config.data.eval_split, config.model)
+    found = open_data(config.data, config.data.eval_split, config.model)
+    source = match_classes(found, weights.class_names, weights.colors, args.weights)
     check_source(source)
     result = Evaluator(config, source, mesh)(place(weights.variables, mesh))
-    out = args.out or Path(args.weights) / "evaluation"
     print(write_evaluation(result, source, out))
     print(f"\n{result.headline}, {len(source)} pictures in {result.seconds:.0f} s", end=" ")
     print(f"({result.seconds_per_picture:.2f} s each once compiled); report: {write_report(out)}")
 
 
 def evaluation_config(arguments: list[str], trained: Config, output_stride: int | None) -> Config:
-    """The data of --config (or of the weights), the network of the weights, and the changes."""
+    """The data of --config (or of the weights), the network of the weights, and the changes.
+
+    How an image is brought to the network is the weights' too: resize and size.
+    """
     path, rest = pop_config(arguments)
     base = dataclasses.replace(trained, mesh=MeshConfig())  # the devices are those of here
     if path:
         chosen = parse([f"--config={path}"], path)
-        base = dataclasses.replace(chosen, model=trained.model, train=trained.train)
+        to_network = {name: getattr(trained.data, name) for name in TO_NETWORK}
+        data = dataclasses.replace(chosen.data, **to_network)
+        base = dataclasses.replace(chosen, model=trained.model, train=trained.train, data=data)
     if output_stride is not None:
         base = at_output_stride(base, output_stride)
     config = override(base, rest)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -12,13 +13,14 @@ from conftest import TINY_MODEL
 from PIL import Image
 from synthetic import random_variables, square_picture
 
-from deeplab_jax import Config
+from deeplab_jax import Config, UserError
 from deeplab_jax.commands import convert, evaluate
+from deeplab_jax.config import load_json, save_json
 from deeplab_jax.data.pipeline import open_split
 from deeplab_jax.evaluate import Evaluator, write_evaluation
 from deeplab_jax.predict import Predictor
 from deeplab_jax.sharding import device_mesh, place
-from deeplab_jax.weights.files import Weights
+from deeplab_jax.weights.files import Weights, save_weights
 
 
 @pytest.mark.parametrize("resize", ["keep", "fit"])
@@ -77,6 +79,62 @@ def test_an_evaluation_is_of_what_the_predictor_predicts(
         assert result.pictures[i].tolist() == [(prediction == label)[valid].sum(), valid.sum()]
 
 
+def scored(capsys: pytest.CaptureFixture[str], arguments: str) -> float:
+    """The mIoU, in percent, that `evaluate` prints."""
+    evaluate(arguments.split())
+    return float(capsys.readouterr().out.strip().splitlines()[-1].split()[1])
+
+
+@pytest.fixture
+def saved(tiny_config: Config, tmp_path: Path) -> tuple[Config, Path]:
+    """Weights whose images are scaled to fit, and an experiment's file that does not say so."""
+    model = dataclasses.replace(tiny_config.model, head_init="he")
+    config = dataclasses.replace(tiny_config, model=model)
+    save_json(config, tmp_path / "data.json")
+    data = dataclasses.replace(config.data, resize="fit", eval_size=(33, 33))
+    config = dataclasses.replace(config, data=data)
+    names, colors = ("grey", "red", "blue"), ((0, 0, 0), (220, 60, 60), (60, 90, 220))
+    weights = Weights(config, random_variables(config.model, 3), names, colors)
+    save_weights(tmp_path / "w", weights)
+    return config, tmp_path
+
+
+def test_how_images_are_sized_is_the_weights_own(
+    saved: tuple[Config, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, folder = saved
+    base = f"--weights {folder / 'w'} --out {folder / 'out'}"
+    own, other = scored(capsys, base), scored(capsys, f"{base} --config={folder / 'data.json'}")
+    written = load_json(folder / "out" / "config.json").data
+    assert (written.resize, written.eval_size) == ("fit", (33, 33)) and own == other
+    told = f"{base} --config={folder / 'data.json'} --data.resize=keep --data.eval_size 65 65"
+    scored(capsys, told)
+    assert load_json(folder / "out" / "config.json").data.eval_size == (65, 65)
+
+
+def test_the_same_classes_in_another_order_are_mapped(
+    saved: tuple[Config, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, folder = saved
+    base = f"--weights {folder / 'w'} --out {folder / 'out'} --eval.boundary=0.1"
+    want = scored(capsys, base)
+    shutil.copytree(config.data.root, folder / "d")
+    (folder / "d" / "classes.txt").write_text("blue\ngrey\nred\n")
+    for mask in (folder / "d" / "masks").rglob("*.png"):
+        with Image.open(mask) as picture:
+            ids = np.asarray(picture)
+        order = np.array([1, 2, 0, *range(3, 256)], np.uint8)
+        Image.fromarray(order[ids]).save(mask)
+    got = scored(capsys, f"{base} --data.root={folder / 'd'}")
+    assert got == want
+    (folder / "d" / "classes.txt").write_text("grass\ngrey\nred\n")
+    evaluate(f"{base} --data.root={folder / 'd'}".split())
+    assert "0: 'grey' / 'grass', 1: 'red' / 'grey'" in capsys.readouterr().err
+    (folder / "d" / "classes.txt").write_text("grass\ngrey\nred\nblue\n")
+    with pytest.raises(UserError, match=r"predicts 3 classes \(grey.* has 4 .*cannot be compared"):
+        evaluate(f"{base} --data.root={folder / 'd'}".split())
+
+
 def test_one_and_eight_devices_agree_exactly(tiny_config: Config, tmp_path: Path) -> None:
     """Every measure of five pictures through two views, in batches of eight (the last one uneven),
     and what is written of them."""
@@ -127,7 +185,7 @@ def test_the_known_score_of_real_weights(
     evaluate(
         f"--weights {tmp_path / 'w'} --config=configs/voc.py --data.root={devkit}"
         f" --data.prepared_dir={tmp_path / 'tfds'}"
-        " --data.resize=fit --data.eval_split=val[:48]".split()
+        " --data.eval_split=val[:48]".split()
     )
     line = capsys.readouterr().out.strip().splitlines()[-1]
     miou, accuracy = float(line.split()[1]), float(line.split()[5])

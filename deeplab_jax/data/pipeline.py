@@ -46,32 +46,36 @@ def open_split(data: DataConfig, split: str, model: ModelConfig) -> Source:
     Raises:
       UserError: what is missing or does not fit, named.
     """
-    num_classes = model.num_classes
+    source = open_data(data, split, model)
+    names = source.class_names
+    if len(names) != model.num_classes:
+        raise UserError(
+            f"model.num_classes = {model.num_classes}, but the data set has {len(names)} classes"
+            f" ({', '.join(names[:4])}, ...): set --model.num_classes={len(names)}"
+        )
+    return source
+
+
+def open_data(data: DataConfig, split: str, model: ModelConfig) -> Source:
+    """The source of one split for a model of the same kind, whatever its number of classes."""
     if data.one_label != (model.head == "classifier"):
         raise UserError(
             f"model.head = {model.head!r} does not fit data.source = {data.source!r}: classifier is"
             " for imagenet2012, the other heads are for segmentation"
         )
-    source = open_source(
+    return open_source(
         data.source,
         split,
         root=data.root or None,
         data_dir=data.prepared_dir,
         classes=data.classes or None,
-        num_classes=num_classes,
+        num_classes=model.num_classes,
         ignore_label=data.ignore_label,
         image_dir=data.image_dir,
         mask_dir=data.mask_dir,
         holdout=data.holdout or None,
         palette=data.palette_masks,
     )
-    names = source.class_names
-    if len(names) != num_classes:
-        raise UserError(
-            f"model.num_classes = {num_classes}, but the data set has {len(names)} classes"
-            f" ({', '.join(names[:4])}, ...): set --model.num_classes={len(names)}"
-        )
-    return source
 
 
 def train_example(

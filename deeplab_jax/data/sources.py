@@ -5,6 +5,7 @@ import fcntl
 import io
 import re
 import shutil
+import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -311,11 +312,6 @@ def _classes(
         return tuple(f"class {i}" for i in range(num_classes)), voc_colormap(num_classes)
     names, colors = read_classes(path)
     _check_num_classes(len(names), str(path))
-    if num_classes not in (None, len(names)):
-        raise UserError(
-            f"model.num_classes is {num_classes}, but {path} lists {len(names)} classes: "
-            f"set --model.num_classes={len(names)}"
-        )
     return names, colors
 
 
@@ -603,3 +599,80 @@ def _open_imagenet(root: str, split: str, data_dir: str, num_classes: int | None
 
 def _expand(path: str) -> str:
     return str(Path(path).expanduser())
+
+
+# ---- the classes in another order
+
+
+@dataclass(frozen=True)
+class ReorderedSource:
+    """A source with its classes in another order: `class_names[i]` was its class `ids[i]`.
+
+    Ignored pixels have an id that is no class, whatever they had before.
+    """
+
+    source: Source
+    class_names: tuple[str, ...]
+    colors: tuple[Color, ...]
+    ids: tuple[int, ...]
+    ignore_label: int
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        example = self.source[index]
+        label = example["label"]
+        table = np.full(np.iinfo(label.dtype).max + 1, self.ignore_label, label.dtype)
+        table[list(self.ids)] = np.arange(len(self.ids))
+        table[self.source.ignore_label] = self.ignore_label
+        return {**example, "label": table[label]}
+
+    def sizes(self) -> list[Size]:
+        """Return (h, w) of every picture, from the headers alone."""
+        return self.source.sizes()
+
+    def name(self, index: int) -> str:
+        """Return the picture's file or id."""
+        return self.source.name(index)
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the source, and the order."""
+        return f"{self.source.fingerprint}, in the order {', '.join(self.class_names)}"
+
+
+def match_classes(
+    source: Source, names: tuple[str, ...], colors: tuple[Color, ...], whose: str
+) -> Source:
+    """The source with its classes in the order of `names`, those that `whose` network predicts.
+
+    The same names in another order are mapped, and this is said; so are names that differ.
+
+    Raises:
+      UserError: there is another number of classes.
+    """
+    theirs = source.class_names
+    if len(theirs) != len(names):
+        raise UserError(
+            f"{whose} predicts {len(names)} classes ({_some(names, 4)}), and the data set has"
+            f" {len(theirs)} ({_some(theirs, 4)}): they cannot be compared. Choose weights that"
+            " were trained on these classes, or the data with the classes of the weights"
+        )
+    if theirs == names:
+        return source
+    if set(theirs) == set(names):
+        print(f"the data's classes are in another order than {whose}'s: mapped", file=sys.stderr)
+        ids = tuple(theirs.index(name) for name in names)
+        wide = source[0]["label"].dtype == np.uint16
+        return ReorderedSource(source, names, colors, ids, NO_CLASS if wide else 255)
+    numbered = tuple(f"class {i}" for i in range(len(names)))
+    if numbered not in (theirs, names):  # without names, nothing can be said
+        pairs = [f"{i}: {a!r} / {b!r}" for i, (a, b) in enumerate(zip(names, theirs, strict=True))]
+        different = [pair for pair, a, b in zip(pairs, names, theirs, strict=True) if a != b]
+        print(
+            f"warning: the classes of {whose} and of the data have other names, and are compared by"
+            f" their ids: {_some(different)}",
+            file=sys.stderr,
+        )
+    return source

@@ -20,6 +20,7 @@ from deeplab_jax.data.sources import (
     FolderSource,
     check_pair,
     check_source,
+    match_classes,
     open_folder,
     open_source,
     open_tfds,
@@ -311,3 +312,16 @@ def test_after_a_kill_while_preparing_the_next_start_works(tmp_path: Path) -> No
     assert list((tmp_path / "tfds").rglob("incomplete.*"))
     assert len(open_source("voc2012", "val", root=arguments[0], data_dir=arguments[1])) == 3
     assert not list((tmp_path / "tfds").rglob("incomplete.*"))
+
+
+def test_ignored_pixels_stay_ignored_in_another_order(tmp_path: Path) -> None:
+    """Also where the ignored id is a class id, here 0."""
+    make_folder(tmp_path, ["a"])
+    source = open_folder(str(tmp_path), "train", num_classes=3, ignore_label=0)
+    names = ("class 2", "class 0", "class 1")
+    mapped = match_classes(source, names, source.colors, "this network")
+    old, new = source[0]["label"], mapped[0]["label"]
+    np.testing.assert_array_equal(new, np.where(old == 1, 2, 255))
+    assert mapped.ignore_label == 255 and mapped.class_names == names
+    assert len(mapped) == 1 and mapped.sizes() == source.sizes()
+    assert pickle.loads(pickle.dumps(mapped)).fingerprint != source.fingerprint
