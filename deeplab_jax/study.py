@@ -6,7 +6,6 @@ finished is taken as it is, what was interrupted resumes.
 """
 
 import dataclasses
-import importlib.util
 import json
 import re
 import sys
@@ -22,6 +21,7 @@ from deeplab_jax.config import (
     Config,
     ModelConfig,
     at_output_stride,
+    call_in_file,
     flatten,
     from_dict,
     load_json,
@@ -552,15 +552,6 @@ def load_study_file(path: str) -> Study:
     Raises:
       UserError: there is no such file or no such function.
     """
-    spec = importlib.util.spec_from_file_location("deeplab_jax_study", path)
-    if not Path(path).is_file() or spec is None or spec.loader is None:
+    if not Path(path).is_file():
         raise UserError(f"study {path}: no such Python file; or name one of {', '.join(PAPER)}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["deeplab_jax_study"] = module  # dataclasses of the file look themselves up
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_study"):
-        raise UserError(f"study {path}: has no function get_study() -> Study")
-    study = module.get_study()
-    if not isinstance(study, Study):
-        raise UserError(f"study {path}: get_study() returned {type(study).__name__}, not a Study")
-    return study
+    return call_in_file(Path(path), "get_study", Study, f"study {path}")
