@@ -255,7 +255,7 @@ def plan(arguments: list[str]) -> None:
     if args.parts:
         print(f"\n{planner.parts_section(made)}")
     if args.hlo and made.compiled:
-        args.hlo.write_text(made.compiled.hlo)
+        args.hlo.write_text(made.compiled.hlo, encoding="utf-8")
 
 
 def summary(arguments: list[str]) -> None:

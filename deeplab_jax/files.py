@@ -34,7 +34,7 @@ def writable_folder(folder: Path, name: str) -> Path:
 def write_atomically(file: Path, text: str) -> None:
     """Write beside the file, then rename over it."""
     staging = file.with_name(f"{file.name}.tmp")
-    staging.write_text(text)
+    staging.write_text(text, encoding="utf-8")
     os.replace(staging, file)
 
 

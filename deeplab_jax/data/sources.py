@@ -533,7 +533,7 @@ def prepare(builder: tfds.core.DatasetBuilder, manual_dir: str | None = None) ->
 def _locked(folder: Path) -> Iterator[None]:
     # Two processes started together; the system frees the lock of a process that dies.
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
+    with open(folder / ".lock", "w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

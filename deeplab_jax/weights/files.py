@@ -61,7 +61,7 @@ def save_weights(directory: Path, weights: Weights) -> None:
         {"name": n, "color": list(c)}
         for n, c in zip(weights.class_names, weights.colors, strict=True)
     ]
-    (staging / "classes.json").write_text(json.dumps(classes, indent=1) + "\n")
+    (staging / "classes.json").write_text(json.dumps(classes, indent=1) + "\n", encoding="utf-8")
     # safetensors writes the memory as it lies: an array in Fortran order would come back scrambled
     flat = {
         "/".join(k): np.ascontiguousarray(v) for k, v in flatten_dict(weights.variables).items()
