@@ -9,14 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from deeplab_jax.cpu import restart_with_huge_pages
-from deeplab_jax.errors import (
-    READER_LEFT,
-    UserError,
-    explain,
-    leave,
-    leave_when_told,
-    reader_left,
-)
+from deeplab_jax.errors import UserError, explain, leave, leave_when_told
 
 USAGE = """\
 usage: python -m deeplab_jax COMMAND [--help]
@@ -102,11 +95,7 @@ def main(command: str | None = None) -> None:
         finally:
             sys.stdout.flush()  # here, where a full disk is still an error with a message
     except (Exception, KeyboardInterrupt) as error:
-        if reader_left():
-            leave(READER_LEFT)
-        message, code = explain(error, command)
-        print(message, file=sys.stderr)
-        leave(code)
+        leave(*explain(error, command))
 
 
 if __name__ == "__main__":

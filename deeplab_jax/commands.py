@@ -16,6 +16,7 @@ from deeplab_jax.config import (
     pop_config,
 )
 from deeplab_jax.errors import UserError
+from deeplab_jax.files import writable_file, writable_folder
 
 DEFAULT_CONFIG = "configs/scenes.py"
 
@@ -148,7 +149,7 @@ def study(arguments: list[str]) -> None:
     base = own.base if own and path is None else load_config_file(path or DEFAULT_CONFIG)
     base = override(base, changes)
     chosen = dataclasses.replace(own, base=base) if own else PAPER[args.name](base)
-    out = args.out or Path("runs") / f"study-{chosen.name}"
+    out = writable_folder(args.out or Path("runs") / f"study-{chosen.name}", "--out")
     print(f"{chosen.title}\n\n{run_study(chosen, out, args.seeds)}\n\ntables and runs in {out}")
 
 
@@ -210,15 +211,17 @@ def convert(arguments: list[str]) -> None:
     from deeplab_jax.weights.files import Weights, save_weights
 
     names, colors = class_list(args.classes, config.model.num_classes)
+    arrays = read_arrays(args.source)
+    out = writable_folder(args.out.resolve(), "--out")
     variables, report = convert_variables(
-        read_arrays(args.source),
+        arrays,
         config,
         timm=args.source.endswith(".safetensors"),
         backbone_only=args.backbone_only,
         fresh_logits=args.fresh_logits,
     )
     print(report)
-    save_weights(args.out, Weights(config, variables, names, colors))
+    save_weights(out, Weights(config, variables, names, colors))
     print(f"wrote {args.out}")
 
 
@@ -241,6 +244,8 @@ def plan(arguments: list[str]) -> None:
     from deeplab_jax.plan import planner
     from deeplab_jax.plan.compilers import compiler_of, installed, parse_topology
 
+    if args.hlo:
+        writable_file(args.hlo, "--hlo")
     topology = parse_topology(args.topology)
     compiler = compiler_of(topology)
     if args.parts and topology.is_gpu:
@@ -248,8 +253,6 @@ def plan(arguments: list[str]) -> None:
     if (args.hlo or args.parts) and not installed(compiler):
         option = "--hlo" if args.hlo else "--parts"
         raise UserError(f"{option}: no program without {compiler.package}; {compiler.install}")
-    if args.hlo and not args.hlo.parent.is_dir():
-        raise UserError(f"--hlo={args.hlo}: there is no folder {args.hlo.parent}; make it first")
     made = (planner.fit if args.fit else planner.make_plan)(config, topology)
     print(planner.format_plan(made))
     if args.parts:
@@ -293,6 +296,7 @@ def export_tf(arguments: list[str]) -> None:
     p.add_argument("weights", metavar="WEIGHTS", help="a run's folder or a converted one")
     p.add_argument("--out", required=True, help="prefix of the checkpoint, or FILE.npz")
     args = p.parse_args(arguments)
+    writable_file(Path(args.out), "--out")
     from deeplab_jax.weights import to_tf_variables
     from deeplab_jax.weights.convert import write_tf_arrays
     from deeplab_jax.weights.files import load_weights

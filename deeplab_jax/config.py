@@ -719,8 +719,14 @@ def _print_help(base: Config) -> NoReturn:
     """Every field with its default and what is said of it above."""
     import tyro
 
-    settings = (tyro.conf.FlagConversionOff,)  # --flag=True, as every other field
-    tyro.cli(Config, default=base, args=["--help"], use_underscores=True, config=settings)
+    tyro.cli(
+        Config,
+        prog="python -m deeplab_jax train",
+        default=base,
+        args=["--help"],
+        use_underscores=True,
+        config=(tyro.conf.FlagConversionOff,),  # --flag=True, as every other field
+    )
     sys.exit()
 
 

@@ -6,6 +6,7 @@
 
 import os
 import re
+import select
 import signal
 import sys
 import tempfile
@@ -59,6 +60,8 @@ def explain(error: BaseException, command: str) -> tuple[str, int]:
 
     What an error was raised from (`raise ... from`) explains it where it does not explain itself.
     """
+    if reader_left(error):
+        return "", READER_LEFT
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", INTERRUPTED
     for cause in causes(error):
@@ -97,6 +100,11 @@ def known(error: BaseException, command: str) -> str:
         return f"{first}; the packages of requirements.txt belong to deeplab_jax: pip install them"
     if NO_DEVICE.search(text):
         return f"{first}; JAX_PLATFORMS=cpu takes the processor"
+    if isinstance(error, RuntimeError) and "home directory" in text:  # of Path.expanduser
+        return (
+            "a path begins with ~, but there is no such home folder: write the path out; the"
+            " default of --data.prepared_dir is such a path too"
+        )
     if isinstance(error, UnicodeError):
         return f"a text is not readable as UTF-8 ({first}); save it as UTF-8"
     return first if isinstance(error, OSError) else ""
@@ -121,23 +129,23 @@ def written(error: BaseException) -> str:
         return "the lines above, as no file can be written"
 
 
-def reader_left() -> bool:
-    """Whether nobody reads this command's output any more."""
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:
-        return True
-    except OSError:
+def reader_left(error: BaseException) -> bool:
+    """Whether an error only says that nobody reads this command's output any more."""
+    if not isinstance(error, BrokenPipeError) or not hasattr(select, "poll"):
         return False
-    return False
+    poll = select.poll()  # the pipe may be another, of a worker: ask the two of the output
+    for descriptor in (1, 2):
+        poll.register(descriptor, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
-def leave(code: int) -> NoReturn:
+def leave(message: str, code: int) -> NoReturn:
     """End the command; output that cannot be written is given up, which Python alone would not."""
     try:
-        sys.stdout.flush()
+        if message:
+            print(message, file=sys.stderr)
         sys.stderr.flush()
+        sys.stdout.flush()
     except OSError:
         os._exit(code)
     sys.exit(code)
