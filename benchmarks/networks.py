@@ -72,8 +72,8 @@ def train(config: Config, minutes: float) -> None:
 def row(name: str, config: Config) -> str:
     """A line of the table."""
     folder = Path(config.workdir)
-    result = json.loads((folder / "evaluation" / "evaluation.json").read_text())
-    steps = json.loads((folder / "config.json").read_text())["train"]["steps"]
+    result = json.loads((folder / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
+    steps = json.loads((folder / "config.json").read_text(encoding="utf-8"))["train"]["steps"]
 
     def mean(classes: tuple[str, ...]) -> float:
         return sum(result["iou"][c] for c in classes) / len(classes)

@@ -82,7 +82,9 @@ def write_tf_records(folder: Path) -> str:
 
     file = Path(tempfile.mkdtemp()) / "train.tfrecord"
     with tf.io.TFRecordWriter(str(file)) as writer:
-        for name in (folder / "ImageSets/Segmentation/train.txt").read_text().split():
+        for name in (
+            (folder / "ImageSets/Segmentation/train.txt").read_text(encoding="utf-8").split()
+        ):
             (mask,) = folder.glob(f"SegmentationClass*/{name}.png")
             png = io.BytesIO()
             Image.fromarray(np.asarray(Image.open(mask))).save(png, format="PNG")

@@ -16,7 +16,7 @@ from deeplab_jax.config import (
     pop_config,
 )
 from deeplab_jax.errors import UserError
-from deeplab_jax.files import writable_folder
+from deeplab_jax.files import writable_file, writable_folder
 
 DEFAULT_CONFIG = "configs/scenes.py"
 TO_NETWORK = ("resize", "eval_size")  # fields of `data` that belong to the weights
@@ -157,7 +157,7 @@ def study(arguments: list[str]) -> None:
     base = own.base if own and path is None else load_config_file(path or DEFAULT_CONFIG)
     base = override(base, changes)
     chosen = dataclasses.replace(own, base=base) if own else PAPER[args.name](base)
-    out = args.out or Path("runs") / f"study-{chosen.name}"
+    out = writable_folder(args.out or Path("runs") / f"study-{chosen.name}", "--out")
     print(f"{chosen.title}\n\n{run_study(chosen, out, args.seeds)}\n\ntables and runs in {out}")
 
 
@@ -219,15 +219,17 @@ def convert(arguments: list[str]) -> None:
     from deeplab_jax.weights.files import Weights, save_weights
 
     names, colors = class_list(args.classes, config.model.num_classes)
+    arrays = read_arrays(args.source)
+    out = writable_folder(args.out.resolve(), "--out")
     variables, report = convert_variables(
-        read_arrays(args.source),
+        arrays,
         config,
         timm=args.source.endswith(".safetensors"),
         backbone_only=args.backbone_only,
         fresh_logits=args.fresh_logits,
     )
     print(report)
-    save_weights(args.out, Weights(config, variables, names, colors))
+    save_weights(out, Weights(config, variables, names, colors))
     print(f"wrote {args.out}")
 
 
@@ -250,6 +252,8 @@ def plan(arguments: list[str]) -> None:
     from deeplab_jax.plan import planner
     from deeplab_jax.plan.compilers import compiler_of, installed, parse_topology
 
+    if args.hlo:
+        writable_file(args.hlo, "--hlo")
     topology = parse_topology(args.topology)
     compiler = compiler_of(topology)
     if args.parts and topology.is_gpu:
@@ -257,14 +261,12 @@ def plan(arguments: list[str]) -> None:
     if (args.hlo or args.parts) and not installed(compiler):
         option = "--hlo" if args.hlo else "--parts"
         raise UserError(f"{option}: no program without {compiler.package}; {compiler.install}")
-    if args.hlo and not args.hlo.parent.is_dir():
-        raise UserError(f"--hlo={args.hlo}: there is no folder {args.hlo.parent}; make it first")
     made = (planner.fit if args.fit else planner.make_plan)(config, topology)
     print(planner.format_plan(made))
     if args.parts:
         print(f"\n{planner.parts_section(made)}")
     if args.hlo and made.compiled:
-        args.hlo.write_text(made.compiled.hlo)
+        args.hlo.write_text(made.compiled.hlo, encoding="utf-8")
 
 
 def summary(arguments: list[str]) -> None:
@@ -302,6 +304,7 @@ def export_tf(arguments: list[str]) -> None:
     p.add_argument("weights", metavar="WEIGHTS", help="a run's folder or a converted one")
     p.add_argument("--out", required=True, help="prefix of the checkpoint, or FILE.npz")
     args = p.parse_args(arguments)
+    writable_file(Path(args.out), "--out")
     from deeplab_jax.weights import to_tf_variables
     from deeplab_jax.weights.convert import write_tf_arrays
     from deeplab_jax.weights.files import load_weights

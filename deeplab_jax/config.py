@@ -9,12 +9,15 @@ import dataclasses
 import difflib
 import importlib.util
 import json
+import re
+import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from deeplab_jax.errors import UserError
 from deeplab_jax.files import write_atomically
@@ -36,6 +39,10 @@ DataKind = Literal["scenes", "folder", "voc2012", "cityscapes", "imagenet2012"]
 OUTPUT_STRIDES = (8, 16, 32)
 MAX_SIDE = 16385  # pixels: beyond, a batch of one picture is beyond any device
 MAX_JSON_BYTES = 2**20  # a config.json has 3 kB
+HELP = {"-h", "--help"}
+BESIDE_PACKAGE = Path(__file__).resolve().parents[1]
+SCALARS = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+T = TypeVar("T")
 
 
 def round_up(size: int, stride: int) -> int:
@@ -597,23 +604,71 @@ def save_json(config: Config, path: Path) -> None:
 
 
 def load_config_file(path: str) -> Config:
-    """`get_config()` of a Python file such as configs/scenes.py, or a run's config.json."""
-    file = Path(path)
+    """`get_config()` of a Python file such as configs/scenes.py, or a run's config.json.
+
+    A relative path is also looked for beside the package, where a clone has its configs/.
+    """
+    file = _config_file(path)
     if not file.is_file():
-        nearby = sorted(str(p) for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
-        hint = f"files there: {', '.join(nearby)}" if nearby else "such as configs/scenes.py"
-        raise UserError(f"--config={path}: no such file; {hint}")
+        raise UserError(f"--config={path}: no such file; {_instead_of(file)}")
     if file.suffix == ".json":
         return load_json(file)
-    spec = importlib.util.spec_from_file_location("deeplab_jax_experiment", file)
+    return call_in_file(file, "get_config", Config, f"--config={path}")
+
+
+def _config_file(path: str) -> Path:
+    beside = BESIDE_PACKAGE / path
+    return beside if beside.is_file() and not Path(path).exists() else Path(path)
+
+
+def _instead_of(file: Path) -> str:
+    """What could be meant by a configuration that is not there."""
+    if (file / "config.json").is_file():
+        return f"that is a run's folder: --config={file / 'config.json'}"
+    for folder in (file.parent, BESIDE_PACKAGE / file.parent):
+        if there := sorted(str(p) for p in folder.glob("*.py")):
+            return f"files there: {', '.join(there)}"
+    return (
+        "give a Python file with get_config() -> Config, or a run's config.json, by --config=FILE;"
+        " the project's repository has examples in configs/"
+    )
+
+
+def call_in_file(file: Path, function: str, result: type[T], where: str) -> T:
+    """What `function()` of a Python file of the user's returns; `where` begins every message.
+
+    Raises:
+      UserError: the file cannot be run, has no such function, or that returns something else.
+    """
+    spec = importlib.util.spec_from_file_location(f"deeplab_jax_{function}", file)
     if spec is None or spec.loader is None:
-        raise UserError(f"--config={path}: not a Python file")
+        raise UserError(f"{where}: not a Python file (.py)")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UserError(f"--config={path}: has no function get_config() -> Config")
-    config: Config = module.get_config()
-    return config
+    sys.modules[spec.name] = module  # dataclasses of the file look themselves up
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, function):
+            raise UserError(f"{where}: has no function {function}() -> {result.__name__}")
+        value = getattr(module, function)()
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's own code raises
+        raise UserError(f"{where}: {_in_user_code(error, file)}") from error
+    if not isinstance(value, result):
+        found = type(value).__name__
+        raise UserError(f"{where}: {function}() returned {found}, not a {result.__name__}")
+    return value
+
+
+def _in_user_code(error: Exception, file: Path) -> str:
+    """'line 3: NameError: ...': the last line of the file that an error went through."""
+    what = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+    if isinstance(error, SyntaxError):
+        other = "" if error.filename in (None, str(file)) else f"{error.filename}, "
+        what, line = f"{type(error).__name__}: {error.msg}", error.lineno
+        return f"{other}line {line}: {what}" if line else f"{other}{what}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+    return f"line {frames[-1].lineno}: {what}" if frames else what
 
 
 def pop_config(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -627,20 +682,126 @@ def pop_config(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
             path = argument.removeprefix("--config=")
         else:
             rest.append(argument)
+        if path == "":
+            raise UserError("--config: the file is missing, such as --config=configs/scenes.py")
     return path, rest
 
 
+def field_types(cls: type[Any], prefix: str = "") -> dict[str, Any]:
+    """Every field as {"section.field": type}."""
+    types: dict[str, Any] = {}
+    for name, hint in get_type_hints(cls).items():
+        section = dataclasses.is_dataclass(hint) and isinstance(hint, type)
+        types |= field_types(hint, f"{prefix}{name}.") if section else {f"{prefix}{name}": hint}
+    return types
+
+
 def override(base: Config, arguments: Sequence[str]) -> Config:
-    """`base` with the changes of `--section.field=value` arguments."""
+    """`base` with the changes of `--section.field=value` arguments.
+
+    `--section.field value` and hyphens for underscores will do too. Where a field has several
+    values they are `513 513`, `513,513`, `513x513` or `(513, 513)`.
+
+    Raises:
+      UserError: an argument is no field, or its value is not one of the field.
+    """
+    if HELP & set(arguments):
+        _print_help(base)
+    types, values = field_types(Config), to_dict(base)
+    for name, words in _named(arguments):
+        if name not in types:
+            raise UserError(f"--{name}: there is no such setting; {_near(name, list(types))}")
+        *sections, field_name = name.split(".")
+        target = values
+        for section in sections:
+            target = target[section]
+        target[field_name] = from_words(types[name], words, name)
+    return from_dict(Config, values)
+
+
+def _print_help(base: Config) -> NoReturn:
+    """Every field with its default and what is said of it above."""
     import tyro
 
-    settings = (tyro.conf.FlagConversionOff,)  # --flag=True, as every other field
-    config = tyro.cli(Config, default=base, args=arguments, use_underscores=True, config=settings)
-    return from_dict(Config, to_dict(config))  # which refuses what is not finite
+    tyro.cli(
+        Config,
+        prog="python -m deeplab_jax train",
+        default=base,
+        args=["--help"],
+        use_underscores=True,
+        config=(tyro.conf.FlagConversionOff,),  # --flag=True, as every other field
+    )
+    sys.exit()
+
+
+def _named(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Each `--name=word` or `--name word word` as the name and its words."""
+    named: list[tuple[str, list[str]]] = []
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, equals, value = argument[2:].partition("=")
+            named.append((name.replace("-", "_"), [value] if equals else []))
+        elif named:
+            named[-1][1].append(argument)
+        else:
+            is_config = argument.endswith((".py", ".json"))
+            hint = f"--config={argument}" if is_config else "settings are --section.field=value"
+            raise UserError(f"{argument!r} is no setting; {hint}")
+    return named
+
+
+def _near(name: str, names: Sequence[str]) -> str:
+    """What a wrong name could stand for: --steps for --train.steps; else the section's settings."""
+    section, _, last = name.rpartition(".")
+    ends = [n for n in names if n.rpartition(".")[2] == last]
+    if near := ends or difflib.get_close_matches(name, names, 3, 0.75):
+        return f"did you mean {' or '.join(f'--{n}' for n in near)}?"
+    there = [n for n in names if n.startswith(f"{section or name}.")]
+    return f"there are {', '.join(f'--{n}' for n in there)}" if there else "--help names all"
+
+
+def from_words(hint: Any, words: list[str], name: str) -> Any:
+    """The words of a command line as a field's type."""
+    given = " ".join(words)
+    if NoneType in get_args(hint):  # X | None
+        if given.lower() == "none":
+            return None
+        hint = get_args(hint)[0]
+    if get_origin(hint) is tuple:
+        return _several(get_args(hint), re.split(r"[\s,x×*()\[\]]+", given.lower()), name, given)
+    require(len(words) == 1, name, given, "one value is needed; quote what has spaces")
+    if get_origin(hint) is Literal:
+        one_of(name, given, get_args(hint))
+        return given
+    return _scalar(hint, given, name)
+
+
+def _several(parts: tuple[Any, ...], words: list[str], name: str, given: str) -> tuple[Any, ...]:
+    """A tuple's values: as many as it has, or any number."""
+    words = [word for word in words if word]
+    count = len(words) if parts[-1] is ... else len(parts)
+    example = " ".join(((words or ["513"]) * count)[:count])
+    what = "height and width" if count == 2 else f"{count} values"
+    allowed = f"{what} are needed, such as --{name} {example}"
+    require(len(words) == count, name, given, allowed)
+    return tuple(_scalar(parts[0], word, name) for word in words)
+
+
+def _scalar(hint: type[Any], word: str, name: str) -> Any:
+    try:
+        if hint is bool:
+            return {"true": True, "false": False}[word.lower()]
+        return hint(word)
+    except (KeyError, ValueError):
+        raise UserError(
+            f"{name} = {word!r:.80} is not possible: {SCALARS[hint]} is needed"
+        ) from None
 
 
 def parse(arguments: Sequence[str], default: str) -> Config:
     """A `Config` from `--config=FILE` (or `default`; "": plain defaults) and changed fields."""
     path, rest = pop_config(arguments)
     path = default if path is None else path
+    if HELP & set(rest) and not _config_file(path).is_file():
+        path = ""  # installed without its configs/, it can still say what there is to set
     return override(load_config_file(path) if path else Config(), rest)

@@ -26,7 +26,11 @@ def restart_with_huge_pages() -> None:
     glibc reads these settings only when a process starts, hence the restart. Set GLIBC_TUNABLES
     yourself (empty will do) to prevent it.
     """
-    if "GLIBC_TUNABLES" in os.environ or not THP.exists() or "[madvise]" not in THP.read_text():
+    if (
+        "GLIBC_TUNABLES" in os.environ
+        or not THP.exists()
+        or "[madvise]" not in THP.read_text(encoding="utf-8")
+    ):
         return
     os.environ["GLIBC_TUNABLES"] = TUNABLES
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

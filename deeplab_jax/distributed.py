@@ -28,15 +28,18 @@ def join_cluster(distributed: str) -> None:
     Raises:
       UserError: they cannot be found, or do not all answer within five minutes.
     """
+    if distributed == "no":
+        return
     cluster = detected(os.environ)
-    if distributed == "no" or (distributed == "auto" and cluster is None):
+    if distributed == "auto" and cluster is None:
         return
     try:
         jax.distributed.initialize(**addressed(os.environ), initialization_timeout=SECONDS)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, LookupError, OSError) as error:
+        reason = str(error).partition("\n")[0]
         raise UserError(
             f"the processes of {cluster or 'this cluster'} could not be connected in {SECONDS} s"
-            f" ({str(error).splitlines()[0]}). Start the same command on every machine; or set"
+            f" ({reason}). Start the same command on every machine; or set"
             " JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and JAX_PROCESS_ID; or run this"
             " one alone by --distributed=no"
         ) from error
@@ -47,7 +50,7 @@ def detected(environment: Mapping[str, str]) -> str | None:
     if "JAX_COORDINATOR_ADDRESS" in environment:
         return "JAX_COORDINATOR_ADDRESS"
     for name, variable in (("SLURM", "SLURM_NTASKS"), ("Open MPI", "OMPI_COMM_WORLD_SIZE")):
-        if int(environment.get(variable, "1")) > 1:
+        if whole_number(environment, variable, "1") > 1:
             return name
     if "JOBSET_NAME" in environment:
         return "a Kubernetes JobSet"
@@ -66,12 +69,23 @@ def addressed(environment: Mapping[str, str]) -> dict[str, Any]:
     if len(given) < len(names):
         missing = [name for name in names if name not in given]
         raise UserError(f"{', '.join(given)} without {', '.join(missing)}")
-    address, count, process = (environment[name] for name in names)
     return {
-        "coordinator_address": address,
-        "num_processes": int(count),
-        "process_id": int(process),
+        "coordinator_address": environment[names[0]],
+        "num_processes": whole_number(environment, names[1]),
+        "process_id": whole_number(environment, names[2]),
     }
+
+
+def whole_number(environment: Mapping[str, str], name: str, default: str = "") -> int:
+    """A variable of the environment as a number; UserError names it where it is none."""
+    value = environment.get(name, default)
+    try:
+        return int(value)
+    except ValueError:
+        raise UserError(
+            f"{name} = {value!r} in the environment is not possible: a whole number is needed; or"
+            " --distributed=no, where this process is alone"
+        ) from None
 
 
 def writes() -> bool:

@@ -325,10 +325,10 @@ def write_evaluation(result: Evaluation, source: Source, directory: Path) -> str
     """
     directory.mkdir(parents=True, exist_ok=True)
     table = pictures.class_table(result.confusion, source.class_names)
-    (directory / "per_class.txt").write_text(table + "\n")
+    (directory / "per_class.txt").write_text(table + "\n", encoding="utf-8")
     shown = write_pictures(result, source, directory / "pictures")
     numbers = to_json(result, source.class_names) | {"colors": source.colors, "shown": shown}
-    (directory / "evaluation.json").write_text(json.dumps(numbers) + "\n")
+    (directory / "evaluation.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
     save_json(result.config, directory / "config.json")
     if result.predictions:
         drawn(result, source).save(directory / "predictions.png")

@@ -31,10 +31,22 @@ def writable_folder(folder: Path, name: str) -> Path:
     return folder
 
 
+def writable_file(file: Path, name: str) -> Path:
+    """Try to write into a file's folder, which is made where there is none.
+
+    Raises:
+      UserError: that cannot be done, or a folder is in the file's place.
+    """
+    if file.is_dir():
+        raise UserError(f"{name} = {file}: that is a folder; name a file")
+    writable_folder(file.parent, name)
+    return file
+
+
 def write_atomically(file: Path, text: str) -> None:
     """Write beside the file, then rename over it."""
     staging = file.with_name(f"{file.name}.tmp")
-    staging.write_text(text)
+    staging.write_text(text, encoding="utf-8")
     os.replace(staging, file)
 
 

@@ -44,7 +44,7 @@ class Curve(NamedTuple):
 def read_metrics(file: Path) -> list[dict[str, Any]]:
     """The rows of a metrics.jsonl; a last line cut short by a crash is left out."""
     rows = []
-    for line in file.read_text().splitlines():
+    for line in file.read_text(encoding="utf-8").splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
@@ -57,8 +57,8 @@ def write_report(folder: Path) -> Path:
     log = folder / "metrics.jsonl"
     metrics = read_metrics(log) if log.exists() else []
     evaluation = folder / "evaluation" if log.exists() else folder
-    result = json.loads((evaluation / "evaluation.json").read_text())
-    config = json.loads((folder / "config.json").read_text())
+    result = json.loads((evaluation / "evaluation.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     model = config["model"]
     about = (
         f"{model['head']} on {model['backbone']}, output stride {model['output_stride']};"
@@ -85,7 +85,7 @@ def write_report(folder: Path) -> Path:
 
 def write_study(folder: Path) -> Path:
     """Write and return report.html of a folder with a study.json: its table and its plot."""
-    study = json.loads((folder / "study.json").read_text())
+    study = json.loads((folder / "study.json").read_text(encoding="utf-8"))
     if study["curves"]:
         curves = [Curve(c["label"], c["x"], c["y"]) for c in study["curves"]]
         plot = line_plot("", curves, study["x_label"], study["y_label"], zero=False)
@@ -552,6 +552,7 @@ def write_page(folder: Path, title: str, about: str, body: Sequence[str]) -> Pat
         f"<header><h1>{escape(title)}</h1><p>{escape(about)}</p></header>"
         f"<main>{''.join(body)}</main><footer>{origin}</footer></body></html>\n",
         encoding="utf-8",
+        errors="backslashreplace",  # names of files may be no text
     )
     return page
 

@@ -6,7 +6,6 @@ finished is taken as it is, what was interrupted resumes.
 """
 
 import dataclasses
-import importlib.util
 import json
 import re
 import sys
@@ -22,6 +21,7 @@ from deeplab_jax.config import (
     Config,
     ModelConfig,
     at_output_stride,
+    call_in_file,
     flatten,
     from_dict,
     load_json,
@@ -221,9 +221,11 @@ def run_study(study: Study, out: Path, seeds: int = 1) -> str:
         note = f"{row.name}, seed {trained.train.seed}: mIoU {miou} %"
         print(f"[{i}/{len(todo)}] {note}, {duration(seconds)}", file=sys.stderr, flush=True)
         summary = summarise(study, results, seeds, seconds)
-        (out / "study.json").write_text(json.dumps(summary, indent=1) + "\n")
+        (out / "study.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
         table = markdown(summary)
-        (out / "table.md").write_text(f"# {study.title}\n\n{study.about}\n\n{table}\n")
+        (out / "table.md").write_text(
+            f"# {study.title}\n\n{study.about}\n\n{table}\n", encoding="utf-8"
+        )
         write_study(out)
     return table
 
@@ -231,7 +233,7 @@ def run_study(study: Study, out: Path, seeds: int = 1) -> str:
 def seconds_so_far(file: Path) -> float:
     """What earlier calls of the same study took."""
     try:
-        return float(json.loads(file.read_text())["seconds"])
+        return float(json.loads(file.read_text(encoding="utf-8"))["seconds"])
     except (OSError, ValueError, KeyError):
         return 0.0
 
@@ -260,7 +262,7 @@ def run_row(row: Row, trained: Config, evaluated: Config) -> Numbers:
 def measured(folder: Path, config: Config) -> Numbers | None:
     """The folder's evaluation.json; None where there is none of this protocol."""
     try:
-        numbers: Numbers = json.loads((folder / "evaluation.json").read_text())
+        numbers: Numbers = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     wanted = json.loads(json.dumps(protocol(config)))
@@ -271,7 +273,7 @@ def measured(folder: Path, config: Config) -> Numbers | None:
 def output_to(file: Path) -> Iterator[None]:
     """What a run prints at its end goes to its own folder; its progress stays on the screen."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w") as stream, redirect_stdout(stream):
+    with file.open("w", encoding="utf-8") as stream, redirect_stdout(stream):
         yield
 
 
@@ -552,15 +554,6 @@ def load_study_file(path: str) -> Study:
     Raises:
       UserError: there is no such file or no such function.
     """
-    spec = importlib.util.spec_from_file_location("deeplab_jax_study", path)
-    if not Path(path).is_file() or spec is None or spec.loader is None:
+    if not Path(path).is_file():
         raise UserError(f"study {path}: no such Python file; or name one of {', '.join(PAPER)}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["deeplab_jax_study"] = module  # dataclasses of the file look themselves up
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_study"):
-        raise UserError(f"study {path}: has no function get_study() -> Study")
-    study = module.get_study()
-    if not isinstance(study, Study):
-        raise UserError(f"study {path}: get_study() returned {type(study).__name__}, not a Study")
-    return study
+    return call_in_file(Path(path), "get_study", Study, f"study {path}")

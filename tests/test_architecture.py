@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[1] / "deeplab_jax"
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "deeplab_jax"
 
 # Each line may import from the lines above it (and modules of its own line).
 LAYERS = [
@@ -83,6 +84,43 @@ def test_imports_point_downward(file: Path) -> None:
     assert module in RANK, f"{module} is new: give it a line in LAYERS"
     for other in imported(file):
         assert RANK[other] <= RANK[module], f"{module} must not import {other}"
+
+
+def text_files(file: Path) -> list[str]:
+    """Calls that read or write text in whatever encoding the machine has, as 'file:line'."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call) or any(k.arg == "encoding" for k in node.keywords):
+            continue
+        name = (
+            node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        )
+        owner = getattr(getattr(node.func, "value", None), "id", "")
+        given = [*node.args, *(k.value for k in node.keywords)]
+        binary = any(isinstance(a, ast.Constant) and "b" in str(a.value)[:3] for a in given)
+        opens = name == "open" and owner not in ("Image", "gzip", "archive", "os") and not binary
+        if name in ("read_text", "write_text") or opens:
+            found.append(f"{file.name}:{node.lineno}")
+    return found
+
+
+def test_text_is_utf_8_on_every_machine() -> None:
+    others = [
+        ROOT / "train.py",
+        *(ROOT / "benchmarks").glob("*.py"),
+        *(ROOT / "configs").glob("*.py"),
+    ]
+    assert [found for file in (*FILES, *others) for found in text_files(file)] == []
+
+
+def test_the_package_can_be_imported_where_there_is_no_posix() -> None:
+    """Modules that Windows lacks are imported where they are needed, never at the top of a file."""
+    posix = {"fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"}
+    for file in FILES:
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            names = {a.name for a in node.names} if isinstance(node, ast.Import) else set()
+            names |= {node.module} if isinstance(node, ast.ImportFrom) else set()
+            assert not names & posix, f"{module_name(file)} imports {names & posix}"
 
 
 def test_only_models_know_flax_linen() -> None:

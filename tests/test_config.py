@@ -19,6 +19,7 @@ from deeplab_jax import (
 )
 from deeplab_jax.config import (
     at_output_stride,
+    flatten,
     from_dict,
     load_config_file,
     load_json,
@@ -192,15 +193,112 @@ def test_what_is_not_finite_on_the_command_line() -> None:
             parse([f"--optim.learning_rate={value}"], "")
 
 
-def test_unknown_field_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        parse(["--model.widht=0.5"], "")
-    assert "--model.width" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("argument", "field", "value"),
+    [
+        ("--data.crop_size=513,513", "data.crop_size", [513, 513]),
+        ("--data.crop_size=513x257", "data.crop_size", [513, 257]),
+        ("--data.crop_size=(513,257)", "data.crop_size", [513, 257]),
+        ("--data.crop-size 33 49", "data.crop_size", [33, 49]),
+        ("--data.eval_size=[513, 257]", "data.eval_size", [513, 257]),
+        ("--data.eval_size=513X257 --data.eval_size=None", "data.eval_size", None),
+        ("--model.image_pooling_crop_size 513,513", "model.image_pooling_crop_size", [513, 513]),
+        ("--model.multi_grid=1,2,4", "model.multi_grid", [1, 2, 4]),
+        ("--model.atrous_rates=6,12", "model.atrous_rates", [6, 12]),
+        ("--model.atrous_rates", "model.atrous_rates", []),
+        ("--model.decoder_strides=8,4", "model.decoder_strides", [8, 4]),
+        ("--eval.scales=0.5,1e0", "eval.scales", [0.5, 1.0]),
+        ("--eval.trimap_widths 1,2", "eval.trimap_widths", [1, 2]),
+        ("--train.class_weights=1,2 --model.num_classes=2", "train.class_weights", [1.0, 2.0]),
+        ("--eval.flip true", "eval.flip", True),
+        ("--data.root=a=b", "data.root", "a=b"),
+    ],
+)
+def test_how_values_may_be_written(argument: str, field: str, value: object) -> None:
+    assert flatten(to_dict(override(Config(), argument.split(" "))))[field] == value
 
 
-def test_missing_config_file() -> None:
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--model.widht=0.5", "--model.widht: .* did you mean --model.width?"),
+        ("--steps=1", r"--steps: .* did you mean --train.steps\?"),
+        ("--batch-size=1", r"did you mean --train.batch_size or --eval.batch_size\?"),
+        ("--optim.lr=1", "--optim.lr: .* there are --optim.learning_rate, "),
+        ("--data.crop_size=512", "crop_size = '512' .* height and width .*crop_size 512 512"),
+        ("--data.crop_size", "crop_size = '' .* such as --data.crop_size 513 513"),
+        ("--data.crop_size 1 2 3", "crop_size = '1 2 3' .* height and width"),
+        ("--eval.window=513", "eval.window = '513' .* --eval.window 513 513"),
+        ("--model.multi_grid=2", "multi_grid = '2' .* 3 values .* --model.multi_grid 2 2 2"),
+        ("--model.num_classes=three", "num_classes = 'three' .* a whole number"),
+        ("--train.steps=1.5", "train.steps = '1.5' .* a whole number"),
+        ("--eval.scales=0.5,big", "eval.scales = 'big' .* a number"),
+        ("--eval.flip", "eval.flip = '' .* one value"),
+        ("--eval.flip=yes", "eval.flip = 'yes' .* True or False"),
+        ("--data.root my images", "data.root = 'my images' .* quote"),
+        ("--model.backbone=unett", "model.backbone = 'unett' .*did you mean 'unet'"),
+        ("configs/voc.py", "--config=configs/voc.py"),
+        ("--config=", "--config: the file is missing"),
+    ],
+)
+def test_how_values_may_not_be_written(argument: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        parse(argument.split(" "), "")
+    assert "\n" not in str(error.value)
+
+
+def test_missing_config_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"configs/none.py: no such file.*configs/scenes.py"):
         load_config_file("configs/none.py")
+    (tmp_path / "run").mkdir()
+    save_json(Config(), tmp_path / "run" / "config.json")
+    with pytest.raises(UserError, match=r"a run's folder: --config=.*run/config.json"):
+        load_config_file(str(tmp_path / "run"))
+    monkeypatch.setattr("deeplab_jax.config.BESIDE_PACKAGE", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"configs/scenes.py: no such file; give a Python file"):
+        load_config_file("configs/scenes.py")
+
+
+def test_the_clone_s_configs_are_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config_file("configs/camvid.py").model.num_classes == 11
+    (tmp_path / "configs").mkdir()
+    own = "from deeplab_jax import Config\ndef get_config():\n    return Config(workdir='own')\n"
+    (tmp_path / "configs" / "camvid.py").write_text(own, encoding="utf-8")
+    assert load_config_file("configs/camvid.py").workdir == "own"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"def get_config(:\n", "line 1: SyntaxError"),
+        (b"x = 1\nimport deeplab_jaxx\n", "line 2: ModuleNotFoundError: .*deeplab_jaxx"),
+        (b"from deeplab_jax import Konfig\n", "line 1: ImportError: .*Konfig"),
+        (b"def get_config():\n    return 1 / 0\n", "line 2: ZeroDivisionError"),
+        (b"def get_config(size):\n    return size\n", "TypeError: get_config"),
+        (b"def get_config():\n    return {}\n", "returned dict, not a Config"),
+        (b"get_config = None\n", "TypeError"),
+        (b"config = 1\n", r"no function get_config\(\) -> Config"),
+        (b"x = '\xff'\n", "SyntaxError: .*utf-8"),
+        (b"x = '\0'\n", "null bytes"),
+    ],
+)
+def test_what_is_wrong_in_a_config_file_is_named_by_file_and_line(
+    content: bytes, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_bytes(content)
+    with pytest.raises(UserError, match=rf"--config=.*mine.py: .*{message}") as error:
+        load_config_file(str(tmp_path / "mine.py"))
+    assert "\n" not in str(error.value)
+
+
+def test_a_config_that_is_neither_python_nor_json(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_bytes(b"model: {}\n")
+    with pytest.raises(UserError, match=r"mine.yaml: not a Python file"):
+        load_config_file(str(tmp_path / "mine.yaml"))
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.stem)

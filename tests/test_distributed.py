@@ -3,7 +3,7 @@
 import pytest
 
 from deeplab_jax import UserError
-from deeplab_jax.distributed import addressed, detected
+from deeplab_jax.distributed import addressed, detected, join_cluster
 
 
 def test_a_cluster_is_seen_by_what_started_it() -> None:
@@ -28,3 +28,14 @@ def test_an_address_is_given_whole_or_not_at_all() -> None:
     assert addressed({}) == {}
     with pytest.raises(UserError, match="without JAX_PROCESS_ID"):
         addressed({k: v for k, v in whole.items() if k != "JAX_PROCESS_ID"})
+
+
+def test_numbers_of_the_environment_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"SLURM_NTASKS = '2\(x2\)' in the environment"):
+        detected({"SLURM_NTASKS": "2(x2)"})
+    for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
+        whole = {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
+        with pytest.raises(UserError, match=f"{name} = 'two' .* --distributed=no"):
+            addressed({**whole, name: "two"})
+    monkeypatch.setenv("SLURM_NTASKS", "2(x2)")
+    join_cluster("no")

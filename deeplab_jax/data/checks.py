@@ -84,7 +84,9 @@ def check_data(config: Config, out: Path) -> tuple[str, bool]:
     warnings = find_warnings(found, class_names, data.train_split)
     out.mkdir(parents=True, exist_ok=True)
     listed = [list_findings(problems, "problems"), list_findings(warnings, "warnings")]
-    (out / "problems.txt").write_text("\n\n".join(listed) + "\n", encoding="utf-8")
+    (out / "problems.txt").write_text(
+        "\n\n".join(listed) + "\n", encoding="utf-8", errors="backslashreplace"
+    )
     samples = None if data.one_label else draw_samples(sources, found)
     if samples:
         samples.save(out / "samples.png")

@@ -22,6 +22,7 @@ from deeplab_jax.data.colors import Color, voc_colormap
 from deeplab_jax.data.decode import decode_image, decode_label, image_size, read_file
 from deeplab_jax.data.walk import SUFFIXES, walk_images
 from deeplab_jax.errors import UserError
+from deeplab_jax.files import writable_folder
 
 DATA_DIR = "~/.cache/deeplab_jax/tfds"
 # What reading a record raises where it is not sound; the last two are ArrayRecord's own.
@@ -510,7 +511,9 @@ def open_tfds(
 def prepare(builder: tfds.core.DatasetBuilder, manual_dir: str | None = None) -> str:
     """Return the data set's folder, prepared as ArrayRecord; `manual_dir` holds its downloads."""
     made = Path(builder.data_dir)
-    with _locked(made.parent):
+    if made.is_dir():  # whole, as TFDS renames it last; the folder around it may be read-only
+        return str(made)
+    with _locked(writable_folder(made.parent, "data.prepared_dir")):
         if not made.is_dir():
             # What a killed run left behind; while the lock is held it is nobody's work in progress.
             for left in made.parent.glob(f"incomplete.*_{made.name}"):
@@ -528,8 +531,7 @@ def prepare(builder: tfds.core.DatasetBuilder, manual_dir: str | None = None) ->
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     # Two processes started together; the system frees the lock of a process that dies.
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
+    with open(folder / ".lock", "w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -4,6 +4,7 @@ import glob
 import gzip
 import io
 import math
+import re
 import tarfile
 import tempfile
 import zipfile
@@ -20,17 +21,17 @@ from numpy.lib import format as npy
 from deeplab_jax.config import Config
 from deeplab_jax.errors import UserError
 from deeplab_jax.models.build import init_variables
-from deeplab_jax.weights.files import MAX_BYTES, read_safetensors
+from deeplab_jax.weights.files import (
+    MAX_BYTES,
+    PICKLES,
+    READABLE,
+    SAVE_AS_SAFETENSORS,
+    read_safetensors,
+)
 from deeplab_jax.weights.slots import fill, shorten, unused
 from deeplab_jax.weights.tf_names import tf_slots, unfold_batch_norm
 from deeplab_jax.weights.timm import check_network, timm_slots
 
-PICKLES = (".pth", ".pt", ".bin", ".pkl", ".pickle")
-SAVE_AS_SAFETENSORS = """\
-a pickle can run code when it is read, so none is. Save it as safetensors, where PyTorch is:
-  import safetensors.torch, torch
-  state = torch.load("model.pth", map_location="cpu", weights_only=True)
-  safetensors.torch.save_file(state, "model.safetensors")"""
 MAX_RATIO = 100  # of unpacked to packed bytes: weights are noise, which hardly shrinks
 MAX_MEMBERS = 10_000  # xception_71 with an optimiser's slots has 1300 arrays
 NPY_HEADER_BYTES = 2**14  # numpy takes no header above 10 000 bytes
@@ -53,7 +54,7 @@ def read_arrays(source: str) -> dict[str, np.ndarray]:
     if path.name.endswith((".tar.gz", ".tgz", ".tar")):
         with tempfile.TemporaryDirectory() as folder:
             return read_checkpoint(extract_checkpoint(path, Path(folder)))
-    return read_checkpoint(source.removesuffix(".index"))
+    return read_checkpoint(re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", source))
 
 
 def size_limit(file: Path) -> int:
@@ -75,6 +76,8 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             for member in members:
                 check_npy(archive, member)
             return {m.filename.removesuffix(".npy"): read_npy(archive, m) for m in members}
+    except MemoryError:
+        raise
     except Exception as e:  # OSError, ValueError, BadZipFile, zlib.error, NotImplementedError ...
         raise UserError(f"{path}: not a readable .npz of plain arrays ({e})") from e
 
@@ -103,15 +106,19 @@ def read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
 def read_checkpoint(prefix: str) -> dict[str, np.ndarray]:
     """Variables of a TF1 checkpoint, read as variables only: nothing of it is run."""
     if not Path(prefix + ".index").is_file():
+        inside = sorted(str(file.with_suffix("")) for file in Path(prefix).glob("*.index"))
+        there = f"; in this folder there are {', '.join(inside)}" if inside else ""
         raise UserError(
-            f"{prefix}: no checkpoint there (no {prefix}.index); give PREFIX of PREFIX.index and"
-            " PREFIX.data-00000-of-00001, a .tar.gz of these, or an .npz"
+            f"{prefix}: no checkpoint there (no {prefix}.index){there}; give {READABLE}; the prefix"
+            " of PREFIX.index and PREFIX.data-00000-of-00001 is PREFIX"
         )
     load_checkpoint = tensorflow().train.load_checkpoint
     try:
         reader = load_checkpoint(prefix)
         check_variables(reader, prefix)
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    except MemoryError:
+        raise
     except Exception as e:  # TensorFlow's own errors are of many classes
         raise UserError(f"{prefix}: not a readable TensorFlow checkpoint ({e})") from e
 

@@ -34,6 +34,17 @@ Color = tuple[int, int, int]
 Colors = tuple[Color, ...]
 FLOATS = ("F16", "BF16", "F32", "F64")  # safetensors' names of what weights may be
 DTYPES = (*FLOATS, "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64")  # counts beside them
+FILES = ("config.json", "classes.json", "model.safetensors")
+CONVERT = "`python -m deeplab_jax convert {} --out FOLDER` makes a folder of another program's file"
+READABLE = "a TensorFlow checkpoint (its prefix, or a .tar.gz), an .npz or timm's .safetensors"
+PICKLES = (".pth", ".pt", ".bin", ".pkl", ".pickle")
+SAVE_AS_SAFETENSORS = """\
+a pickle can run code when it is read, so none is. Save it as safetensors, where PyTorch is:
+  import safetensors.torch, torch
+  state = torch.load("model.pth", map_location="cpu", weights_only=True)
+  safetensors.torch.save_file(state, "model.safetensors")
+and make that into a folder: `python -m deeplab_jax convert model.safetensors --out FOLDER`"""
+LFS_POINTER = b"version https://git-lfs"
 MAX_HEADER_BYTES = 2**20  # of safetensors; that of xception_71, with 802 arrays, has 0.1 MB
 MAX_BYTES = 2 * 2**30  # what a file of weights may unpack to; the largest official has about 1 GB
 
@@ -61,7 +72,7 @@ def save_weights(directory: Path, weights: Weights) -> None:
         {"name": n, "color": list(c)}
         for n, c in zip(weights.class_names, weights.colors, strict=True)
     ]
-    (staging / "classes.json").write_text(json.dumps(classes, indent=1) + "\n")
+    (staging / "classes.json").write_text(json.dumps(classes, indent=1) + "\n", encoding="utf-8")
     # safetensors writes the memory as it lies: an array in Fortran order would come back scrambled
     flat = {
         "/".join(k): np.ascontiguousarray(v) for k, v in flatten_dict(weights.variables).items()
@@ -71,13 +82,13 @@ def save_weights(directory: Path, weights: Weights) -> None:
     except SafetensorError as error:  # a full disk, most likely
         raise OSError(str(error)) from error
     directory.mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", "classes.json", "model.safetensors"):
+    for name in FILES:
         os.replace(staging / name, directory / name)
     staging.rmdir()
 
 
 def load_weights(directory: str | Path, *, complete: bool = True) -> Weights:
-    """Read a converted folder, or a run's folder (its `best` weights).
+    """Read a converted folder, or a run's folder (its `best` weights); or name the file in it.
 
     `complete=False` also takes a folder that lacks whole modules: a backbone alone, to train from.
 
@@ -86,15 +97,8 @@ def load_weights(directory: str | Path, *, complete: bool = True) -> Weights:
         type does not fit the network that config.json describes, which is found out before any
         array is read; or a value is not finite.
     """
-    folder = Path(directory)
-    if (folder / "best" / "model.safetensors").is_file():
-        folder = folder / "best"
+    folder = find_weights(Path(directory))
     file = folder / "model.safetensors"
-    if not file.is_file():
-        raise UserError(
-            f"{directory}: no model.safetensors there; give a run's folder after its first"
-            " evaluation, or one that `python -m deeplab_jax convert` wrote"
-        )
     config = load_json(folder / "config.json")
     names, colors = read_class_file(folder / "classes.json", config.model.num_classes)
     check_header(file, config.model, complete)
@@ -102,6 +106,54 @@ def load_weights(directory: str | Path, *, complete: bool = True) -> Weights:
     check_finite(arrays, file)
     variables: dict[str, Any] = unflatten_dict({tuple(k.split("/")): v for k, v in arrays.items()})
     return Weights(config, variables, names, colors)
+
+
+def find_weights(given: Path) -> Path:
+    """The folder of weights that a folder, a run's folder or a model.safetensors stands for.
+
+    Raises:
+      UserError: there is none, or a file of it is missing; with what to do about it.
+    """
+    if given.name == "model.safetensors" and given.is_file():
+        folder = given.parent
+    else:
+        folder = next(
+            (f for f in (given / "best", given) if (f / "model.safetensors").is_file()), given
+        )
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if "model.safetensors" in missing:
+        raise UserError(f"{given}: no model.safetensors there; {instead_of(given)}")
+    if missing:
+        raise UserError(
+            f"{folder}: {' and '.join(missing)} missing beside model.safetensors; a folder of"
+            f" weights has all three. {CONVERT.format(folder / 'model.safetensors')}"
+        )
+    return folder
+
+
+def instead_of(given: Path) -> str:
+    """What to do with a path that is no folder of weights."""
+    if given.is_file():
+        return foreign(given)
+    if given.with_name(f"{given.name}.index").is_file():
+        return CONVERT.format(given)
+    if (given / "checkpoints").is_dir():
+        return "this run has no evaluation yet: the same training command, run again, goes on to it"
+    if prefixes := sorted(given.glob("*.index")):
+        return CONVERT.format(prefixes[0])
+    return (
+        "give a run's folder after its first evaluation, or one that `python -m deeplab_jax"
+        " convert` wrote"
+    )
+
+
+def foreign(file: Path) -> str:
+    """What to do with a file of another program's weights."""
+    if file.suffix in PICKLES:
+        return SAVE_AS_SAFETENSORS
+    if file.name.endswith((".safetensors", ".npz", ".index", ".tar.gz", ".tgz", ".tar")):
+        return CONVERT.format(file)
+    return f"{file.name} is not of a kind that can be read, here or by `convert`: {READABLE}"
 
 
 def read_header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -131,13 +183,20 @@ def opened(file: Path) -> Iterator[Any]:
     try:
         if file.stat().st_size > MAX_BYTES:
             raise UserError(f"{file}: larger than {MAX_BYTES >> 30} GB")
-        with file.open("rb") as start:
-            if int.from_bytes(start.read(8), "little") > MAX_HEADER_BYTES:
+        with file.open("rb") as stream:
+            start = stream.read(len(LFS_POINTER))
+            if start == LFS_POINTER:
+                raise UserError(
+                    f"{file}: only Git LFS's pointer to the weights; run `git lfs pull`"
+                )
+            if int.from_bytes(start[:8], "little") > MAX_HEADER_BYTES:
                 raise ValueError(f"its header has more than {MAX_HEADER_BYTES >> 20} MB")
         with safe_open(file, framework="numpy") as tensors:
             yield tensors
     except (SafetensorError, OSError, ValueError) as e:  # ValueError: no array has such a shape
-        raise UserError(f"{file}: not a readable safetensors file ({e})") from e
+        raise UserError(
+            f"{file}: not a readable safetensors file ({e}); was it copied or downloaded whole?"
+        ) from e
 
 
 def check_header(file: Path, model: ModelConfig, complete: bool) -> None:

@@ -229,7 +229,7 @@ def config_files(rng: Rng, file: Path) -> None:
 
 
 def command_lines(rng: Rng) -> None:
-    """tyro leaves with code 2 and a message, or 0 after --help."""
+    """A `UserError`, or code 0 after --help."""
     fields = flatten(to_dict(CONFIG))
     arguments = []
     for _ in range(int(rng.integers(1, 4))):

@@ -272,3 +272,22 @@ def test_without_tensorflow_a_checkpoint_is_refused(
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
         write_tf_arrays(str(tmp_path / "file" / "a.npz"), {})
+
+
+def test_a_folder_of_checkpoints_names_them(tmp_path: Path) -> None:
+    (tmp_path / "model.ckpt-5.index").touch()
+    with pytest.raises(UserError, match=r"in this folder there are .*model.ckpt-5; give"):
+        read_arrays(str(tmp_path))
+    with pytest.raises(UserError, match=r"none: no checkpoint there"):
+        read_arrays(str(tmp_path / "none.data-00000-of-00001"))
+
+
+def test_out_of_memory_is_not_called_an_unreadable_file(
+    npz: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raising(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("deeplab_jax.weights.convert.read_npy", raising)
+    with pytest.raises(MemoryError):
+        read_arrays(str(npz))

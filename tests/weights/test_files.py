@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,53 @@ def test_a_header_of_many_arrays_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
     with pytest.raises(UserError, match="more than 1 MB"):
         read_safetensors(tmp_path / "a.safetensors")
+
+
+def test_the_file_itself_and_a_run_s_folder_are_taken(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "run" / "best")
+    for given in (tmp_path / "run", tmp_path / "run" / "best" / "model.safetensors"):
+        assert load_weights(given).config == load_weights(folder).config
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("model.pth", "a pickle can run code.*convert"),
+        ("model.h5", "model.h5 is not of a kind that can be read.*TensorFlow checkpoint"),
+        ("x.npz", "convert .*x.npz --out"),
+        ("x.tar.gz", "convert .*x.tar.gz --out"),
+        ("model.ckpt.index", "convert .*model.ckpt.index --out"),
+        ("xception.safetensors", "convert .*xception.safetensors --out"),
+    ],
+)
+def test_weights_of_other_programs_get_advice(name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"something")
+    with pytest.raises(UserError, match=rf"(?s){name}: no model.safetensors there; .*{message}"):
+        load_weights(tmp_path / name)
+
+
+def test_a_checkpoint_s_prefix_or_folder_gets_advice(tmp_path: Path) -> None:
+    (tmp_path / "model.ckpt.index").touch()
+    for given in (tmp_path, tmp_path / "model.ckpt"):
+        with pytest.raises(UserError, match=r"convert .*model.ckpt"):
+            load_weights(given)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="has no evaluation yet"):
+        load_weights(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "classes.json"])
+def test_a_missing_file_is_named_with_what_belongs_there(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(UserError, match=rf"{name} missing beside model.safetensors; .*convert"):
+        load_weights(folder)
+
+
+def test_a_pointer_of_git_lfs_is_named(folder: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 123\n"
+    (folder / "model.safetensors").write_text(pointer, encoding="utf-8")
+    with pytest.raises(UserError, match="git lfs pull"):
+        load_weights(folder)
 
 
 def test_a_folder_without_weights(tmp_path: Path) -> None:
