@@ -165,12 +165,14 @@ def predict(arguments: list[str]) -> None:
     """Segment or classify pictures."""
     p = parser(
         "predict",
-        "Segment or classify a picture or all pictures of a folder.",
+        "Segment or classify images: files, and all images of folders and of the folders in them."
+        " Exit code 1 if some of them cannot be read.",
         "--eval.scales 0.5 1 1.5, --eval.flip=True and --eval.window 513 513 say how the network"
-        " looks at a picture, --data.eval_size and --data.resize how large; by default as trained."
-        " --mesh.space=4: four devices share the height of each picture.",
+        " looks at an image, --data.eval_size and --data.resize how large; by default as trained."
+        " --mesh.space=4: four devices share the height of each image. Name the images before such"
+        " options. A file that predict did not write is never overwritten.",
     )
-    p.add_argument("pictures", type=Path, metavar="IMAGE_OR_FOLDER")
+    p.add_argument("pictures", type=Path, nargs="+", metavar="IMAGE_OR_FOLDER")
     p.add_argument("--weights", required=True, help="a run's folder or a converted one")
     p.add_argument("--out", type=Path, help="folder for what is drawn; not for a classifier")
     p.add_argument("--output-stride", type=int, help="8, 16 or 32 [as trained]; rates follow")
@@ -181,21 +183,29 @@ def predict(arguments: list[str]) -> None:
         help="index: class ids and overlays [default]; voc, cityscapes: files for their servers",
     )
     args, rest = p.parse_known_args(arguments)
-    from deeplab_jax.predict import Predictor, classify_files, find_pictures, predict_files
+    if rest and not rest[0].startswith("-"):
+        raise UserError(f"{rest[0]}: name all images first, one after the other, then the options")
+    from deeplab_jax.predict import Predictor
+    from deeplab_jax.predict_files import classify_files, find_pictures, predict_files
     from deeplab_jax.weights.files import load_weights
 
-    files = find_pictures(args.pictures)
+    found = find_pictures(args.pictures)
     weights = load_weights(args.weights)
     config = evaluation_config(rest, weights.config, args.output_stride)
-    predictor = Predictor(weights._replace(config=config))
-    if predictor.classifies:
-        classify_files(predictor, files)
-        return
-    if args.out is None:
+    classifies = config.model.head == "classifier"
+    if classifies and (args.out is not None or args.format != "index"):
+        raise UserError("--out, --format: a classifier draws nothing; leave them out")
+    if not classifies and args.out is None:
         raise UserError("--out is missing: the folder for what is drawn")
-    predict_files(predictor, files, args.out, args.format)
-    what = "class ids (NAME.png) and overlays (NAME_overlay.png)"
-    print(f"wrote {what if args.format == 'index' else 'label files'} to {args.out}")
+    predictor = Predictor(weights._replace(config=config))
+    if classifies:
+        failed = classify_files(predictor, found)
+    else:
+        failed = predict_files(predictor, found, args.out, args.format)
+        what = "class ids (NAME.png) and overlays (NAME_overlay.png)"
+        print(f"wrote {what if args.format == 'index' else 'label files'} to {args.out}")
+    if failed:
+        sys.exit(1)
 
 
 def convert(arguments: list[str]) -> None:

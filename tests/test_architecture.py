@@ -49,6 +49,7 @@ LAYERS = [
     ],
     ["step", "checkpoint", "weights", "weights.files", "weights.convert"],
     ["evaluate", "predict"],
+    ["predict_files"],
     ["plan.chips", "plan.programs"],
     ["plan.compilers", "plan.estimate"],
     ["plan.planner"],

@@ -1,4 +1,4 @@
-"""Prediction of any size, in batches, of files good and bad."""
+"""Prediction of any size, in batches, through windows."""
 
 import dataclasses
 from pathlib import Path
@@ -9,10 +9,9 @@ from conftest import TINY_MODEL
 from PIL import Image
 from synthetic import random_variables, square_picture
 
-from deeplab_jax import Config, DataConfig, MeshConfig, ModelConfig, UserError, load
+from deeplab_jax import Config, DataConfig, MeshConfig, UserError, load
 from deeplab_jax.commands import predict
-from deeplab_jax.data import cityscapes, voc
-from deeplab_jax.predict import VOC_RESULTS, Predictor, find_pictures, predict_files
+from deeplab_jax.predict import Predictor
 from deeplab_jax.weights.files import Weights, save_weights
 
 CLASSES = ("background", "red", "blue")
@@ -79,38 +78,6 @@ def test_wrong_arrays_are_refused(padding: Predictor) -> None:
         padding.predict(np.zeros((4, 4, 3)))
 
 
-def test_files(padding: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Two pictures of one name, one turned by EXIF, one broken, and a note."""
-    image = Image.fromarray(square_picture(0)[0])
-    source, out = tmp_path / "in", tmp_path / "out"
-    source.mkdir()
-    image.save(source / "a.png")
-    turned = Image.Exif()
-    turned[0x0112] = 6  # rotate by 90 degrees
-    image.save(source / "a.jpg", exif=turned)
-    (source / "broken.png").write_bytes(b"nothing")
-    (source / "note.txt").write_text("not a picture")
-    lines = predict_files(padding, find_pictures(source), out)
-    assert len(lines) == 3 and "broken.png" in lines[2] and lines[0].endswith("ms")
-    assert sorted(p.name for p in out.iterdir()) == [
-        "a.png",
-        "a_2.png",
-        "a_2_overlay.png",
-        "a_overlay.png",
-        "contact_sheet.png",
-    ]
-    with Image.open(out / "a.png") as upright, Image.open(out / "a_2.png") as index:
-        assert upright.size == (40, 56)  # a.jpg
-        np.testing.assert_array_equal(np.asarray(index), padding.predict(np.asarray(image)))
-
-
-def test_nothing_to_predict(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such file"):
-        find_pictures(tmp_path / "none")
-    with pytest.raises(UserError, match="holds no pictures"):
-        find_pictures(tmp_path)
-
-
 def test_input_size_is_what_the_network_was_trained_with(padding: Predictor) -> None:
     assert padding.input_size((20, 30)) == (65, 65)
     assert padding.input_size((66, 30)) == (81, 33)
@@ -155,32 +122,3 @@ def test_the_command_looks_as_it_is_told(saved: Path, tmp_path: Path) -> None:
     want = load(saved, scales=(0.5, 1), flip=True, window=(65, 65)).predict(image)
     with Image.open(tmp_path / "out" / "a.png") as index:
         np.testing.assert_array_equal(np.asarray(index), want)
-
-
-@pytest.mark.parametrize("form", ["voc", "cityscapes"])
-def test_files_for_the_servers(form: str, tmp_path: Path) -> None:
-    """VOC: ids in VOC's palette, in the archive's folders. Cityscapes: the ids of its masks."""
-    data = {"voc": voc, "cityscapes": cityscapes}[form]
-    names, colors = data.CLASS_NAMES, data.COLORS
-    model: ModelConfig = dataclasses.replace(TINY_MODEL, num_classes=len(names))
-    config = Config(model=model, data=DataConfig(eval_size=(65, 65)))
-    network = Predictor(Weights(config, random_variables(model), names, colors))
-    image, _ = square_picture(0)
-    Image.fromarray(image).save(tmp_path / "berlin_000000_000019_leftImg8bit.png")
-    predict_files(network, find_pictures(tmp_path), tmp_path / "out", form)  # type: ignore[arg-type]
-    written = [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
-    folder = tmp_path / "out" / (VOC_RESULTS if form == "voc" else "")
-    assert written == [folder / "berlin_000000_000019_leftImg8bit.png"]
-    label = network.predict(image)
-    with Image.open(written[0]) as picture:
-        ids = np.asarray(picture)
-        assert picture.mode == ("P" if form == "voc" else "L")
-    if form == "voc":
-        np.testing.assert_array_equal(ids, label)
-    else:
-        np.testing.assert_array_equal(np.array(cityscapes.ID_TO_TRAIN_ID)[ids], label)
-
-
-def test_a_server_of_other_classes_is_refused(padding: Predictor, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--format=voc is for 21 classes; these weights have 3"):
-        predict_files(padding, [], tmp_path, "voc")

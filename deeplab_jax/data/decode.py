@@ -15,7 +15,8 @@ from deeplab_jax.errors import UserError
 
 # 64 megapixels decode to 192 MB of RGB; a header may claim far more than the file holds.
 MAX_PIXELS = 64 * 2**20
-MAX_BYTES = 256 * 2**20  # of a file: 64 megapixels of raw RGB are 192 MB
+MAX_WINDOW_PIXELS = 2**30  # where a window slides over the image
+BYTES_PER_PIXEL = 4  # at most, of a file: raw RGB has 3
 MIN_SIDE = 2  # what counts visits to web pages has 1 x 1 pixels, and is downloaded with pictures
 # PIL knows more, some of which start other programs (EPS): not for pictures from anywhere.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -33,6 +34,7 @@ TURN_BACK = {
 # PIL warns of odd metadata and large sizes: what matters of it is checked here. Once and for all,
 # because `catch_warnings` around each call is not safe among the loader's threads.
 warnings.filterwarnings("ignore", module="PIL")
+Image.MAX_IMAGE_PIXELS = MAX_WINDOW_PIXELS // 2  # PIL refuses twice as many
 
 
 class Header(NamedTuple):
@@ -46,33 +48,38 @@ class Header(NamedTuple):
     """EXIF: 1 is upright, 2 to 8 are mirrored or turned."""
 
 
-def read_file(path: Path) -> bytes:
-    """The content of a picture's file; raises UserError if it cannot be read or is above 256 MB."""
+def read_file(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
+    """The content of a picture's file.
+
+    Raises UserError if it cannot be read or has more than 4 bytes for each of `max_pixels`.
+    """
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
+        size, limit = path.stat().st_size, BYTES_PER_PIXEL * max_pixels
+        if size > limit:
             raise UserError(
-                f"{path}: the file has {size / 2**20:.0f} MB; at most {MAX_BYTES // 2**20} MB are "
-                "read: scale the picture down or cut it first"
+                f"{path}: the file has {size / 2**20:.0f} MB; at most {limit // 2**20} MB are "
+                f"read{_larger(max_pixels)}: scale the picture down or cut it first"
             )
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: the file cannot be read ({error.strerror})") from error
 
 
-def decode_image(data: bytes | np.ndarray, name: str, *, exif: bool = False) -> np.ndarray:
+def decode_image(
+    data: bytes | np.ndarray, name: str, *, exif: bool = False, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
     """Decode a picture to RGB u8[h w 3]; a u8[h w 3] array is handed through.
 
     Grayscale is repeated, an alpha channel dropped, 16 bits are scaled to 8. `exif` turns the
     picture as its EXIF tag says: right for users' photos, wrong for data sets, whose masks are
     drawn on the stored pixels.
-    Raises UserError, naming `name`, for what is unreadable, above 64 megapixels or a pixel wide.
+    Raises UserError, naming `name`, for what is unreadable, above `max_pixels` or a pixel wide.
     """
     if isinstance(data, np.ndarray):
         if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] != 3:
             raise UserError(f"{name}: expected a uint8 array [h, w, 3], got {_describe(data)}")
         return data
-    with _opened(data, name, exif=exif) as image:
+    with _opened(data, name, exif=exif, max_pixels=max_pixels) as image:
         return _to_rgb(ImageOps.exif_transpose(image) if exif else image, name)
 
 
@@ -179,18 +186,20 @@ def _describe(array: np.ndarray) -> str:
 
 
 @contextmanager
-def _opened(data: bytes | Path, name: str, *, exif: bool = False) -> Iterator[Image.Image]:
+def _opened(
+    data: bytes | Path, name: str, *, exif: bool = False, max_pixels: int = MAX_PIXELS
+) -> Iterator[Image.Image]:
     try:
         with Image.open(
             io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS
         ) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UserError(_too_large(name, f"{image.width} x {image.height}"))
+            if image.width * image.height > max_pixels:
+                raise UserError(_too_large(name, f"{image.width} x {image.height}", max_pixels))
             yield image if exif or image.format != "TIFF" else _as_stored(image)
     except UserError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UserError(_too_large(name, "far too large")) from error
+        raise UserError(_too_large(name, "far too large", max_pixels)) from error
     except (
         Exception
     ) as error:  # on broken files PIL raises OSError, SyntaxError, ValueError, struct.error ...
@@ -202,6 +211,10 @@ def _opened(data: bytes | Path, name: str, *, exif: bool = False) -> Iterator[Im
         ) from error
 
 
-def _too_large(name: str, size: str) -> str:
-    limit = f"at most {MAX_PIXELS // 2**20} megapixels are read"
+def _too_large(name: str, size: str, max_pixels: int) -> str:
+    limit = f"at most {max_pixels // 2**20} megapixels are read{_larger(max_pixels)}"
     return f"{name}: the picture is {size}; {limit}: scale it down or cut it first"
+
+
+def _larger(max_pixels: int) -> str:
+    return " (predict reads larger ones with --eval.window)" if max_pixels == MAX_PIXELS else ""
