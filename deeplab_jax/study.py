@@ -32,6 +32,7 @@ from deeplab_jax.config import (
 from deeplab_jax.data.pipeline import open_split
 from deeplab_jax.errors import UserError
 from deeplab_jax.evaluate import Evaluator, protocol, write_evaluation
+from deeplab_jax.files import json_text
 from deeplab_jax.loop import check_same, fit
 from deeplab_jax.models.summary import parameters, trace
 from deeplab_jax.progress import duration
@@ -221,9 +222,10 @@ def run_study(study: Study, out: Path, seeds: int = 1) -> str:
         note = f"{row.name}, seed {trained.train.seed}: mIoU {miou} %"
         print(f"[{i}/{len(todo)}] {note}, {duration(seconds)}", file=sys.stderr, flush=True)
         summary = summarise(study, results, seeds, seconds)
-        (out / "study.json").write_text(json.dumps(summary, indent=1) + "\n")
+        (out / "study.json").write_text(json_text(summary, indent=1) + "\n", encoding="utf-8")
         table = markdown(summary)
-        (out / "table.md").write_text(f"# {study.title}\n\n{study.about}\n\n{table}\n")
+        page = f"# {study.title}\n\n{study.about}\n\n{table}\n"
+        (out / "table.md").write_text(page, encoding="utf-8")
         write_study(out)
     return table
 
@@ -231,7 +233,7 @@ def run_study(study: Study, out: Path, seeds: int = 1) -> str:
 def seconds_so_far(file: Path) -> float:
     """What earlier calls of the same study took."""
     try:
-        return float(json.loads(file.read_text())["seconds"])
+        return float(json.loads(file.read_text(encoding="utf-8"))["seconds"])
     except (OSError, ValueError, KeyError):
         return 0.0
 
@@ -260,7 +262,8 @@ def run_row(row: Row, trained: Config, evaluated: Config) -> Numbers:
 def measured(folder: Path, config: Config) -> Numbers | None:
     """The folder's evaluation.json; None where there is none of this protocol."""
     try:
-        numbers: Numbers = json.loads((folder / "evaluation.json").read_text())
+        text = (folder / "evaluation.json").read_text(encoding="utf-8")
+        numbers: Numbers = json.loads(text)
     except (OSError, ValueError):
         return None
     wanted = json.loads(json.dumps(protocol(config)))
@@ -271,7 +274,7 @@ def measured(folder: Path, config: Config) -> Numbers | None:
 def output_to(file: Path) -> Iterator[None]:
     """What a run prints at its end goes to its own folder; its progress stays on the screen."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w") as stream, redirect_stdout(stream):
+    with file.open("w", encoding="utf-8") as stream, redirect_stdout(stream):
         yield
 
 
