@@ -1,5 +1,6 @@
 """What a run writes down step by step: metrics.jsonl, TensorBoard's events, steps gone bad."""
 
+import math
 import shutil
 import sys
 import time
@@ -151,8 +152,9 @@ class Log:
         if self._file:
             self._file.append(json_text(row) + "\n")
         if self._events:
-            for name in [n for n in row if n not in ("step", "skipped")]:
-                self._events.add_scalar(name, row[name], row["step"])
+            for name, value in row.items():
+                if isinstance(value, float) and math.isfinite(value):  # neither step nor names
+                    self._events.add_scalar(name, value, row["step"])
 
 
 def set_aside(file: Path, broken: int) -> None:
