@@ -1,7 +1,6 @@
 """Evaluation of a whole split, and what is written of it."""
 
 import dataclasses
-import json
 import os
 import platform
 import sys
@@ -28,6 +27,7 @@ from deeplab_jax.data.pipeline import (
     plan_evaluation,
 )
 from deeplab_jax.data.sources import Source
+from deeplab_jax.files import json_text
 from deeplab_jax.metrics import Counts, Scores, boundary_iou, mean_of_defined, scores
 from deeplab_jax.models import mean_pixel
 from deeplab_jax.progress import Ticker
@@ -328,7 +328,7 @@ def write_evaluation(result: Evaluation, source: Source, directory: Path) -> str
     (directory / "per_class.txt").write_text(table + "\n", encoding="utf-8")
     shown = write_pictures(result, source, directory / "pictures")
     numbers = to_json(result, source.class_names) | {"colors": source.colors, "shown": shown}
-    (directory / "evaluation.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
+    (directory / "evaluation.json").write_text(json_text(numbers) + "\n", encoding="utf-8")
     save_json(result.config, directory / "config.json")
     if result.predictions:
         drawn(result, source).save(directory / "predictions.png")

@@ -8,11 +8,17 @@ keep theirs. Every batch names its records: `record` int64 [b], with `bad` bool 
 `BadRecords` counts them and stops the run above a limit.
 """
 
+import multiprocessing
+import os
+import signal
 import sys
+import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import resource_tracker
 from typing import Any, NamedTuple
 
 import grain
@@ -37,7 +43,15 @@ from deeplab_jax.data.transforms import (
 )
 from deeplab_jax.errors import UserError
 
+MOST_EXAMPLES = 2**53  # of "endless" data: Grain counts batches by dividing, as floats
+SIGNALS = (signal.SIGTERM, signal.SIGINT)  # what asks a run to stop
+
 Batch = dict[str, np.ndarray]
+Batches = Generator[Batch, None, None]
+
+
+class ReaderFailed(SystemExit):
+    """What reads the data came to an end that it should not: one line, exit code 1."""
 
 
 def open_split(data: DataConfig, split: str, model: ModelConfig) -> Source:
@@ -175,13 +189,15 @@ def train_batches(
     host: int = 0,
     hosts: int = 1,
     fill: Pixel = GREY,
-) -> Iterator[Batch]:
-    """Endless shuffled batches from `start_step` on: this host's share of each global batch.
+) -> Batches:
+    """Shuffled batches from `start_step` on, without end: this host's share of each global batch.
 
     `fill` is the pixel that pictures are padded with (`models.build.mean_pixel`).
     """
     make = partial(train_example, source=source, data=data, fill=fill)
-    shuffled = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    # Not repeat(), whose length overflows in batches of one.
+    epochs = MOST_EXAMPLES // len(source)
+    shuffled = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(epochs)
     examples = shuffled.random_map(make)[start_step * batch_size :]
     mine = (
         examples
@@ -213,16 +229,68 @@ class Share:
         return example
 
 
-def read(batches: "grain.MapDataset[Any]", workers: int) -> Iterator[Batch]:
-    """Iterate with a few batches decoded ahead, by threads or by worker processes."""
-    if workers == 0:
-        options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
-        return iter(batches.to_iter_dataset(options))
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which we do not use
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-    processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-    return iter(batches.to_iter_dataset(options).mp_prefetch(processes))
+def read(batches: "grain.MapDataset[Any]", workers: int) -> Batches:
+    """Iterate with a few batches decoded ahead, by threads or by worker processes.
+
+    Workers end when the iterator is closed or dropped, and with the process that started them.
+
+    Raises:
+      ReaderFailed: in place of what Grain raises, as when a worker was killed.
+    """
+    threads = grain.ReadOptions(num_threads=1 if workers else 2, prefetch_buffer_size=2)
+    dataset = batches.to_iter_dataset(threads)
+    if workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which we do not use
+        processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        dataset = dataset.mp_prefetch(processes, outlive_nothing)
+    with closing(iter(dataset)) as iterator:
+        try:
+            with signals_held_back():  # in the workers, which the first batch starts, for good
+                first = next(iterator, None)
+            if first is not None:
+                yield first
+                yield from iterator
+        except UserError:
+            raise
+        except Exception as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise ReaderFailed(
+                f"error: reading the data failed ({type(error).__name__}: {reason:.300}). If the"
+                " machine was short of memory, fewer --data.workers help. The same command goes on"
+            ) from error
+
+
+@contextmanager
+def signals_held_back() -> Iterator[None]:
+    """Processes started inside do not hear SIGINT and SIGTERM, from their very first moment.
+
+    Ctrl-C goes to all processes of a terminal, a cluster's SIGTERM to all of a job; but the run
+    that they work for needs them until it has saved. This process hears both, at the latest at the
+    end. Where there are no masks (Windows), nothing is done.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # It starts with the first process, and would take the mask away from the thread it starts in.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def outlive_nothing(worker: int, workers: int) -> None:
+    """In a worker: end with the process that started it, also when that was killed."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 # ---- evaluation

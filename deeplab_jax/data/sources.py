@@ -1,7 +1,6 @@
 """Random access to examples: folders of picture and mask pairs, and data sets prepared by TFDS."""
 
 import contextlib
-import fcntl
 import io
 import re
 import shutil
@@ -22,7 +21,7 @@ from deeplab_jax.data.colors import Color, voc_colormap
 from deeplab_jax.data.decode import decode_image, decode_label, image_size, read_file
 from deeplab_jax.data.walk import SUFFIXES, walk_images
 from deeplab_jax.errors import UserError
-from deeplab_jax.files import writable_folder
+from deeplab_jax.files import locked, writable_folder
 
 DATA_DIR = "~/.cache/deeplab_jax/tfds"
 # What reading a record raises where it is not sound; the last two are ArrayRecord's own.
@@ -531,8 +530,7 @@ def prepare(builder: tfds.core.DatasetBuilder, manual_dir: str | None = None) ->
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     # Two processes started together; the system frees the lock of a process that dies.
-    with open(folder / ".lock", "w", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(folder / ".lock", wait=True):
         yield
 
 
