@@ -1,18 +1,25 @@
 """The same batches for any number of workers, hosts and restarts; every picture evaluated once."""
 
 import dataclasses
+import multiprocessing
+import os
 import shutil
+import signal
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import grain
 import numpy as np
 import pytest
 from PIL import Image
 
 from deeplab_jax import Config, DataConfig, ModelConfig, UserError
+from deeplab_jax.data import pipeline
 from deeplab_jax.data.pipeline import (
     BadRecords,
     Batch,
+    ReaderFailed,
     eval_batches,
     input_size,
     open_split,
@@ -50,6 +57,71 @@ def test_batches_are_the_same_for_any_number_of_workers(
 ) -> None:
     none = take(tiny_config, train_source, 4)
     assert_equal(none, take(tiny_config, train_source, 4, workers=2))
+
+
+def test_the_order_is_that_of_endless_data(tiny_config: Config, train_source: Source) -> None:
+    """As Grain's own repeat() gives it, in which batches of one overflow."""
+    n, position = len(train_source), 1_000_003
+    endless = grain.MapDataset.range(n).seed(3).shuffle().repeat()
+    drawn = endless.random_map(lambda index, rng: (index, rng.integers(2**31)))
+    for size in (1, 4):
+        batches = train_batches(
+            train_source,
+            tiny_config.data,
+            batch_size=size,
+            seed=3,
+            start_step=position // size,
+        )
+        first = [next(batches) for _ in range(12 // size)]
+        start = position // size * size
+        records = np.concatenate([batch["record"] for batch in first])
+        assert records.tolist() == [drawn[start + i][0] for i in range(12)]
+
+
+def test_batches_of_one_are_those_of_four_for_any_number_of_workers(
+    tiny_config: Config, train_source: Source
+) -> None:
+    (four,) = take(tiny_config, train_source, 1, start_step=5)
+    for workers in (0, 1):
+        data = dataclasses.replace(tiny_config.data, workers=workers)
+        ones = train_batches(train_source, data, batch_size=1, seed=3, start_step=20)
+        for row, one in enumerate(islice(ones, 4)):
+            np.testing.assert_array_equal(one["image"][0], four["image"][row])
+
+
+def test_workers_end_with_the_iterator_and_a_killed_one_is_said(
+    tiny_config: Config, train_source: Source
+) -> None:
+    data = dataclasses.replace(tiny_config.data, workers=1)
+    batches = train_batches(train_source, data, batch_size=4, seed=3)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    for number in (signal.SIGTERM, signal.SIGINT):  # not for it to answer
+        os.kill(worker.pid, number)
+    next(batches)
+    assert worker.is_alive()
+    batches.close()
+    assert not worker.is_alive()
+    batches = train_batches(train_source, data, batch_size=4, seed=3)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    with pytest.raises(ReaderFailed, match=r"reading the data failed .*terminated unexpectedly"):
+        for _ in range(100):
+            next(batches)
+
+
+def test_what_the_reader_raises_is_a_line_and_an_exit_code(
+    tiny_config: Config, train_source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("a bug\nat length")
+
+    monkeypatch.setattr(pipeline, "train_example", failing)
+    with pytest.raises(ReaderFailed) as raised:
+        take(tiny_config, train_source, 1)
+    assert str(raised.value).startswith("error: reading the data failed (RuntimeError: a bug). ")
+    assert isinstance(raised.value, SystemExit)  # with a text: exit code 1
 
 
 def test_batches_follow_from_the_step_alone(tiny_config: Config, train_source: Source) -> None:
