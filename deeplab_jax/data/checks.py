@@ -18,11 +18,20 @@ import numpy as np
 from PIL import Image
 
 from deeplab_jax.config import Config, DataConfig, round_up
-from deeplab_jax.data.decode import Header, decode_image, examine_image
+from deeplab_jax.data.decode import (
+    Header,
+    Held,
+    MaskError,
+    count_values,
+    decode_image,
+    examine_image,
+)
 from deeplab_jax.data.pipeline import network_size, open_split, read
 from deeplab_jax.data.sources import UNREADABLE, Size, Source, drawn_in_255
 from deeplab_jax.data.transforms import GREY, fit_size, whole
+from deeplab_jax.data.values import Verdict, judge_palettes, judge_values, warn_of_values
 from deeplab_jax.errors import UserError
+from deeplab_jax.files import writable_folder
 from deeplab_jax.pictures import gallery
 from deeplab_jax.progress import Ticker
 
@@ -33,11 +42,22 @@ SAMPLE_CELL = 320  # pixels
 
 
 class Finding(NamedTuple):
-    """A problem or a warning: its split, the file or record, and the reason."""
+    """A problem or a warning: its split, the file or record, and the reason.
+
+    `remedy`: arguments of the command line that resolve it, where the evidence decides; else "".
+    """
 
     split: str
     where: str
     reason: str
+    remedy: str = ""
+
+
+class Refused(NamedTuple):
+    """A record that training cannot read; what its mask holds, if that alone is the reason."""
+
+    finding: Finding
+    mask: Held | None
 
 
 class Facts(NamedTuple):
@@ -53,7 +73,7 @@ class Facts(NamedTuple):
 
 @dataclass(frozen=True)
 class SplitCheck:
-    """What one reading of a split has found: facts of the sound examples, problems of the others.
+    """What one reading of a split has found: facts of the sound examples, and the refused.
 
     `pixels` and `pictures`, i64[classes], count a class's pixels and the pictures that show it;
     `ignored` counts the ignored pixels.
@@ -62,7 +82,7 @@ class SplitCheck:
     split: str
     count: int
     sound: tuple[Facts, ...]
-    problems: tuple[Finding, ...]
+    refused: tuple[Refused, ...]
     pixels: np.ndarray
     pictures: np.ndarray
     ignored: int
@@ -76,6 +96,7 @@ def check_data(config: Config, out: Path) -> tuple[str, bool]:
     Raises:
       UserError: a split cannot be opened at all.
     """
+    writable_folder(out, "--out")
     data = config.data
     splits = dict.fromkeys((data.train_split, data.eval_split))
     sources = {split: open_split(data, split, config.model) for split in splits}
@@ -83,7 +104,6 @@ def check_data(config: Config, out: Path) -> tuple[str, bool]:
     found, class_names = list(checks.values()), sources[data.train_split].class_names
     problems = find_problems(found, sources, config)
     warnings = find_warnings(found, class_names, data.train_split)
-    out.mkdir(parents=True, exist_ok=True)
     listed = [list_findings(problems, "problems"), list_findings(warnings, "warnings")]
     (out / "problems.txt").write_text("\n\n".join(listed) + "\n", encoding="utf-8")
     samples = None if data.one_label else draw_samples(sources, found)
@@ -94,7 +114,7 @@ def check_data(config: Config, out: Path) -> tuple[str, bool]:
         class_table(found, class_names),
         describe_findings(warnings, "warnings"),
         describe_findings(problems, "problems"),
-        describe_advice(suggest(checks, problems, config)),
+        describe_advice(suggest(checks, [*problems, *warnings], config)),
         f"all findings: {out / 'problems.txt'}",
     ]
     if samples:
@@ -109,53 +129,104 @@ def check_split(source: Source, split: str, workers: int = 0) -> SplitCheck:
     """Read every example of a split as training does; `workers` is that of `DataConfig`."""
     examine = partial(_examine, source=source, split=split)
     examples = grain.MapDataset.source(range(len(source))).map(examine)
-    found: list[Facts | Finding] = []
+    found: list[Facts | Refused] = []
     items: Iterator[Any] = read(examples, workers)
     with Ticker(f"reading {split}", len(source), unit="picture") as ticker:
         for item in items:
             found.append(item)
             ticker.tick(len(found))
+    return _sum_up(source, split, found)
+
+
+def _sum_up(source: Source, split: str, found: Sequence[Facts | Refused]) -> SplitCheck:
     sound = tuple(item for item in found if isinstance(item, Facts))
-    problems = [item for item in found if isinstance(item, Finding)]
+    refused = tuple(item for item in found if isinstance(item, Refused))
     pixels, pictures = np.zeros((2, len(source.class_names)), np.int64)
     for facts in sound:
         for class_id, count in facts.pixels.items():
             pixels[class_id] += count
             pictures[class_id] += 1
     ignored = sum(facts.ignored for facts in sound)
-    values = {*np.flatnonzero(pixels).tolist(), *([source.ignore_label] if ignored else [])}
-    if binary := drawn_in_255(values, source.class_names):
-        problems.append(Finding(split, "all masks", binary))
-    return SplitCheck(split, len(source), sound, tuple(problems), pixels, pictures, ignored)
+    return SplitCheck(split, len(found), sound, refused, pixels, pictures, ignored)
 
 
-def _examine(index: int, source: Source, split: str) -> Facts | Finding:
+def _examine(index: int, source: Source, split: str) -> Facts | Refused:
     try:
         example, name = source[index], source.name(index)
         image, label = example["image"], example["label"]
         header = examine_image(image, name)
     except UNREADABLE as error:
         where, _, reason = str(error).partition(": ")
-        return Finding(split, where, reason) if reason else Finding(split, f"record {index}", where)
+        if not reason:
+            where, reason = f"record {index}", where
+        finding = Finding(split, where, reason, getattr(error, "remedy", ""))
+        return Refused(finding, error.held if isinstance(error, MaskError) else None)
     content = image if isinstance(image, bytes) else image.tobytes()
-    ids, counts = np.unique_counts(label[label != source.ignore_label])
-    pixels = dict(zip(ids.tolist(), counts.tolist(), strict=True))
+    pixels = count_values(label)
+    ignored = pixels.pop(source.ignore_label, 0)
     digest = hashlib.blake2b(content, digest_size=16).digest()
-    return Facts(index, name, digest, header, pixels, label.size - int(counts.sum()))
+    return Facts(index, name, digest, header, pixels, ignored)
+
+
+# ---- what is wrong
 
 
 def find_problems(
     checks: Sequence[SplitCheck], sources: Mapping[str, Source], config: Config
 ) -> list[Finding]:
-    """Every problem of the splits, and a size at evaluation that does not fit the pictures."""
-    problems = [problem for check in checks for problem in check.problems]
+    """Every problem of the splits, what all masks say, and a size at evaluation that is too small.
+
+    All splits are judged together, as the settings are for all of them.
+    """
+    problems = [refused.finding for check in checks for refused in check.refused]
+    if not config.data.one_label:
+        problems += _judge_masks(checks, sources[config.data.train_split])
     split = config.data.eval_split
     if not any(problem.split == split for problem in problems):  # sizes of broken files are none
         try:
             network_size(config.data, sources[split], config.model.output_stride)
         except UserError as error:
-            problems.append(Finding(split, "all pictures", str(error)))
+            problems.append(Finding(split, "all pictures", str(error), error.remedy))
     return problems
+
+
+def _judge_masks(checks: Sequence[SplitCheck], source: Source) -> list[Finding]:
+    """What the values of all masks say, and whether the indices of palette masks are class ids."""
+    names, ignored = source.class_names, source.ignore_label
+    problems = [
+        Finding(check.split, "all masks", binary)
+        for check in checks
+        if (binary := drawn_in_255(set(_values([check], ignored)), names))
+    ]
+    verdict = Verdict() if problems else judge_values(_values(checks, ignored), names, ignored)
+    refused = [r.mask for check in checks for r in check.refused if r.mask is not None]
+    palettes = [mask.colors for mask in refused if mask.form == "palette"]
+    doubt = judge_palettes(palettes, names, source.colors)
+    # Gray masks with several channels stay refused, whatever is set.
+    unresolved = bool(problems or doubt) or any(mask.form == "gray" for mask in refused)
+    decided = not unresolved and (verdict.remedy != "" or verdict.reason == "")
+    every = " and ".join(check.split for check in checks)
+    if verdict.reason:
+        remedy = verdict.remedy if decided else ""
+        problems.append(Finding(every, "all masks", verdict.reason, remedy))
+    if doubt:
+        problems.append(Finding(every, "all palette masks", doubt))
+    elif palettes and decided:
+        flag = "--data.palette_masks=True"
+        reason = "their indices are valid class ids, with the same colours in every mask"
+        problems.append(Finding(every, "all palette masks", f"{reason}: set {flag}", flag))
+    return problems
+
+
+def _values(checks: Sequence[SplitCheck], ignore_label: int) -> Counter[int]:
+    """Pixels by the value that the masks hold, of the refused too."""
+    values: Counter[int] = Counter()
+    for check in checks:
+        values.update({int(k): int(check.pixels[k]) for k in np.flatnonzero(check.pixels)})
+        values.update({ignore_label: check.ignored} if check.ignored else {})
+        for refused in check.refused:
+            values.update(refused.mask.pixels if refused.mask else {})
+    return values
 
 
 def find_warnings(
@@ -233,14 +304,12 @@ def crop_size(sizes: np.ndarray, stride: int) -> Size:
 
 
 def suggest(
-    checks: Mapping[str, SplitCheck], problems: Sequence[Finding], config: Config
+    checks: Mapping[str, SplitCheck], findings: Sequence[Finding], config: Config
 ) -> list[tuple[str, str]]:
-    """Arguments of the command line, each with its reason."""
+    """Arguments of the command line, each with its reason: remedies, then what suits the data."""
     data, stride = config.data, config.model.output_stride
-    named = Counter(
-        flag for p in problems for flag in set(re.findall(r"--data\.\w+=\w+", p.reason))
-    )
-    advice = [(flag, f"named by {n} of the problems") for flag, n in named.most_common()]
+    remedies = {f.remedy: f"{f.where}: {f.reason}" for f in findings if f.remedy}
+    advice = list(remedies.items())
     train, evaluation = checks[data.train_split], checks[data.eval_split]
     if data.one_label or not train.sound:
         return advice

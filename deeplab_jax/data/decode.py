@@ -5,12 +5,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.Image import Transpose
 
+from deeplab_jax.data.colors import Color
 from deeplab_jax.errors import UserError
 
 # 64 megapixels decode to 192 MB of RGB; a header may claim far more than the file holds.
@@ -33,6 +34,28 @@ TURN_BACK = {
 # PIL warns of odd metadata and large sizes: what matters of it is checked here. Once and for all,
 # because `catch_warnings` around each call is not safe among the loader's threads.
 warnings.filterwarnings("ignore", module="PIL")
+
+
+class Held(NamedTuple):
+    """What a refused mask holds: pixels by value, and of a palette image the indices' colours.
+
+    `form`: ids; palette; gray, one channel repeated.
+    """
+
+    form: Literal["ids", "palette", "gray"]
+    pixels: dict[int, int]
+    colors: dict[int, Color] = {}  # noqa: RUF012
+
+
+class MaskError(UserError):
+    """A mask that could be decoded, but whose values are not taken for class ids.
+
+    What would help depends on all masks: `data.checks` decides by what each of them has `held`.
+    """
+
+    def __init__(self, message: str, held: Held | None = None) -> None:
+        super().__init__(message)
+        self.held = held
 
 
 class Header(NamedTuple):
@@ -114,8 +137,8 @@ def decode_label(data: bytes | np.ndarray, name: str, *, palette: bool = False) 
     """Decode a mask to class ids u8[h w].
 
     `palette` takes the indices of a palette picture as the ids, as PASCAL VOC does. Raises
-    UserError, naming `name` and what to do, for a colour mask, a JPEG, ids above 255, a palette
-    picture without `palette`, and the unreadable.
+    UserError, naming `name` and what to do, for a colour mask, a JPEG, ids above 255, and the
+    unreadable; MaskError for a palette image without `palette` and a gray image saved as colour.
     """
     if isinstance(data, np.ndarray):
         return _as_ids(data, name)
@@ -125,21 +148,54 @@ def decode_label(data: bytes | np.ndarray, name: str, *, palette: bool = False) 
                 f"{name}: a mask must not be JPEG, which changes the class ids; save it as PNG"
             )
         if image.mode == "P" and not palette:
+            raise _palette_error(image, name)
+        if image.mode in ("LA", "RGB", "RGBA"):
+            _refuse_gray(image, name)
+        if image.mode == "F":
             raise UserError(
-                f"{name}: the mask is a palette picture: each pixel is an index, often the class "
-                "id itself, that stands for a colour. If the indices are your class ids, set "
-                "--data.palette_masks=True, or save them as plain ids:\n"
-                '  Image.fromarray(numpy.asarray(Image.open("mask.png"))).save("mask.png")\n'
-                "(not image.convert('L'), which turns colours to gray levels)"
+                f"{name}: the mask holds floating-point numbers; save its class ids as uint8"
             )
         if image.mode not in ("L", "P", "1") and not image.mode.startswith("I"):
             raise UserError(
-                f"{name}: the mask is a colour picture (PIL mode {image.mode}); a mask has one "
+                f"{name}: the mask is a colour image (PIL mode {image.mode}); a mask has one "
                 "channel whose values are class ids. Map each colour to its class id, as in\n"
                 "  ids[(rgb == (128, 0, 0)).all(-1)] = 1\n"
                 "and save the uint8 array: Image.fromarray(ids).save('mask.png')"
             )
         return _as_ids(np.asarray(image), name)
+
+
+def count_values(label: np.ndarray) -> dict[int, int]:
+    """How many pixels have each value of a mask."""
+    values, counts = np.unique_counts(label)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def _palette_error(image: Image.Image, name: str) -> MaskError:
+    pixels = count_values(np.asarray(image))
+    palette = np.array(image.getpalette()).reshape(-1, 3).tolist()
+    colors = {i: tuple(palette[i]) for i in pixels if i < len(palette)}
+    return MaskError(
+        f"{name}: the mask is a palette image: its pixels are indices, here {min(pixels)} to "
+        f"{max(pixels)}, that stand for colours. --data.palette_masks=True takes the indices for "
+        "class ids (not image.convert('L'), which turns colours to gray levels)",
+        Held("palette", pixels, colors),
+    )
+
+
+def _refuse_gray(image: Image.Image, name: str) -> None:
+    """Raise MaskError if the colour channels of a mask with several are all equal."""
+    channels = np.asarray(image)
+    gray = channels[..., 0]
+    if image.mode != "LA" and (channels[..., 1:3] != gray[..., None]).any():
+        return
+    raise MaskError(
+        f"{name}: the mask is saved as colours (PIL mode {image.mode}), but all of them are gray, "
+        f"{gray.min()} to {gray.max()}; a mask has one channel. If these are class ids, save one "
+        "of the equal channels alone:\n"
+        '  Image.fromarray(numpy.asarray(Image.open("mask.png"))[..., 0]).save("mask.png")',
+        Held("gray", count_values(gray)),
+    )
 
 
 def image_size(data: bytes | Path, name: str) -> tuple[int, int]:
@@ -168,8 +224,9 @@ def _as_ids(ids: np.ndarray, name: str) -> np.ndarray:
             f"{name}: expected an integer array [h, w] of class ids, got {_describe(ids)}"
         )
     if ids.size and (ids.min() < 0 or ids.max() > 255):
-        raise UserError(
-            f"{name}: class ids go from {ids.min()} to {ids.max()}; allowed are 0 to 255"
+        raise MaskError(
+            f"{name}: class ids go from {ids.min()} to {ids.max()}; allowed are 0 to 255",
+            Held("ids", count_values(ids)) if ids.min() >= 0 else None,
         )
     return ids.astype(np.uint8, copy=False)
 
