@@ -30,6 +30,7 @@ TURN_BACK = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_270,
 }
+LAYOUT = "layout"  # where, in an opened image's `info`, it is kept how its file holds the pixels
 
 # PIL warns of odd metadata and large sizes: what matters of it is checked here. Once and for all,
 # because `catch_warnings` around each call is not safe among the loader's threads.
@@ -67,6 +68,8 @@ class Header(NamedTuple):
     frames: int = 1
     orientation: int = 1
     """EXIF: 1 is upright, 2 to 8 are mirrored or turned."""
+    peak: int | None = None
+    """The largest value, of 65535, of an image of more than 8 bits whose file names no range."""
 
 
 def read_file(path: Path) -> bytes:
@@ -83,12 +86,15 @@ def read_file(path: Path) -> bytes:
         raise UserError(f"{path}: the file cannot be read ({error.strerror})") from error
 
 
-def decode_image(data: bytes | np.ndarray, name: str, *, exif: bool = False) -> np.ndarray:
+def decode_image(
+    data: bytes | np.ndarray, name: str, *, exif: bool = False, white: int | None = None
+) -> np.ndarray:
     """Decode a picture to RGB u8[h w 3]; a u8[h w 3] array is handed through.
 
-    Grayscale is repeated, an alpha channel dropped, 16 bits are scaled to 8. `exif` turns the
-    picture as its EXIF tag says: right for users' photos, wrong for data sets, whose masks are
-    drawn on the stored pixels.
+    Grayscale is repeated, an alpha channel dropped. More than 8 bits are scaled to 8, so that
+    `white` becomes 255 and so does all above it; None: what the file names, else 65535. `exif`
+    turns the picture as its EXIF tag says: right for users' photos; the masks of data sets are
+    often drawn on the stored pixels.
     Raises UserError, naming `name`, for what is unreadable, above 64 megapixels or a pixel wide.
     """
     if isinstance(data, np.ndarray):
@@ -96,7 +102,7 @@ def decode_image(data: bytes | np.ndarray, name: str, *, exif: bool = False) -> 
             raise UserError(f"{name}: expected a uint8 array [h, w, 3], got {_describe(data)}")
         return data
     with _opened(data, name, exif=exif) as image:
-        return _to_rgb(ImageOps.exif_transpose(image) if exif else image, name)
+        return _to_rgb(ImageOps.exif_transpose(image) if exif else image, name, white)
 
 
 def examine_image(data: bytes | np.ndarray, name: str) -> Header:
@@ -106,14 +112,31 @@ def examine_image(data: bytes | np.ndarray, name: str) -> Header:
         return Header((height, width), "array", "RGB")
     with _opened(data, name) as image:
         size, mode = (image.height, image.width), image.mode
-        _to_rgb(image, name)
+        peak = _peak(image, _to_rgb(image, name))
         # Asked for last: it moves an animation to its end, and a PNG may hold EXIF at its end.
         frames, tag = getattr(image, "n_frames", 1), image.getexif().get(ORIENTATION)
         orientation = next((k for k in range(2, 9) if k == tag), 1)
-        return Header(size, image.format or "TIFF", mode, frames, orientation)
+        return Header(size, image.format or "TIFF", mode, frames, orientation, peak)
 
 
-def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
+def describe_range(peak: int, mode: str, white: int | None = None) -> str:
+    """What to tell of images of more than 8 bits whose largest value is `peak`, and which are
+    therefore nearly black where `white` becomes 255; "" of others.
+
+    `mode` is that of the header.
+    """
+    full = white or 65535
+    if 4 * peak >= full:
+        return ""
+    bits = max(8, peak.bit_length())
+    advice = f"set --data.white={2**bits - 1}"
+    if not mode.startswith("I"):
+        advice = "save it with 8 bits a channel, scaled to the full range"
+    share = f"{100 * peak / full:.2g} % of the range up to {full}"
+    return f"the image uses {share}, which looks nearly black: {advice}"
+
+
+def _to_rgb(image: Image.Image, name: str, white: int | None = None) -> np.ndarray:
     if min(image.size) < MIN_SIDE:
         raise UserError(
             f"{name}: the picture is {image.width} x {image.height}; each side needs at least "
@@ -121,9 +144,18 @@ def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
         )
     if image.mode.startswith("I"):  # 16 bits; PIL's own convert() would clip instead of scale
         gray = np.asarray(image).astype(np.int64)
-        deep = image.mode.startswith("I;16") or gray.max() > 255
-        gray8 = (gray // 257 if deep else gray).clip(0, 255).astype(np.uint8)
+        named = _named_white(image)
+        # 32 bits often hold what was 8: a table of integers, saved as it was.
+        usual = 255 if image.mode == "I" and named is None and gray.max() <= 255 else 65535
+        full = usual if white is None else white
+        full = full if named is None else named
+        gray8 = (gray.clip(0, full) * 255 // full).astype(np.uint8)
         return np.repeat(gray8[..., None], 3, axis=-1)
+    if white is not None and _is_deep_colour(image):
+        raise UserError(
+            f"{name}: data.white = {white} is for grayscale images; of 16-bit colour only the "
+            "upper 8 bits can be read: save it with 8 bits a channel, scaled to the full range"
+        )
     if image.mode == "F":
         raise UserError(
             f"{name}: a floating-point picture has no known range; save it as 8-bit PNG"
@@ -131,6 +163,28 @@ def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
     if "transparency" in image.info:  # PIL warns unless such a picture goes through RGBA
         image = image.convert("RGBA")
     return np.asarray(image.convert("RGB"))
+
+
+def _named_white(image: Image.Image) -> int | None:
+    """The white that a file of more than 8 bits names itself, as PIL gives it; None: it does not.
+
+    A PGM names its largest value, which PIL scales to 65535; the other is a TIFF of 12 bits.
+    """
+    layout = image.info[LAYOUT]
+    return 65535 if "'ppm'" in layout else 4095 if "I;12" in layout else None
+
+
+def _is_deep_colour(image: Image.Image) -> bool:
+    return not image.mode.startswith("I") and ";16" in image.info[LAYOUT]
+
+
+def _peak(image: Image.Image, rgb: np.ndarray) -> int | None:
+    if _is_deep_colour(image):
+        return int(rgb.max()) * 257
+    if not image.mode.startswith("I") or _named_white(image) is not None:
+        return None
+    peak = int(np.asarray(image).max())
+    return None if image.mode == "I" and peak <= 255 else peak
 
 
 def decode_label(data: bytes | np.ndarray, name: str, *, palette: bool = False) -> np.ndarray:
@@ -243,6 +297,8 @@ def _opened(data: bytes | Path, name: str, *, exif: bool = False) -> Iterator[Im
         ) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(_too_large(name, f"{image.width} x {image.height}"))
+            # Loading forgets it. BMP's "BGR;16" are 16 bits for all three channels.
+            image.info[LAYOUT] = "" if image.format == "BMP" else str(image.tile[:1])
             yield image if exif or image.format != "TIFF" else _as_stored(image)
     except UserError:
         raise
