@@ -5,6 +5,7 @@ A *problem* is a record that training cannot read, or all of a kind; a *warning*
 
 import hashlib
 import re
+import sys
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,10 +25,12 @@ from deeplab_jax.data.decode import (
     MaskError,
     count_values,
     decode_image,
+    describe_range,
     examine_image,
+    likely_white,
 )
 from deeplab_jax.data.pipeline import network_size, open_split, read
-from deeplab_jax.data.sources import UNREADABLE, Size, Source, drawn_in_255
+from deeplab_jax.data.sources import UNREADABLE, Size, Source, drawn_in_255, evenly_spread
 from deeplab_jax.data.transforms import GREY, fit_size, whole
 from deeplab_jax.data.values import Verdict, judge_palettes, judge_values, warn_of_values
 from deeplab_jax.errors import UserError
@@ -103,7 +106,7 @@ def check_data(config: Config, out: Path) -> tuple[str, bool]:
     checks = {split: check_split(sources[split], split, data.workers) for split in splits}
     found, class_names = list(checks.values()), sources[data.train_split].class_names
     problems = find_problems(found, sources, config)
-    warnings = find_warnings(found, class_names, data.train_split)
+    warnings = find_warnings(found, sources, data)
     listed = [list_findings(problems, "problems"), list_findings(warnings, "warnings")]
     (out / "problems.txt").write_text("\n\n".join(listed) + "\n", encoding="utf-8")
     samples = None if data.one_label else draw_samples(sources, found)
@@ -179,7 +182,7 @@ def find_problems(
     All splits are judged together, as the settings are for all of them.
     """
     problems = [refused.finding for check in checks for refused in check.refused]
-    if not config.data.one_label:
+    if config.data.source == "folder":  # others' masks are what they are
         problems += _judge_masks(checks, sources[config.data.train_split])
     split = config.data.eval_split
     if not any(problem.split == split for problem in problems):  # sizes of broken files are none
@@ -200,12 +203,12 @@ def _judge_masks(checks: Sequence[SplitCheck], source: Source) -> list[Finding]:
     ]
     verdict = Verdict() if problems else judge_values(_values(checks, ignored), names, ignored)
     refused = [r.mask for check in checks for r in check.refused if r.mask is not None]
-    palettes = [mask.colors for mask in refused if mask.form == "palette"]
+    palettes = [mask.colors for mask in refused if mask.colors is not None]
     doubt = judge_palettes(palettes, names, source.colors)
     # Gray masks with several channels stay refused, whatever is set.
-    unresolved = bool(problems or doubt) or any(mask.form == "gray" for mask in refused)
+    unresolved = bool(problems or doubt) or any(mask.gray for mask in refused)
     decided = not unresolved and (verdict.remedy != "" or verdict.reason == "")
-    every = " and ".join(check.split for check in checks)
+    every = _name_all(checks)
     if verdict.reason:
         remedy = verdict.remedy if decided else ""
         problems.append(Finding(every, "all masks", verdict.reason, remedy))
@@ -230,34 +233,102 @@ def _values(checks: Sequence[SplitCheck], ignore_label: int) -> Counter[int]:
 
 
 def find_warnings(
-    checks: Sequence[SplitCheck], class_names: Sequence[str], train_split: str
+    checks: Sequence[SplitCheck], sources: Mapping[str, Source], data: DataConfig
 ) -> list[Finding]:
-    """What training would pass over: lost frames, turned and doubled pictures, absent classes."""
-    warnings = []
-    for check in checks:
-        for facts in check.sound:
-            reasons = _warn(facts)
-            warnings += [Finding(check.split, facts.name, reason) for reason in reasons]
-        if check.split == train_split and check.pixels.any():
-            absent = [name for name, n in zip(class_names, check.pixels, strict=True) if n == 0]
-            reason = f"these classes never occur in {train_split}"
-            warnings += [Finding(check.split, name, reason) for name in absent]
-    return warnings + _find_doubles(checks)
+    """What training would pass over: as `warn_of_reading`, doubled images and absent classes."""
+    train = data.train_split
+    pixels = next(check.pixels for check in checks if check.split == train)
+    names = zip(sources[train].class_names, pixels, strict=True)
+    absent = [name for name, n in names if n == 0 and pixels.any()]
+    reason = f"these classes never occur in {train}"
+    return [
+        *warn_of_reading(checks, sources[train], data),
+        *(Finding(train, name, reason) for name in absent),
+        *_find_doubles(checks),
+    ]
 
 
-def _warn(facts: Facts) -> list[str]:
+def warn_of_reading(
+    checks: Sequence[SplitCheck], source: Source, data: DataConfig
+) -> list[Finding]:
+    """What is read in another way than it may be meant; `source` is that of any split."""
+    warnings = [
+        Finding(check.split, facts.name, reason)
+        for check in checks
+        for facts in check.sound
+        for reason in _warn(facts, data)
+    ]
+    every, ignored = _name_all(checks), source.ignore_label
+    if data.source == "folder" and (
+        reason := warn_of_values(_values(checks, ignored), source.class_names, ignored)
+    ):
+        warnings.append(Finding(every, "all masks", reason))
+    headers = [facts.header for check in checks for facts in check.sound]
+    return warnings + _warn_of_range(headers, every, data.white)
+
+
+def warn_of_samples(sources: Mapping[str, Source], data: DataConfig) -> None:
+    """Print what check-data would warn of, from the samples that `check_source` reads.
+
+    Each kind once, with a count and one file. What cannot be read is not the matter here.
+    """
+    checks = []
+    for split, source in sources.items():
+        samples = [_examine(i, source, split) for i in evenly_spread(len(source))]
+        checks.append(_sum_up(source, split, samples))
+    kinds = _by_kind(warn_of_reading(checks, sources[data.train_split], data))
+    count = sum(check.count for check in checks)
+    for alike in kinds:
+        _, where, reason, _ = alike[0]
+        print(f"warning: {where}: {reason} ({len(alike)} of {count} samples)", file=sys.stderr)
+    if kinds:
+        print(
+            "These are samples; python -m deeplab_jax check-data, with the same arguments, reads "
+            "them all",
+            file=sys.stderr,
+        )
+
+
+def _name_all(checks: Sequence[SplitCheck]) -> str:
+    return " and ".join(check.split for check in checks)
+
+
+def _warn(facts: Facts, data: DataConfig) -> list[str]:
     header, reasons = facts.header, []
     if header.frames > 1:
         reasons.append(f"the file holds {header.frames} frames, of which the first is used")
-    if header.orientation != 1:
+    if _is_undecided(header) and not data.exif_upright:
+        setting = "; if not, set --data.exif_upright=True" if data.source == "folder" else ""
         reasons.append(
             f"EXIF orientation {header.orientation}: training and evaluation read the pixels as "
-            "stored, on which masks are drawn; predict turns them. Look at samples.png: do "
-            "picture and mask agree?"
+            "stored, and nothing proves that the mask is drawn on these; predict turns them. Look "
+            f"at samples.png of check-data: do image and mask agree?{setting}"
         )
     if not facts.pixels:
         reasons.append("every pixel of the mask is ignored: nothing is learnt from it")
     return reasons
+
+
+def _is_undecided(header: Header) -> bool:
+    """Whether the sizes of image and mask are equal both as stored and as EXIF turns the image."""
+    height, width = header.size
+    return header.orientation in (2, 3, 4) or (header.orientation > 4 and height == width)
+
+
+def _warn_of_range(headers: Sequence[Header], split: str, white: int | None) -> list[Finding]:
+    """Of images above 8 bits, which all use little of their range, or more than is set."""
+    deep = [header for header in headers if header.peak is not None]
+    peak = max((header.peak for header in deep if header.peak is not None), default=65535)
+    # 16-bit colour cannot be scaled, nor 8 bits be told from more in 32, where white is set.
+    fixed = next((h for h in deep if not h.mode.startswith("I")), None)
+    narrow = any(h.peak is None and (h.format, h.mode) == ("TIFF", "I") for h in headers)
+    where = f"all {len(deep)} images of more than 8 bits"
+    if deep and white is not None and peak > white:
+        reason = f"values go up to {peak}: all above data.white = {white} are white"
+        return [Finding(split, where, reason)]
+    reason = describe_range(peak, fixed.mode if fixed else "I", white)
+    remedy = "" if fixed or narrow else f"--data.white={likely_white(peak)}"
+    return [Finding(split, where, reason, remedy)] if deep and reason else []
 
 
 def _find_doubles(checks: Sequence[SplitCheck]) -> list[Finding]:
@@ -394,12 +465,8 @@ def class_table(checks: Sequence[SplitCheck], class_names: Sequence[str]) -> str
 
 def describe_findings(findings: Sequence[Finding], title: str) -> str:
     """Findings by kind, the most frequent first: how many, the first reason, the first files."""
-    kinds = defaultdict(list)
-    for finding in findings:
-        # Alike but for numbers: sizes, label values, bytes.
-        kinds[re.sub(r"\d+(?:, \d+)*(?: and \d+ more)?", "#", finding.reason)].append(finding)
     blocks = [f"{title}: {len(findings) or 'none'}"]
-    for alike in sorted(kinds.values(), key=len, reverse=True):
+    for alike in _by_kind(findings):
         text = textwrap.indent(alike[0].reason, " " * 8).strip()
         example = "such as: " if len({finding.reason for finding in alike}) > 1 else ""
         rows = [f"  {len(alike):>4}  {example}{text}"]
@@ -408,6 +475,14 @@ def describe_findings(findings: Sequence[Finding], title: str) -> str:
             rows.append(f"        - and {len(alike) - FILES_SHOWN} more, see problems.txt")
         blocks.append("\n".join(rows))
     return "\n".join(blocks)
+
+
+def _by_kind(findings: Sequence[Finding]) -> list[list[Finding]]:
+    """Findings grouped by reasons that are alike but for numbers; the largest group first."""
+    kinds = defaultdict(list)
+    for finding in findings:
+        kinds[re.sub(r"\d+(?:, \d+)*(?: and \d+ more)?", "#", finding.reason)].append(finding)
+    return sorted(kinds.values(), key=len, reverse=True)
 
 
 def describe_advice(advice: Sequence[tuple[str, str]]) -> str:

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -38,14 +38,14 @@ warnings.filterwarnings("ignore", module="PIL")
 
 
 class Held(NamedTuple):
-    """What a refused mask holds: pixels by value, and of a palette image the indices' colours.
+    """What a refused mask holds: how many pixels of each value.
 
-    `form`: ids; palette; gray, one channel repeated.
+    `colors` are those of a palette image's indices; `gray`: the values are those of each channel.
     """
 
-    form: Literal["ids", "palette", "gray"]
     pixels: dict[int, int]
-    colors: dict[int, Color] = {}  # noqa: RUF012
+    colors: dict[int, Color] | None = None
+    gray: bool = False
 
 
 class MaskError(UserError):
@@ -119,6 +119,11 @@ def examine_image(data: bytes | np.ndarray, name: str) -> Header:
         return Header(size, image.format or "TIFF", mode, frames, orientation, peak)
 
 
+def likely_white(peak: int) -> int:
+    """The largest value of the sensor whose images go up to `peak`."""
+    return next(white for white in (255, 1023, 4095, 16383, 65535) if white >= peak)
+
+
 def describe_range(peak: int, mode: str, white: int | None = None) -> str:
     """What to tell of images of more than 8 bits whose largest value is `peak`, and which are
     therefore nearly black where `white` becomes 255; "" of others.
@@ -128,8 +133,7 @@ def describe_range(peak: int, mode: str, white: int | None = None) -> str:
     full = white or 65535
     if 4 * peak >= full:
         return ""
-    bits = max(8, peak.bit_length())
-    advice = f"set --data.white={2**bits - 1}"
+    advice = f"set --data.white={likely_white(peak)}"
     if not mode.startswith("I"):
         advice = "save it with 8 bits a channel, scaled to the full range"
     share = f"{100 * peak / full:.2g} % of the range up to {full}"
@@ -233,7 +237,7 @@ def _palette_error(image: Image.Image, name: str) -> MaskError:
         f"{name}: the mask is a palette image: its pixels are indices, here {min(pixels)} to "
         f"{max(pixels)}, that stand for colours. --data.palette_masks=True takes the indices for "
         "class ids (not image.convert('L'), which turns colours to gray levels)",
-        Held("palette", pixels, colors),
+        Held(pixels, colors),
     )
 
 
@@ -248,7 +252,7 @@ def _refuse_gray(image: Image.Image, name: str) -> None:
         f"{gray.min()} to {gray.max()}; a mask has one channel. If these are class ids, save one "
         "of the equal channels alone:\n"
         '  Image.fromarray(numpy.asarray(Image.open("mask.png"))[..., 0]).save("mask.png")',
-        Held("gray", count_values(gray)),
+        Held(count_values(gray), gray=True),
     )
 
 
@@ -280,7 +284,7 @@ def _as_ids(ids: np.ndarray, name: str) -> np.ndarray:
     if ids.size and (ids.min() < 0 or ids.max() > 255):
         raise MaskError(
             f"{name}: class ids go from {ids.min()} to {ids.max()}; allowed are 0 to 255",
-            Held("ids", count_values(ids)) if ids.min() >= 0 else None,
+            Held(count_values(ids)) if ids.min() >= 0 else None,
         )
     return ids.astype(np.uint8, copy=False)
 

@@ -143,7 +143,7 @@ def check_pair(id: str, size: Size, label: np.ndarray, num_classes: int, ignore_
         raise MaskError(
             f"{id}: the mask holds {_some(values)}; allowed are the classes 0 to {num_classes - 1} "
             f"and {ignore_label} (ignore_label)",
-            Held("ids", count_values(label)),
+            Held(count_values(label)),
         )
 
 

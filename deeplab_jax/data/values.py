@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -56,7 +57,8 @@ def judge_values(pixels: Pixels, class_names: Sequence[str], ignore_label: int) 
 def warn_of_values(pixels: Pixels, class_names: Sequence[str], ignore_label: int) -> str:
     """What to say of masks whose values are all valid and yet seem to start at 1; else ""."""
     n = len(class_names)
-    if 0 in pixels or ignore_label == 0 or not any(v < n for v in pixels):
+    classes = [v for v in pixels if v != ignore_label]
+    if not classes or 0 in pixels or ignore_label == 0 or max(classes) >= n:
         return ""
     last = f", and {n} is ignored" if ignore_label == n and n in pixels else ""
     return (
@@ -142,7 +144,7 @@ def _levels(pixels: Pixels, n: int) -> str:
     ):
         return ""
     levels = f"{', '.join(map(str, common[:-1]))} and {common[-1]}"
-    middles = [(a + b) // 2 for a, b in zip(common, common[1:], strict=False)]
+    middles = [(a + b) // 2 for a, b in pairwise(common)]
     ids = f"numpy.digitize(mask, {middles}, right=True).astype('uint8')"
     if len(values) == n:
         return (
@@ -150,7 +152,7 @@ def _levels(pixels: Pixels, n: int) -> str:
             f"save them as ids: {ids}"
         )
     share = sum(pixels[v] for v in common) / sum(pixels.values())
-    if share < SOFT:
+    if share < SOFT or len(values) < n + MANY:
         return ""
     return (
         f"{100 * share:.0f} % of the masks' pixels are {levels}, the others lie between: masks "

@@ -66,7 +66,7 @@ REFUSED = [
     ("HTML named .jpg", "page.jpg", b"<html>404</html>", MASK, "content is of another kind"),
     ("truncated mask", "cut_mask.png", encode(PICTURE), MASK[:-30], "not a readable picture"),
     ("palette mask", "palette.png", encode(PICTURE), encode(palette(LABEL)), "palette_masks=True"),
-    ("colour mask", "colour.png", encode(PICTURE), encode(PICTURE), "mask is a colour picture"),
+    ("colour mask", "colour.png", encode(PICTURE), encode(PICTURE), "mask is a colour image"),
     ("JPEG mask", "jpeg.png", encode(PICTURE), encode(LABEL, "JPEG"), "must not be JPEG"),
     ("1 x 1", "dot.png", encode(IMAGE[:1, :1]), encode(LABEL[:1, :1]), "picture is 1 x 1; each"),
     (
@@ -84,7 +84,20 @@ REFUSED = [
         encode(LABEL[:, :50]),
         "the picture is 56 x 40 but its mask 50 x 40",
     ),
-    ("label = number of classes", "three.png", encode(PICTURE), labelled(3), "Perhaps the ids st"),
+    (
+        "label = number of classes",
+        "three.png",
+        encode(PICTURE),
+        labelled(3),
+        "holds 3; allowed are",
+    ),
+    (
+        "gray saved as RGB",
+        "gray_rgb.png",
+        encode(PICTURE),
+        encode(Image.fromarray(LABEL).convert("RGB")),
+        "saved as colours (PIL mode RGB), but all of them are gray, 0 to 255",
+    ),
     ("label out of range", "seven.png", encode(PICTURE), labelled(7), "holds 7; allowed are the"),
     (
         "32-bit float picture",
@@ -107,7 +120,14 @@ READ = [
         "turned.jpg",
         encode(PICTURE, "JPEG", exif=turned(6)),
         MASK,
-        "EXIF orientation 6: training and evaluation read the pixels as stored",
+        "",  # the mask's size proves that it is drawn on the stored pixels
+    ),
+    (
+        "EXIF says upside down",
+        "half_turned.jpg",
+        encode(PICTURE, "JPEG", exif=turned(3)),
+        MASK,
+        "EXIF orientation 3: training and evaluation read the pixels as stored, and nothing proves",
     ),
     (
         "animated GIF",
@@ -200,7 +220,9 @@ def test_all_and_only_the_bad_are_counted(
 ) -> None:
     root, code, text = bad
     assert code == 1
-    assert text.startswith(f"problems: {len(REFUSED)}\n") and "._p00" not in text
+    # One more: what all masks hold.
+    assert text.startswith(f"problems: {len(REFUSED) + 1}\n") and "._p00" not in text
+    assert "train and val  all masks: the masks hold 2 values that are no ids of the 3 cl" in text
     assert f"{root}/images/train/again.png (train) = {root}/images/train/p00.png (train): " in text
     assert f"{root}/images/train/p01.png (train) = {root}/images/val/leak.png (val): " in text
     assert text.count("byte for byte") == 2
@@ -210,8 +232,9 @@ def test_all_and_only_the_bad_are_counted(
     assert f"train: {total} pictures, {sound} of them sound" in out
     assert "val: 3 pictures, 3 of them sound" in out
     assert "JPEG CMYK (1)" in out and "PNG I;16 (1)" in out and "MPO RGB (1)" in out
-    assert "turned (1)" in out
-    assert "--data.palette_masks=True" in out and "--data.ignore_label=3" in out
+    assert "turned (2)" in out
+    advice = out.split("\nsuggestions")[1]  # nothing of the kind is decided by such masks
+    assert "--data.palette_masks" not in advice and "--data.ignore_label" not in advice
     with Image.open(root / "out" / "samples.png") as samples:
         assert samples.width == 4 * (320 + 16) + 16
 
