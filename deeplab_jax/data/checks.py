@@ -201,10 +201,13 @@ def _judge_masks(checks: Sequence[SplitCheck], source: Source) -> list[Finding]:
         for check in checks
         if (binary := drawn_in_255(set(_values([check], ignored)), names))
     ]
-    verdict = Verdict() if problems else judge_values(_values(checks, ignored), names, ignored)
+    values = _values(checks, ignored)
+    verdict = Verdict() if problems else judge_values(values, names, ignored)
     refused = [r.mask for check in checks for r in check.refused if r.mask is not None]
     palettes = [mask.colors for mask in refused if mask.colors is not None]
     doubt = judge_palettes(palettes, names, source.colors)
+    if palettes and not doubt:
+        doubt = warn_of_values(values, names, ignored)
     # Gray masks with several channels stay refused, whatever is set.
     unresolved = bool(problems or doubt) or any(mask.gray for mask in refused)
     decided = not unresolved and (verdict.remedy != "" or verdict.reason == "")
@@ -394,7 +397,7 @@ def suggest(
             )
         )
     advice += _suggest_eval_size(sizes_of(evaluation), data, stride)
-    if train.pixels.any():
+    if train.pixels.any() and not remedies:  # which may change what is counted
         weights = " ".join(f"{w:.3g}" for w in class_weights(train.pixels))
         reason = (
             f"for rare classes in short runs: 1/sqrt(share of {train.split}'s labelled pixels), "

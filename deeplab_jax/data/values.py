@@ -45,7 +45,7 @@ def judge_values(pixels: Pixels, class_names: Sequence[str], ignore_label: int) 
             f"the masks hold {VOID}, which usually marks pixels to ignore, and {ignore_label} "
             "(ignore_label); only one value is ignored: save one of them as the other"
         )
-    if wrong == [VOID] and len(classes) > 1:
+    if wrong == [VOID] and len(classes) > 1 and 0 in classes:
         flag = f"--data.ignore_label={VOID}"
         reason = f"the masks hold {VOID}, which marks pixels to ignore, and never {ignore_label}"
         return Verdict(f"{reason}: set {flag}", flag)
@@ -162,11 +162,13 @@ def _levels(pixels: Pixels, n: int) -> str:
 
 
 def _unknown(wrong: Sequence[int], n: int) -> str:
-    found = f"the masks hold {len(wrong)} values that are no ids of the {n} classes"
     if len(wrong) >= MANY:
         return (
-            f"{found}: gray levels or colours, or numbers of single objects. A mask holds the id "
-            "of each pixel's class"
+            f"the masks hold {len(wrong)} values that are no ids of the {n} classes: gray levels "
+            "or colours, or numbers of single objects. A mask holds the id of each pixel's class"
         )
     some = ", ".join(map(str, wrong))
-    return f"{found}, {some}. Is the list of classes complete (line 1 of classes.txt is id 0)?"
+    return (
+        f"the masks hold {some}, beyond the ids 0 to {n - 1} of the {n} classes. Is the list of "
+        "classes complete (line 1 of classes.txt is id 0)?"
+    )

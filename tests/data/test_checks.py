@@ -3,19 +3,23 @@
 import io
 import re
 import struct
+import tempfile
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from synthetic import SIZE, square_picture, write_squares
 
 from deeplab_jax import commands
-from deeplab_jax.config import Config, DataConfig, ModelConfig, load_config_file
+from deeplab_jax.config import Config, DataConfig, ModelConfig, load_config_file, parse
 from deeplab_jax.data import checks, voc
+from deeplab_jax.data.colors import voc_colormap
+from deeplab_jax.data.pipeline import open_split
 from deeplab_jax.data.sources import open_folder
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -222,7 +226,7 @@ def test_all_and_only_the_bad_are_counted(
     assert code == 1
     # One more: what all masks hold.
     assert text.startswith(f"problems: {len(REFUSED) + 1}\n") and "._p00" not in text
-    assert "train and val  all masks: the masks hold 2 values that are no ids of the 3 cl" in text
+    assert "train and val  all masks: the masks hold 3, 7, beyond the ids 0 to 2 of the 3" in text
     assert f"{root}/images/train/again.png (train) = {root}/images/train/p00.png (train): " in text
     assert f"{root}/images/train/p01.png (train) = {root}/images/val/leak.png (val): " in text
     assert text.count("byte for byte") == 2
@@ -270,6 +274,84 @@ def test_many_problems_of_a_kind_are_one_entry(
     assert out.count("- " + str(tmp_path / "masks" / "train")) == checks.FILES_SHOWN
     assert "and 4 more, see problems.txt" in out
     assert (tmp_path / "out" / "problems.txt").read_text().count("but its mask") == 7
+
+
+class Situation(NamedTuple):
+    """How masks of true classes are stored, and what is set; the highest class always occurs."""
+
+    masks: list[list[int]]  # rows of true ids; -1: to be ignored
+    start: int  # the id of the first class
+    void: int  # the value of ignored pixels
+    form: str  # ids, palette, renumbered, gray, 0/255
+    ignore_label: int
+
+    @property
+    def classes(self) -> int:
+        return max(max(row) for row in self.masks) + 1
+
+
+@st.composite
+def situations(draw: st.DrawFn) -> Situation:
+    n, start = draw(st.integers(2, 4)), draw(st.sampled_from([0, 0, 1]))
+    row = st.lists(st.integers(-1, n - 1), min_size=4, max_size=4)
+    masks = [*draw(st.lists(row, min_size=1, max_size=3)), [0, n - 1, 0, n - 1]]
+    void = draw(st.sampled_from([255, 254, 0 if start else n]))
+    forms = ["ids", "palette", "gray", "0/255", *([] if start else ["renumbered"])]
+    form = draw(st.sampled_from(forms))
+    return Situation(masks, start, void, form, draw(st.sampled_from([255, 254, 0, n])))
+
+
+def write_situation(root: Path, made: Situation) -> None:
+    colors = voc_colormap(256)
+    for i, row in enumerate(made.masks):
+        ids = np.array([made.void if k < 0 else k + made.start for k in row], np.uint8)
+        if made.form == "0/255":
+            ids = np.where(np.array(row) > 0, 255, 0).astype(np.uint8)
+        mask = Image.fromarray(np.tile(ids, (4, 1)))
+        if made.form == "palette":
+            mask.putpalette(np.array(colors, np.uint8).tobytes())
+        elif made.form == "renumbered":  # as programs that reduce colours do
+            values, numbers = np.unique(ids, return_inverse=True)
+            palette = [colors[value] for value in values[::-1]]
+            mask = Image.fromarray(np.tile((len(values) - 1 - numbers).astype(np.uint8), (4, 1)))
+            mask.putpalette(np.array(palette, np.uint8).tobytes())
+        elif made.form == "gray":
+            mask = mask.convert("RGB")
+        for kind, image in (("masks", mask), ("images", Image.fromarray(IMAGE[:4, i : i + 4]))):
+            for split in ("train", "val"):
+                file = root / kind / split / f"{i}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                image.save(file)
+
+
+def examine(config: Config) -> tuple[checks.SplitCheck, list[checks.Finding], list[str]]:
+    """What is found in training's split, every problem, and what is suggested."""
+    splits = (config.data.train_split, config.data.eval_split)
+    sources = {split: open_split(config.data, split, config.model) for split in splits}
+    found = {split: checks.check_split(source, split) for split, source in sources.items()}
+    problems = checks.find_problems(list(found.values()), sources, config)
+    warnings = checks.find_warnings(list(found.values()), sources, config.data)
+    advice = checks.suggest(found, [*problems, *warnings], config)
+    return found["train"], problems, [argument for argument, _ in advice]
+
+
+@settings(max_examples=60, deadline=None)
+@given(situations())
+def test_what_is_suggested_works_and_names_every_class_rightly(made: Situation) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        write_situation(Path(folder), made)
+        arguments = [
+            f"--data.root={folder}",
+            f"--model.num_classes={made.classes}",
+            f"--data.ignore_label={made.ignore_label}",
+        ]
+        _, problems, advice = examine(parse(arguments, str(CONFIGS / "folder.py")))
+        if not problems or not any("label" in flag or "palette" in flag for flag in advice):
+            return
+        pasted = [word for argument in advice for word in argument.split()]
+        check, problems, _ = examine(parse([*arguments, *pasted], str(CONFIGS / "folder.py")))
+        truth = [4 * sum(row.count(k) for row in made.masks) for k in range(made.classes)]
+        assert problems == [] and check.pixels.tolist() == truth
 
 
 def test_what_concerns_all_pictures_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
