@@ -50,7 +50,7 @@ def judge_values(pixels: Pixels, class_names: Sequence[str], ignore_label: int) 
         reason = f"the masks hold {VOID}, which marks pixels to ignore, and never {ignore_label}"
         return Verdict(f"{reason}: set {flag}", flag)
     if wrong == [n]:
-        return Verdict(_one_too_many(n, ignore_label, ignore_label in values))
+        return Verdict(_one_too_many(values, n, ignore_label))
     return Verdict(_levels(pixels, n) or _unknown(wrong, n))
 
 
@@ -116,16 +116,18 @@ def _name_zero(n: int, values: Iterable[int], ignore_label: int) -> str:
     )
 
 
-def _one_too_many(n: int, ignore_label: int, ignored_occurs: bool) -> str:
-    ignore = (
-        f"save it as {ignore_label}, which is ignored already"
-        if ignored_occurs
-        else f"set --data.ignore_label={n}"
-    )
+def _one_too_many(values: Sequence[int], n: int, ignore_label: int) -> str:
+    set_it = f"set --data.ignore_label={n}"
+    if ignore_label in values:
+        set_it = f"save it as {ignore_label}, which is ignored already"
     return (
-        f"the masks hold 0 to {n}, but there are {n} classes, 0 to {n - 1}. Either {n} marks "
-        f"pixels to ignore: {ignore}. Or the list lacks a class: add its name where it belongs in "
-        f"classes.txt, and set --model.num_classes={n + 1}. Your data set's description says which"
+        f"the masks hold 0 to {n}, but there are {n} classes, 0 to {n - 1}. They do not tell which "
+        "it is; the description of the data set may:\n"
+        f"  - {n} marks pixels to ignore: {set_it}\n"
+        f"  - the list lacks a class: add its name in its place in classes.txt, and set "
+        f"--model.num_classes={n + 1}\n"
+        "  - 0 marks pixels to ignore, and the ids start at 1: put a name for id 0, such as void, "
+        f"first in classes.txt, and set --model.num_classes={n + 1} --data.ignore_label=0"
     )
 
 

@@ -5,6 +5,7 @@ import re
 import struct
 import tempfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from deeplab_jax.data import checks, voc
 from deeplab_jax.data.colors import voc_colormap
 from deeplab_jax.data.pipeline import open_split
 from deeplab_jax.data.sources import open_folder
+from deeplab_jax.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 IMAGE, LABEL = square_picture(99)
@@ -237,7 +239,7 @@ def test_all_and_only_the_bad_are_counted(
     assert "val: 3 pictures, 3 of them sound" in out
     assert "JPEG CMYK (1)" in out and "PNG I;16 (1)" in out and "MPO RGB (1)" in out
     assert "turned (2)" in out
-    advice = out.split("\nsuggestions")[1]  # nothing of the kind is decided by such masks
+    advice = suggestions(out)  # nothing of the kind is decided by such masks
     assert "--data.palette_masks" not in advice and "--data.ignore_label" not in advice
     with Image.open(root / "out" / "samples.png") as samples:
         assert samples.width == 4 * (320 + 16) + 16
@@ -352,6 +354,109 @@ def test_what_is_suggested_works_and_names_every_class_rightly(made: Situation) 
         check, problems, _ = examine(parse([*arguments, *pasted], str(CONFIGS / "folder.py")))
         truth = [4 * sum(row.count(k) for row in made.masks) for k in range(made.classes)]
         assert problems == [] and check.pixels.tolist() == truth
+
+
+def rewrite_masks(root: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    for file in (root / "masks").rglob("*.png"):
+        Image.fromarray(change(np.array(Image.open(file))).astype(np.uint8)).save(file)
+
+
+def suggestions(text: str) -> str:
+    return text.split("\nsuggestions")[1]
+
+
+@pytest.mark.parametrize("void", [0, 1], ids=["0 is void", "0 never occurs"])
+def test_ids_from_one_are_told_and_the_advice_works(
+    void: int, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """What the check cannot decide, it does not suggest; here id 0 is void, if it occurs."""
+    write_squares(tmp_path, {"train": 4, "val": 2})
+    rewrite_masks(tmp_path, lambda label: np.where(label == 255, void, label + 1))
+    assert run(tmp_path, tmp_path / "out") == 1
+    out = capsys.readouterr().out
+    told = "ut a name for id 0, such as void, first in classes.txt, and set"
+    arguments = ("--model.num_classes=4", "--data.ignore_label=0")
+    assert f"{told} {' '.join(arguments)}" in out
+    if void == 0:
+        assert "3 marks pixels to ignore: set --data.ignore_label=3\n" in out
+        assert "the list lacks a class" in out
+    assert "label" not in suggestions(out) and "num_classes" not in suggestions(out)
+    names = (tmp_path / "classes.txt").read_text()
+    (tmp_path / "classes.txt").write_text(f"void\n{names}")
+    assert run(tmp_path, tmp_path / "out", *arguments) == 0
+    out = capsys.readouterr().out
+    labels = [np.array(Image.open(mask)) for mask in (tmp_path / "masks" / "train").iterdir()]
+    ids = np.concatenate([label.ravel() for label in labels])
+    for k, name in ((1, "grey"), (2, "red"), (3, "blue")):
+        share = 100 * (ids == k).sum() / (ids > 0).sum()
+        assert re.search(rf"^{name} +{share:.3f} +4 ", out, re.MULTILINE)
+
+
+def test_twelve_bits_in_sixteen_have_a_remedy_where_all_agree(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_squares(tmp_path, {"train": 3, "val": 1})
+    images = sorted((tmp_path / "images").rglob("*.png"))
+    for file in images:
+        gray = np.array(Image.open(file).convert("L")).astype(np.uint16)
+        Image.fromarray(gray * 16).save(file)
+    assert run(tmp_path, tmp_path / "out") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"the image uses [1-6]\.\d % of the range up to 65535, which looks near", out)
+    assert out.count("nearly black") == 2 and "\n  --data.white=4095\n" in suggestions(out)
+    assert run(tmp_path, tmp_path / "out", "--data.white=4095") == 0
+    assert "nearly black" not in capsys.readouterr().out
+    assert run(tmp_path, tmp_path / "out", "--data.white=1023") == 0
+    assert "all above data.white = 1023 are white" in capsys.readouterr().out
+    Image.fromarray(np.full(SIZE, 60000, np.uint16)).save(images[0])  # so it was dark, no more
+    assert run(tmp_path, tmp_path / "out") == 0
+    out = capsys.readouterr().out
+    assert "nearly black" not in out and "--data.white" not in out
+
+
+def test_training_warns_of_what_the_check_would(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Each kind once, with a count and one file."""
+    write_squares(tmp_path, {"train": 5, "val": 2})
+    rewrite_masks(tmp_path, lambda label: np.where(label == 0, 1, label))
+    folder = tmp_path / "images" / "train"
+    for i in (1, 2):
+        (folder / f"p0{i}.png").unlink()
+        PICTURE.save(folder / f"p0{i}.jpg", exif=turned(3))
+    (folder / "p03.png").unlink()
+    PICTURE.save(folder / "p03.gif", save_all=True, append_images=OTHERS)
+    (folder / "p04.png").unlink()
+    Image.fromarray(IMAGE[..., 0].astype(np.uint16) * 16).save(folder / "p04.png")
+    Image.fromarray(np.full(SIZE, 255, np.uint8)).save(tmp_path / "masks" / "val" / "p00.png")
+    config = parse([f"--data.root={tmp_path}", "--model.num_classes=3"], str(CONFIGS / "folder.py"))
+    sources = {split: open_split(config.data, split, config.model) for split in ("train", "val")}
+    checks.warn_of_samples(sources, config.data)
+    lines = capsys.readouterr().err.splitlines()
+    expected = [
+        r"p01\.jpg: EXIF orientation 3.*exif_upright=True \(2 of 7 samples\)",
+        r"p03\.gif: the file holds 3 frames.*\(1 of 7 samples\)",
+        r"val/p00\.png: every pixel of the mask is ignored.*\(1 of 7 samples\)",
+        r"all masks: no mask holds class 0 \('grey'\)\. If your ids start at 1",
+        r"all 1 images of more than 8 bits: .*nearly black: set --data\.white=4095",
+        r"python -m deeplab_jax check-data.* reads them all$",
+    ]
+    for pattern, line in zip(expected, lines, strict=True):
+        assert re.search(pattern, line)
+    write_squares(tmp_path / "good", {"train": 2, "val": 1})
+    sources = {"train": open_folder(str(tmp_path / "good"), "train")}
+    checks.warn_of_samples(sources, config.data)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_out_folder_is_tried_before_the_reading(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_squares(tmp_path, {"train": 1, "val": 1})
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--out = .*file: that is a file; name a folder"):
+        run(tmp_path, tmp_path / "file")
+    assert "reading" not in capsys.readouterr().err
 
 
 def test_what_concerns_all_pictures_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
