@@ -218,6 +218,8 @@ class DataConfig:
     palette_masks: bool = False
     """folder: accept palette PNGs, whose indices are then the labels."""
     ignore_label: int = 255
+    white: int | None = None
+    exif_upright: bool = False
     crop_size: tuple[int, int] = (257, 321)
     """Height and width of a training crop: k * output_stride, or one more; classifier: any."""
     eval_size: tuple[int, int] | None = None

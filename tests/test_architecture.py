@@ -40,6 +40,7 @@ LAYERS = [
     [
         "data.pipeline",
         "data.checks",
+        "data.values",
         "state",
         "views",
         "weights.slots",
@@ -136,6 +137,7 @@ def test_jax_is_not_needed_to_decode_or_draw() -> None:
         "data.sources",
         "data.scenes",
         "data.checks",
+        "data.values",
         "pictures",
     ):
         text = (PACKAGE / f"{module.replace('.', '/')}.py").read_text()

@@ -18,7 +18,15 @@ import tensorflow_datasets as tfds
 from deeplab_jax.config import DataKind
 from deeplab_jax.data import cityscapes, scenes, voc
 from deeplab_jax.data.colors import Color, voc_colormap
-from deeplab_jax.data.decode import decode_image, decode_label, image_size, read_file
+from deeplab_jax.data.decode import (
+    Held,
+    MaskError,
+    count_values,
+    decode_image,
+    decode_label,
+    image_size,
+    read_file,
+)
 from deeplab_jax.data.walk import SUFFIXES, walk_images
 from deeplab_jax.errors import UserError
 from deeplab_jax.files import locked, writable_folder
@@ -29,6 +37,11 @@ UNREADABLE = (UserError, OSError, ValueError, RuntimeError)
 
 
 Size = tuple[int, int]
+# Of what one mask alone does not decide.
+SEE_ALL = (
+    "What helps depends on all masks: python -m deeplab_jax check-data, with the same arguments, "
+    "reads and judges them"
+)
 NO_CLASS = 65535  # the ignored label of pictures with one class: above every class id
 
 
@@ -128,20 +141,26 @@ def check_pair(id: str, size: Size, label: np.ndarray, num_classes: int, ignore_
     wrong = label[(label >= num_classes) & (label != ignore_label)]
     if wrong.size:
         values = np.unique(wrong).tolist()
-        raise UserError(
+        raise MaskError(
             f"{id}: the mask holds {_some(values)}; allowed are the classes 0 to {num_classes - 1} "
-            f"and {ignore_label} (ignore_label). {_guess(values, num_classes)}"
+            f"and {ignore_label} (ignore_label)",
+            Held(count_values(label)),
         )
+
+
+def evenly_spread(count: int, samples: int = 16) -> list[int]:
+    """Positions among `count` of the samples that are looked at before training."""
+    return np.unique(np.linspace(0, count - 1, min(samples, count)).astype(int)).tolist()
 
 
 def check_source(source: Source, samples: int = 16) -> None:
     """Decode `samples` examples, evenly spread; raises UserError that names the first bad one."""
-    picks = np.unique(
-        np.linspace(0, len(source) - 1, min(samples, len(source))).astype(int)
-    ).tolist()
     values: set[int] = set()
-    for index in picks:
-        example = source[index]
+    for index in evenly_spread(len(source), samples):
+        try:
+            example = source[index]
+        except MaskError as error:
+            raise UserError(f"{error}\n{SEE_ALL}") from error
         decode_image(example["image"], source.name(index))
         values.update(np.unique(example["label"]).tolist())
     wrong = drawn_in_255(values, source.class_names)
@@ -157,28 +176,13 @@ def drawn_in_255(values: set[int], class_names: tuple[str, ...]) -> str:
     if len(class_names) != 2 or values != {0, 255}:
         return ""
     return (
-        f"no mask holds class 1 ({class_names[1]!r}), only 0 and 255, which is ignored: "
-        "they look like binary masks saved as 0/255. Save them as 0/1: mask // 255"
+        f"no mask holds class 1 ({class_names[1]!r}), only 0 and 255: they look like binary masks "
+        "saved as 0/255. Save them as 0/1 (mask // 255) and leave --data.ignore_label at 255"
     )
 
 
 def _holds(source: Source, class_id: int) -> bool:
     return any((source[index]["label"] == class_id).any() for index in range(len(source)))
-
-
-def _guess(values: list[int], num_classes: int) -> str:
-    if values == [255]:
-        if num_classes == 2:
-            return "It looks like a binary mask saved as 0/255: save it as 0/1 (mask // 255)."
-        return "255 usually marks pixels to ignore: set --data.ignore_label=255."
-    if values == [num_classes]:
-        return (
-            f"Perhaps the ids start at 1, perhaps the list lacks a class, or {num_classes} marks "
-            f"pixels to ignore: then set --data.ignore_label={num_classes}."
-        )
-    if len(values) >= 8 or min(values) > 2 * num_classes:
-        return "They look like gray levels or colours, not like class ids."
-    return "Is the list of classes complete?"
 
 
 def _some(values: Iterable[object], at_most: int = 8) -> str:
