@@ -19,7 +19,7 @@ from deeplab_jax.errors import UserError
 from deeplab_jax.files import writable_file, writable_folder
 
 DEFAULT_CONFIG = "configs/scenes.py"
-TO_NETWORK = ("resize", "eval_size")  # fields of `data` that belong to the weights
+TO_NETWORK = ("resize", "eval_size", "white")  # fields of `data` that belong to the weights
 
 
 def parser(command: str, description: str, epilog: str = "") -> argparse.ArgumentParser:

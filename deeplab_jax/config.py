@@ -197,6 +197,13 @@ class ModelConfig:
         return tuple(r * 16 // self.output_stride for r in (6, 12, 18))
 
 
+FOLDER_ONLY = (  # fields of `data` that the other sources do not read
+    *("image_dir", "mask_dir", "holdout", "classes", "palette_masks", "ignore_label"),
+    "exif_upright",
+)
+SEGMENTATION_ONLY = ("resize", "min_scale", "max_scale", "scale_step")
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Where the pictures come from and how they are cut."""
@@ -219,7 +226,10 @@ class DataConfig:
     """folder: accept palette PNGs, whose indices are then the labels."""
     ignore_label: int = 255
     white: int | None = None
+    """The value that is white in gray images of more than 8 bits; None: the file's, or 65535."""
     exif_upright: bool = False
+    """folder: turn images as EXIF says, also where the mask's size does not prove that it was drawn
+    on the upright image."""
     crop_size: tuple[int, int] = (257, 321)
     """Height and width of a training crop: k * output_stride, or one more; classifier: any."""
     eval_size: tuple[int, int] | None = None
@@ -260,10 +270,27 @@ class DataConfig:
         require(0 < scales[0] <= scales[1], "data.min_scale, max_scale", scales, "0 < min <= max")
         require(self.scale_step >= 0, "data.scale_step", self.scale_step, "0 (continuous) or more")
         require(0 <= self.ignore_label <= 255, "data.ignore_label", self.ignore_label, "0 to 255")
+        white_ok = self.white is None or 1 <= self.white <= 65535
+        require(white_ok, "data.white", self.white, "a number from 1 to 65535, or None")
+        self._check_unused()
         require(0 <= self.holdout < 1, "data.holdout", self.holdout, "from 0 up to below 1")
         require(0 <= self.photometric <= 1, "data.photometric", self.photometric, "0 to 1")
         for name in ("workers", "max_bad_records"):
             require(getattr(self, name) >= 0, f"data.{name}", getattr(self, name), "0 or more")
+
+    def _check_unused(self) -> None:
+        """Refuse what a source would pass over: it was meant to have an effect."""
+        unused = [] if self.source == "folder" else list(FOLDER_ONLY)
+        unused += ["prepared_dir"] if self.source == "folder" else []
+        unused += ["root"] if self.source == "scenes" else []
+        unused += list(SEGMENTATION_ONLY) if self.one_label else []
+        defaults = {field.name: field.default for field in dataclasses.fields(DataConfig)}
+        for name in unused:
+            value, default = getattr(self, name), defaults[name]
+            why = f"data.source = {self.source} has no use for it: leave {default!r}"
+            if name == "root":
+                why += ", or name another source, such as --data.source=folder"
+            require(value == default, f"data.{name}", value, why)
 
     @property
     def one_label(self) -> bool:

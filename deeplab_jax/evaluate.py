@@ -341,7 +341,8 @@ def write_evaluation(result: Evaluation, source: Source, directory: Path) -> str
 def drawn(result: Evaluation, source: Source) -> Image.Image:
     """The predictions on one sheet."""
     shown = [source[i] for i in result.predictions]
-    images = [decode_image(e["image"], e["id"]) for e in shown]
+    white = result.config.data.white
+    images = [decode_image(e["image"], e["id"], white=white) for e in shown]
     if result.one_label:
         return pictures.contact_sheet(images, answers(result, source))
     return pictures.comparison(
@@ -369,7 +370,7 @@ def write_pictures(result: Evaluation, source: Source, directory: Path) -> list[
     shown = []
     for rank, (index, prediction) in enumerate(result.predictions.items()):
         example = source[index]
-        image = decode_image(example["image"], example["id"])
+        image = decode_image(example["image"], example["id"], white=result.config.data.white)
         tiles = {"image": image}
         if not result.one_label:
             tiles = pictures.tiles(

@@ -6,14 +6,17 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from deeplab_jax.errors import UserError
 
 PROBE = bytes(4096)
+PAUSES = (0.1, 0.5)  # seconds, before what failed is tried again
+T = TypeVar("T")
 
 
 def writable_folder(folder: Path, name: str) -> Path:
@@ -67,6 +70,21 @@ def json_text(tree: Any, indent: int | None = None) -> str:
         return None if isinstance(part, float) and not math.isfinite(part) else part
 
     return json.dumps(finite(tree), indent=indent, allow_nan=False)
+
+
+def patiently(read: Callable[[], T], faults: tuple[type[Exception], ...] = (OSError,)) -> T:
+    """What `read` returns; after a fault it is called again, as disks and networks have moments.
+
+    What is missing or forbidden is no passing fault.
+    """
+    for pause in PAUSES:
+        try:
+            return read()
+        except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError):
+            raise
+        except faults:
+            time.sleep(pause)
+    return read()
 
 
 class Locked(Exception):

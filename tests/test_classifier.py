@@ -212,7 +212,8 @@ def test_an_official_classifier_knows_the_photos(
     )
     capsys.readouterr()
     predict([str(shared("photos")), "--weights", str(tmp_path)])
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    out = capsys.readouterr().out.splitlines()
+    lines = [line.split() for line in out if "%" in line]
     best = {name: int(number) - 1 for name, _, number, *_ in lines}
     assert best["cat_720p.jpg:"] in (281, 285)
     assert best["parrot.jpg:"] == 88 and best["pets.jpg:"] == 195

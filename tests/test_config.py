@@ -57,6 +57,20 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
             lambda: ModelConfig(head="classifier", num_classes=46341),  # squared, above an int32
             r"model.num_classes = 46341 .* 2 to 46340",
         ),
+        *(
+            (
+                lambda field=field: DataConfig(**field),
+                rf"data.{next(iter(field))} .* has no use for it",
+            )
+            for field in (
+                *({"ignore_label": 0}, {"holdout": 0.1}, {"palette_masks": True}, {"classes": "x"}),
+                *({"image_dir": "x"}, {"exif_upright": True}, {"root": "my_data"}),
+                {"min_scale": 0.1, "source": "imagenet2012", "root": "x"},
+                {"mask_dir": "x", "source": "voc2012", "root": "x"},
+                {"prepared_dir": "x", "source": "folder", "root": "x"},
+            )
+        ),
+        (lambda: DataConfig(white=0), r"data.white = 0 .* 1 to 65535, or None"),
         (lambda: ModelConfig(head_init="xavier"), r"model.head_init = 'xavier' .* official, he"),  # type: ignore[arg-type]
         (lambda: ModelConfig(decoder_strides=(4, 8)), r"model.decoder_strides .* largest first"),
         (lambda: ModelConfig(decoder_kernel=2), r"model.decoder_kernel = 2 .* odd"),
@@ -211,7 +225,7 @@ def test_what_is_not_finite_on_the_command_line() -> None:
         ("--eval.trimap_widths 1,2", "eval.trimap_widths", [1, 2]),
         ("--train.class_weights=1,2 --model.num_classes=2", "train.class_weights", [1.0, 2.0]),
         ("--eval.flip true", "eval.flip", True),
-        ("--data.root=a=b", "data.root", "a=b"),
+        ("--workdir=a=b", "workdir", "a=b"),
     ],
 )
 def test_how_values_may_be_written(argument: str, field: str, value: object) -> None:

@@ -110,7 +110,7 @@ def check_data(config: Config, out: Path) -> tuple[str, bool]:
     (out / "problems.txt").write_text(
         "\n\n".join(listed) + "\n", encoding="utf-8", errors="backslashreplace"
     )
-    samples = None if data.one_label else draw_samples(sources, found)
+    samples = None if data.one_label else draw_samples(sources, found, data.white)
     if samples:
         samples.save(out / "samples.png")
     text = [
@@ -492,7 +492,9 @@ def list_findings(findings: Sequence[Finding], title: str) -> str:
     return "\n".join([f"{title}: {len(findings)}", *lines])
 
 
-def draw_samples(sources: Mapping[str, Source], checks: Sequence[SplitCheck]) -> Image.Image | None:
+def draw_samples(
+    sources: Mapping[str, Source], checks: Sequence[SplitCheck], white: int | None
+) -> Image.Image | None:
     """Some sound examples of each split under their masks; None if there are none."""
     images, labels, titles = [], [], []
     for check in checks:
@@ -500,7 +502,7 @@ def draw_samples(sources: Mapping[str, Source], checks: Sequence[SplitCheck]) ->
         for facts in _samples(check.sound):
             example = source[facts.position]
             scaled = fit_size(facts.header.size, (SAMPLE_CELL, SAMPLE_CELL))
-            image = decode_image(example["image"], facts.name)
+            image = decode_image(example["image"], facts.name, white=white)
             images.append(whole(image, scaled, scaled, GREY, smooth=True))
             ignored = source.ignore_label
             labels.append(whole(example["label"], scaled, scaled, ignored, smooth=False))

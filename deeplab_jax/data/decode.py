@@ -13,6 +13,7 @@ from PIL.Image import Transpose
 
 from deeplab_jax.data.colors import Color
 from deeplab_jax.errors import UserError
+from deeplab_jax.files import patiently
 
 # 64 megapixels decode to 192 MB of RGB; a header may claim far more than the file holds.
 MAX_PIXELS = 64 * 2**20
@@ -61,6 +62,10 @@ class MaskError(UserError):
         self.held = held
 
 
+class Unreadable(UserError):
+    """What cannot be read or decoded at all; not what is of the wrong kind, size or values."""
+
+
 class Header(NamedTuple):
     """What a picture's file says of itself; `size` (h, w) in stored pixels."""
 
@@ -77,18 +82,19 @@ class Header(NamedTuple):
 def read_file(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
     """The content of a picture's file.
 
-    Raises UserError if it cannot be read or has more than 4 bytes for each of `max_pixels`.
+    Raises Unreadable if it cannot be read, UserError if it has more than 4 bytes for each of
+    `max_pixels`.
     """
     try:
-        size, limit = path.stat().st_size, BYTES_PER_PIXEL * max_pixels
+        size, limit = patiently(path.stat).st_size, BYTES_PER_PIXEL * max_pixels
         if size > limit:
             raise UserError(
                 f"{path}: the file has {size / 2**20:.0f} MB; at most {limit // 2**20} MB are "
                 f"read{_larger(max_pixels)}: scale the picture down or cut it first"
             )
-        return path.read_bytes()
+        return patiently(path.read_bytes)
     except OSError as error:
-        raise UserError(f"{path}: the file cannot be read ({error.strerror})") from error
+        raise Unreadable(f"{path}: the file cannot be read ({error.strerror})") from error
 
 
 def decode_image(
@@ -271,8 +277,17 @@ def image_size(data: bytes | Path, name: str) -> tuple[int, int]:
 
     Raises UserError, naming `name`, for what is unreadable or above 64 megapixels.
     """
-    with _opened(data, name) as image:
-        return image.height, image.width
+    return image_layout(data, name)[0]
+
+
+def image_layout(data: bytes | Path, name: str) -> tuple[tuple[int, int], int]:
+    """Read `image_size`, and the EXIF orientation, 1 to 8; of a PNG only if it stands in front."""
+    with _opened(data, name, exif=True) as image:
+        in_header = image.format != "PNG" or "exif" in image.info  # else PIL reads all of it
+        tag = image.getexif().get(ORIENTATION) if in_header else 1
+        orientation = next((k for k in range(2, 9) if k == tag), 1)
+        stored = _as_stored(image) if image.format == "TIFF" else image
+        return (stored.height, stored.width), orientation
 
 
 def _as_stored(tiff: Image.Image) -> Image.Image:
@@ -326,7 +341,7 @@ def _opened(
         what: object = error
         if isinstance(error, UnidentifiedImageError):  # which tells the address of a buffer
             what = "the file is empty" if data == b"" else "its content is of another kind"
-        raise UserError(
+        raise Unreadable(
             f"{name}: not a readable picture ({what}); formats: {', '.join(FORMATS)}"
         ) from error
 

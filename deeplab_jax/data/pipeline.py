@@ -89,6 +89,8 @@ def open_data(data: DataConfig, split: str, model: ModelConfig) -> Source:
         mask_dir=data.mask_dir,
         holdout=data.holdout or None,
         palette=data.palette_masks,
+        upright=data.exif_upright,
+        white=data.white,
     )
 
 
@@ -103,7 +105,7 @@ def train_example(
 
     A picture with one label has it handed through, u16 [1 1].
     """
-    read = read_record(source, index)
+    read = read_record(source, index, data.white)
     if isinstance(read, str):
         label_size = (1, 1) if data.one_label else data.crop_size
         return blank(source, data, data.crop_size, label_size, fill) | about(index, bad=True)
@@ -124,11 +126,13 @@ def train_example(
     }
 
 
-def read_record(source: Source, index: int) -> tuple[np.ndarray, np.ndarray] | str:
-    """Image u8 [h w 3] and label of a record, or why it cannot be read."""
+def read_record(
+    source: Source, index: int, white: int | None = None
+) -> tuple[np.ndarray, np.ndarray] | str:
+    """Image u8 [h w 3] and label of a record, or why it cannot be read; `white` as in decoding."""
     try:
         example = source[index]
-        return decode_image(example["image"], example["id"]), example["label"]
+        return decode_image(example["image"], example["id"], white=white), example["label"]
     except UNREADABLE as error:
         return str(error)
 
@@ -169,7 +173,9 @@ class BadRecords:
             if index in self.names:
                 continue
             self.names[index] = self._source.name(index)
-            reason = read_record(self._source, index)  # once more, for its words alone
+            again = read_record(self._source, index)  # for its words alone
+            passing = "it was read the second time: a passing fault of the disk or network"
+            reason = again if isinstance(again, str) else passing
             print(f"unreadable, so ignored: {self.names[index]} ({reason})", file=sys.stderr)
             if len(self.names) > self._limit:
                 raise UserError(
@@ -373,7 +379,7 @@ def eval_example(row: Row, source: Source, data: DataConfig, fill: Pixel = GREY)
     """
     index, box, label_size = row
     one = {"scaled": np.ones(2, np.int32), "size": np.ones(2, np.int32)}
-    read = read_record(source, index) if index < len(source) else ""
+    read = read_record(source, index, data.white) if index < len(source) else ""
     if isinstance(read, str):
         example = blank(source, data, box, label_size, fill)
         return {**example, **one, **about(index, bad=read != "")}

@@ -1,12 +1,14 @@
 """Random access to examples: folders of picture and mask pairs, and data sets prepared by TFDS."""
 
 import contextlib
+import functools
+import hashlib
 import io
 import re
 import shutil
 import sys
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,15 +23,17 @@ from deeplab_jax.data.colors import Color, voc_colormap
 from deeplab_jax.data.decode import (
     Held,
     MaskError,
+    Unreadable,
     count_values,
     decode_image,
     decode_label,
+    image_layout,
     image_size,
     read_file,
 )
 from deeplab_jax.data.walk import SUFFIXES, walk_images
 from deeplab_jax.errors import UserError
-from deeplab_jax.files import locked, writable_folder
+from deeplab_jax.files import locked, patiently, writable_folder
 
 DATA_DIR = "~/.cache/deeplab_jax/tfds"
 # What reading a record raises where it is not sound; the last two are ArrayRecord's own.
@@ -65,8 +69,8 @@ class Source(Protocol):
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Example: ...
 
-    def sizes(self) -> list[Size]:
-        """Return (h, w) of every picture, from the headers alone."""
+    def sizes(self) -> list[Size | None]:
+        """Return (h, w) of every picture, from the headers alone; None where that is broken."""
         ...
 
     def name(self, index: int) -> str:
@@ -75,7 +79,7 @@ class Source(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """What a resumed run must find again; not the pictures' contents."""
+        """What a resumed run must find again."""
         ...
 
 
@@ -92,6 +96,8 @@ def open_source(
     mask_dir: str = "masks",
     holdout: float | None = None,
     palette: bool = False,
+    upright: bool = False,
+    white: int | None = None,
 ) -> Source:
     """Open a split of a data set, prepared below `data_dir` as ArrayRecord if it comes from TFDS.
 
@@ -116,6 +122,8 @@ def open_source(
             mask_dir=mask_dir,
             holdout=holdout,
             palette=palette,
+            upright=upright,
+            white=white,
         )
     if kind == "voc2012":
         made = prepare(voc.Voc2012Segmentation(devkit=root, data_dir=_expand(data_dir)))
@@ -130,13 +138,23 @@ def open_source(
 # ---- what every source promises of an example
 
 
-def check_pair(id: str, size: Size, label: np.ndarray, num_classes: int, ignore_label: int) -> None:
-    """Raise UserError unless the mask u8[h w] has its picture's size (h, w) and only valid ids."""
+def check_pair(
+    id: str,
+    size: Size,
+    label: np.ndarray,
+    num_classes: int,
+    ignore_label: int,
+    orientation: int = 1,
+) -> None:
+    """Raise UserError unless the mask u8[h w] has its picture's size (h, w) and only valid ids.
+
+    `orientation` is EXIF's.
+    """
     if label.shape != size:
         (h, w), (label_h, label_w) = size, label.shape
         raise UserError(
             f"{id}: the picture is {w} x {h} but its mask {label_w} x {label_h} (width x height); "
-            "they must be equal"
+            f"they must be equal{_exif_hint(size, orientation)}"
         )
     wrong = label[(label >= num_classes) & (label != ignore_label)]
     if wrong.size:
@@ -148,24 +166,58 @@ def check_pair(id: str, size: Size, label: np.ndarray, num_classes: int, ignore_
         )
 
 
+def _exif_hint(size: Size, orientation: int) -> str:
+    if orientation == 1:
+        return ""
+    h, w = upright_size(size, orientation)
+    return f". EXIF says to turn the image (orientation {orientation}), which makes it {w} x {h}"
+
+
+def upright_size(size: Size, orientation: int) -> Size:
+    """The size of an image stored with `size`, turned as its EXIF orientation says."""
+    return size[::-1] if orientation >= 5 else size
+
+
 def evenly_spread(count: int, samples: int = 16) -> list[int]:
     """Positions among `count` of the samples that are looked at before training."""
     return np.unique(np.linspace(0, count - 1, min(samples, count)).astype(int)).tolist()
 
 
 def check_source(source: Source, samples: int = 16) -> None:
-    """Decode `samples` examples, evenly spread; raises UserError that names the first bad one."""
+    """Decode `samples` examples, evenly spread. What cannot be read at all is left to the run.
+
+    Raises:
+      UserError: an image or mask is not as it should be, the first one is named; none of the
+        samples can be read; or no mask of the split has a pixel that is not ignored.
+    """
     values: set[int] = set()
-    for index in evenly_spread(len(source), samples):
+    unreadable: list[Exception] = []
+    picks = evenly_spread(len(source), samples)
+    for index in picks:
         try:
             example = source[index]
+            decode_image(example["image"], source.name(index))
         except MaskError as error:
             raise UserError(f"{error}\n{SEE_ALL}") from error
-        decode_image(example["image"], source.name(index))
+        except UNREADABLE as error:
+            if isinstance(error, UserError) and not isinstance(error, Unreadable):
+                raise
+            unreadable.append(error)
+            continue
         values.update(np.unique(example["label"]).tolist())
+    if len(unreadable) == len(picks):
+        raise UserError(
+            f"none of {len(picks)} samples of the data set can be read; the first: {unreadable[0]}"
+        )
     wrong = drawn_in_255(values, source.class_names)
-    if wrong and not _holds(source, 1):
+    if wrong and not _holds(source, lambda label: label == 1):
         raise UserError(wrong)
+    ignored = source.ignore_label
+    if values == {ignored} and not _holds(source, lambda label: label != ignored):
+        raise UserError(
+            f"every pixel of every mask of the split is {ignored}, which is ignored"
+            " (data.ignore_label): there is nothing to learn or to score"
+        )
 
 
 def drawn_in_255(values: set[int], class_names: tuple[str, ...]) -> str:
@@ -181,8 +233,13 @@ def drawn_in_255(values: set[int], class_names: tuple[str, ...]) -> str:
     )
 
 
-def _holds(source: Source, class_id: int) -> bool:
-    return any((source[index]["label"] == class_id).any() for index in range(len(source)))
+def _holds(source: Source, test: Callable[[np.ndarray], np.ndarray]) -> bool:
+    """Whether a mask that can be read has a pixel for which the test is true."""
+    for index in range(len(source)):
+        with contextlib.suppress(*UNREADABLE):
+            if test(source[index]["label"]).any():
+                return True
+    return False
 
 
 def _some(values: Iterable[object], at_most: int = 8) -> str:
@@ -203,26 +260,44 @@ class FolderSource:
     colors: tuple[Color, ...]
     ignore_label: int
     palette: bool
+    upright: bool = False
+    white: int | None = None
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Example:
-        _, image_file, mask_file = self.pairs[index]
-        image = read_file(Path(image_file))
+        id, image_file, mask_file = self.pairs[index]
+        content = read_file(Path(image_file))
+        image: bytes | np.ndarray = content
         label = decode_label(read_file(Path(mask_file)), mask_file, palette=self.palette)
-        check_pair(
-            mask_file,
-            image_size(image, image_file),
-            label,
-            len(self.class_names),
-            self.ignore_label,
-        )
-        return {"id": self.pairs[index][0], "image": image, "label": label}
+        size, orientation = image_layout(content, image_file)
+        h, w = label.shape
+        if self._is_turned(size, orientation, (h, w)):
+            image = decode_image(content, image_file, exif=True, white=self.white)
+            size = (h, w)
+        classes, ignored = len(self.class_names), self.ignore_label
+        check_pair(mask_file, size, label, classes, ignored, orientation)
+        return {"id": id, "image": image, "label": label}
 
-    def sizes(self) -> list[Size]:
-        """Return (h, w) of every picture, from the headers alone."""
-        return [image_size(Path(image_file), image_file) for _, image_file, _ in self.pairs]
+    def _is_turned(self, stored: Size, orientation: int, mask: Size) -> bool:
+        """Whether the image is turned as EXIF says: the mask's size proves it, or `upright`."""
+        fits = upright_size(stored, orientation) == mask
+        return orientation != 1 and fits and (self.upright or stored != mask)
+
+    def sizes(self) -> list[Size | None]:
+        """Return (h, w) of every picture, from the headers alone; None where it is broken."""
+        return [self._size(image_file, mask_file) for _, image_file, mask_file in self.pairs]
+
+    def _size(self, image_file: str, mask_file: str) -> Size | None:
+        try:
+            size, orientation = image_layout(Path(image_file), image_file)
+            if orientation >= 5:  # else it is the same turned or not
+                mask = image_size(Path(mask_file), mask_file)
+                size = mask if self._is_turned(size, orientation, mask) else size
+        except UserError:
+            return None
+        return size
 
     def name(self, index: int) -> str:
         """Return the picture's file."""
@@ -230,9 +305,27 @@ class FolderSource:
 
     @property
     def fingerprint(self) -> str:
-        """How many pairs, a digest of their names, and the classes."""
-        names = zlib.crc32("\n".join(id for id, _, _ in self.pairs).encode())
-        return f"{len(self)} pairs (names {names:08x}), {len(self.class_names)} classes"
+        """How many pairs and a digest of what they hold; how many classes and one of their names.
+
+        Of images the sizes of the files, of masks all they hold: so a data set can be moved, but
+        no mask edited.
+        """
+        return f"{len(self)} pairs (digest {self._digest}), {describe_classes(self.class_names)}"
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        def of_pair(pair: tuple[str, str, str]) -> tuple[object, ...]:
+            id, image, mask = pair
+            try:
+                size = patiently(Path(image).stat).st_size
+                content = patiently(Path(mask).read_bytes)
+            except OSError as error:
+                return id, error.strerror
+            return id, size, digest(content)
+
+        with ThreadPoolExecutor(8) as threads:  # which a network's file system wants
+            pairs = list(threads.map(of_pair, self.pairs))
+        return digest(repr((pairs, self.ignore_label)).encode())
 
 
 def open_folder(
@@ -246,14 +339,17 @@ def open_folder(
     mask_dir: str = "masks",
     holdout: float | None = None,
     palette: bool = False,
+    upright: bool = False,
+    white: int | None = None,
 ) -> FolderSource:
     """Pair `root/image_dir/split/**` with `root/mask_dir/split/**` by path and name without suffix.
 
     With `holdout` in (0, 1) both folders are flat, and about that fraction, decided by each name
     alone, is the split "val", the rest "train". Classes come from the file `classes` (default:
     root/classes.txt) or, where there is none, are `num_classes` without names. `palette` takes the
-    indices of palette masks as ids. Raises UserError for what is missing or unpaired; what is in
-    the files is checked by reading them (`check_source`).
+    indices of palette masks as ids; `upright` turns images as EXIF says also where the mask's size
+    does not prove that it was drawn so; `white` is that of `decode_image`. Raises UserError for
+    what is missing or unpaired; what is in the files is checked by reading them (`check_source`).
     """
     folder = Path(root).expanduser()
     names, colors = _classes(folder, classes, num_classes)
@@ -276,7 +372,7 @@ def open_folder(
                 f"holdout={holdout} leaves no picture of {folder / image_dir} for {split!r}; "
                 "change it"
             )
-    return FolderSource(pairs, names, colors, ignore_label, palette)
+    return FolderSource(pairs, names, colors, ignore_label, palette, upright, white)
 
 
 def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[Color, ...]]:
@@ -348,8 +444,20 @@ def _split_folder(images: Path, split: str, holdout: float | None) -> str:
 
 
 def _held_out(id: str, holdout: float) -> bool:
-    # By the name alone, so that adding pictures moves none from one side to the other.
-    return zlib.crc32(id.encode()) < holdout * 2**32
+    # By the name alone, so that adding pictures moves none from one side to the other; and by a
+    # digest, as a checksum of names that are alike, IMG_0000 to IMG_0999, is not uniform.
+    hashed = hashlib.blake2b(id.encode(), digest_size=8).digest()
+    return int.from_bytes(hashed, "big") < holdout * 2**64
+
+
+def digest(content: bytes) -> str:
+    """A short digest, in hexadecimal."""
+    return hashlib.blake2b(content, digest_size=6).hexdigest()
+
+
+def describe_classes(names: tuple[str, ...]) -> str:
+    """How many classes, and a digest of their names in order."""
+    return f"{len(names)} classes (digest {digest(repr(names).encode())})"
 
 
 def _pairs(images: Path, masks: Path) -> tuple[tuple[str, str, str], ...]:
@@ -424,7 +532,8 @@ class TfdsSource:
         return len(self._records())
 
     def __getitem__(self, index: int) -> Example:
-        record = self._records()[index]
+        # The last is ArrayRecord's own.
+        record = patiently(lambda: self._records()[index], (OSError, RuntimeError))
         id, image = record[self.id_key].decode(), record[self.image_key]
         if self.label_offset is not None:
             if record[self.label_key] < 0:  # TFDS's -1
@@ -437,13 +546,15 @@ class TfdsSource:
         check_pair(id, image_size(image, id), label, len(self.class_names), self.ignore_label)
         return {"id": id, "image": image, "label": label}
 
-    def sizes(self) -> list[Size]:
-        """Return (h, w) of every picture; reads the records but decodes only the headers."""
-        records = self._records()
-        return [
-            image_size(records[i][self.image_key], f"{self.split}[{i}]")
-            for i in range(len(records))
-        ]
+    def sizes(self) -> list[Size | None]:
+        """Return (h, w) of every picture, None of a broken one; decodes only the headers."""
+        return [self._size(index) for index in range(len(self))]
+
+    def _size(self, index: int) -> Size | None:
+        try:
+            return image_size(self._records()[index][self.image_key], f"{self.split}[{index}]")
+        except UNREADABLE:
+            return None
 
     def name(self, index: int) -> str:
         """Return the record's id."""
@@ -452,10 +563,11 @@ class TfdsSource:
 
     @property
     def fingerprint(self) -> str:
-        """Name, version and split of the data set, how many examples, and the classes."""
+        """Name, version and split of the data set, how many examples and bytes, and the classes."""
         info = tfds.builder_from_directory(self.builder_dir).info
-        examples = f"{len(self)} examples of {self.split}"
-        return f"{info.full_name}, {examples}, {len(self.class_names)} classes"
+        size = info.splits[self.split.split("[")[0]].num_bytes
+        examples = f"{len(self)} examples of {self.split} (of {size} bytes)"
+        return f"{info.full_name}, {examples}, {describe_classes(self.class_names)}"
 
     def _records(self) -> Any:
         # Not held by the object: open files cannot be pickled; each worker process opens its own.
@@ -632,7 +744,7 @@ class ReorderedSource:
         table[self.source.ignore_label] = self.ignore_label
         return {**example, "label": table[label]}
 
-    def sizes(self) -> list[Size]:
+    def sizes(self) -> list[Size | None]:
         """Return (h, w) of every picture, from the headers alone."""
         return self.source.sizes()
 

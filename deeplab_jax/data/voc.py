@@ -59,7 +59,10 @@ class Voc2012Segmentation(tfds.core.GeneratorBasedBuilder):
         super().__init__(data_dir=str(Path(data_dir) / self._fingerprint()))
 
     def _fingerprint(self) -> str:
-        content = repr((str(self._folder.resolve()), self._lists, self._files))
+        # An edited mask is another devkit: files as they are now, by size and time.
+        files = sorted({self._folder / file for pair in self._files.values() for file in pair})
+        now = [(status.st_size, status.st_mtime_ns) for status in map(Path.stat, files)]
+        content = repr((str(self._folder.resolve()), self._lists, self._files, now))
         return f"devkit_{zlib.crc32(content.encode()):08x}"
 
     def _info(self) -> tfds.core.DatasetInfo:

@@ -1,10 +1,13 @@
 """Sources: pairs are found, in order and completely; what is wrong is said in words."""
 
+import errno
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from deeplab_jax import DataConfig, ModelConfig
 from deeplab_jax.data import cityscapes, sources, voc
 from deeplab_jax.data.colors import voc_colormap
+from deeplab_jax.data.decode import ORIENTATION, TURN_BACK, decode_image
+from deeplab_jax.data.pipeline import open_data, read_record
 from deeplab_jax.data.sources import (
     FolderSource,
     check_pair,
@@ -194,15 +200,111 @@ def test_a_bad_pair_is_named_by_the_check_and_when_reached(tmp_path: Path) -> No
         source[49]
 
 
-def test_a_broken_picture_is_found_by_the_check(tmp_path: Path) -> None:
+def break_image(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:30])
+
+
+def test_a_broken_sample_is_left_to_the_run(tmp_path: Path) -> None:
+    """It becomes ignored pixels there, whether a sample hits it or not, its header too."""
     make_folder(tmp_path, ["a", "b"])
-    path = tmp_path / "images" / "train" / "b.jpg"
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-    save(path, noise)
-    save(tmp_path / "masks" / "train" / "b.png", noise[..., 0] // 128)
-    path.write_bytes(path.read_bytes()[:-500])  # the header is whole
-    with pytest.raises(UserError, match=rf"{path}: not a readable picture"):
-        check_source(open_two(tmp_path))
+    break_image(tmp_path / "images" / "train" / "b.jpg")
+    source = open_two(tmp_path)
+    check_source(source)
+    assert source.sizes() == [(6, 8), None]
+    break_image(tmp_path / "images" / "train" / "a.jpg")
+    with pytest.raises(UserError, match=r"none of 2 samples .* can be read; the first: .*a.jpg"):
+        check_source(source)
+
+
+def test_a_split_of_ignored_pixels_alone_is_refused(tmp_path: Path) -> None:
+    make_folder(tmp_path, [f"{i:02}" for i in range(20)])
+    for mask in (tmp_path / "masks" / "train").iterdir():
+        save(mask, np.full((6, 8), 255, np.uint8))
+    source = open_folder(str(tmp_path), "train", num_classes=3)
+    with pytest.raises(UserError, match=r"every pixel of every mask .* 255.*nothing to learn"):
+        check_source(source)
+    make_folder(tmp_path, ["07"])  # one that holds a label, and is no sample of two
+    check_source(source, samples=2)
+
+
+def fails(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """Let reading files fail so many times, as a network's file system may."""
+    read, left = Path.read_bytes, [times]
+
+    def flaky(path: Path) -> bytes:
+        if left[0] > 0:
+            left[0] -= 1
+            raise OSError(errno.EIO, "Input/output error")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", flaky)
+    monkeypatch.setattr("deeplab_jax.files.PAUSES", (0.0, 0.0))
+
+
+def test_a_passing_fault_of_the_disk_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_two(make_folder(tmp_path, ["a"]))
+    fails(monkeypatch, 2)
+    assert source[0]["label"].sum() == 16
+    fails(monkeypatch, 3)
+    with pytest.raises(UserError, match=r"a.jpg: the file cannot be read \(Input/output error\)"):
+        source[0]
+
+
+@pytest.mark.parametrize("form", ["jpg", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_turned_where_its_mask_proves_it(
+    tmp_path: Path, orientation: int, form: str
+) -> None:
+    """Masks are drawn upright by annotation tools, and on the stored pixels by others."""
+    rng = np.random.default_rng(0)
+    upright = np.kron(rng.integers(0, 256, (2, 3, 1)), np.ones((16, 16, 3))).astype(np.uint8)
+    stored = np.asarray(Image.fromarray(upright))
+    if orientation in TURN_BACK:
+        stored = np.asarray(Image.fromarray(upright).transpose(TURN_BACK[orientation]))
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    for name, mask in (("drawn", upright), ("raw", stored)):
+        (tmp_path / "images" / "train").mkdir(parents=True, exist_ok=True)
+        file = tmp_path / "images" / "train" / f"{name}.{form}"
+        Image.fromarray(stored).save(file, exif=exif, **({"quality": 100} if form == "jpg" else {}))
+        save(tmp_path / "masks" / "train" / f"{name}.png", np.zeros(mask.shape[:2], np.uint8))
+    proven = orientation >= 5
+    for exif_upright in (False, True):
+        source = open_folder(str(tmp_path), "train", num_classes=2, upright=exif_upright)
+        drawn, raw = (decode_image(source[i]["image"], "x") for i in range(2))
+        assert source.sizes() == [drawn.shape[:2], raw.shape[:2]]
+        turned = proven or exif_upright
+        assert np.abs(drawn.astype(int) - (upright if turned else stored)).mean() < 20
+        turned = exif_upright and not proven
+        assert np.abs(raw.astype(int) - (upright if turned else stored)).mean() < 20
+
+
+def test_a_mask_that_fits_neither_way_is_told_of_exif(tmp_path: Path) -> None:
+    make_folder(tmp_path, ["a"])
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    Image.new("RGB", (20, 10)).save(tmp_path / "images" / "train" / "a.jpg", exif=exif)
+    with pytest.raises(UserError, match=r"picture is 20 x 10 but its mask 8 x 6.*EXIF.* 10 x 20"):
+        open_two(tmp_path)[0]
+
+
+def test_white_of_twelve_bits_is_white(tmp_path: Path) -> None:
+    """As stored, and where EXIF turns the image, which is then decoded elsewhere."""
+    deep = np.linspace(0, 4095, 6 * 8).reshape(6, 8).astype(np.uint16)
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    make_folder(tmp_path, ["a", "b"])
+    for name, image, tag in (("a", deep, None), ("b", np.rot90(deep), exif)):
+        (tmp_path / "images" / "train" / f"{name}.jpg").unlink()
+        file = tmp_path / "images" / "train" / f"{name}.png"
+        Image.fromarray(image).save(file, **({"exif": tag} if tag else {}))
+    data = DataConfig(source="folder", root=str(tmp_path), white=4095)
+    source = open_data(data, "train", ModelConfig(num_classes=2))
+    for i in range(2):
+        image, _ = read_record(source, i, data.white)
+        np.testing.assert_array_equal(image[..., 0], deep.astype(int) * 255 // 4095)
 
 
 def test_binary_masks_saved_as_0_and_255(tmp_path: Path) -> None:
@@ -314,6 +416,45 @@ def test_after_a_kill_while_preparing_the_next_start_works(tmp_path: Path) -> No
     assert list((tmp_path / "tfds").rglob("incomplete.*"))
     assert len(open_source("voc2012", "val", root=arguments[0], data_dir=arguments[1])) == 3
     assert not list((tmp_path / "tfds").rglob("incomplete.*"))
+
+
+def changed_digests(root: Path, change: Callable[[], object]) -> bool:
+    before = open_folder(str(root), "train", num_classes=2).fingerprint
+    change()
+    return open_folder(str(root), "train", num_classes=2).fingerprint != before
+
+
+def test_a_fingerprint_notices_what_was_edited(tmp_path: Path) -> None:
+    make_folder(tmp_path, ["a", "b"])
+    masks, classes = tmp_path / "masks" / "train", tmp_path / "classes.txt"
+    other = np.full((6, 8), 1, np.uint8)
+    assert changed_digests(tmp_path, lambda: save(masks / "a.png", other))
+    assert changed_digests(tmp_path, lambda: classes.write_text("cat\ndog\n"))
+    assert changed_digests(tmp_path, lambda: classes.write_text("dog\ncat\n"))
+    assert changed_digests(tmp_path, lambda: (tmp_path / "images" / "train" / "a.jpg").touch()) == 0
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path, moved)
+    here, there = (open_two(root).fingerprint for root in (tmp_path, moved))
+    assert here == there
+
+
+def test_an_edited_mask_of_a_devkit_is_prepared_anew(tmp_path: Path) -> None:
+    devkit, cache = make_devkit(tmp_path / "VOCdevkit"), str(tmp_path / "tfds")
+    before = open_source("voc2012", "val", root=str(devkit), data_dir=cache)
+    mask = devkit / "VOC2012" / "SegmentationClass" / "p1.png"
+    save(mask, np.full((6, 8), 9, np.uint8))
+    os.utime(mask, ns=(0, 0))  # whatever the clock's steps
+    after = open_source("voc2012", "val", root=str(devkit), data_dir=cache)
+    assert (before[1]["label"] == 1).all() and (after[1]["label"] == 9).all()
+
+
+@pytest.mark.parametrize("name", ["IMG_{:04}", "frame_{:06}", "city/{:05}_left", "{}"])
+@pytest.mark.parametrize("holdout", [0.1, 0.5])
+def test_a_holdout_is_as_large_as_it_says(name: str, holdout: float) -> None:
+    """Within four standard deviations of a fair draw, whatever the names are like."""
+    n = 2000
+    held = sum(sources._held_out(name.format(i), holdout) for i in range(n))
+    assert abs(held - n * holdout) < 4 * (n * holdout * (1 - holdout)) ** 0.5
 
 
 def test_ignored_pixels_stay_ignored_in_another_order(tmp_path: Path) -> None:
