@@ -293,17 +293,18 @@ def check_startable(run: Run) -> None:
         results.append(log.name)
     if not results:
         return
-    experiment, had_checkpoint = begun or (None, True)
-    if had_checkpoint:
-        reason = "but no checkpoint to go on from"
-    elif experiment is not None and (lines := differences(experiment, run.checkpoints.experiment)):
-        reason = "\n".join(["of a run with another configuration or data:", *lines, ""])
-    else:
+    experiment, had_checkpoint = begun or ({}, True)
+    changed = [] if had_checkpoint else differences(experiment, run.checkpoints.experiment)
+    if not had_checkpoint and not changed:
         return
-    raise UserError(
-        f"workdir = {run.workdir} holds results ({', '.join(results)}) {reason}: a new run would"
-        " replace them. Choose another --workdir"
+    reason = "of another configuration or data" if changed else "but no checkpoint to go on from"
+    best = run.workdir / "best"
+    start = f", with --pretrained={best} to start from its weights" if best.exists() else ""
+    message = (
+        f"workdir = {run.workdir} holds results ({', '.join(results)}) {reason}, which a new run"
+        f" would replace: choose another --workdir{start}"
     )
+    raise UserError("\n".join([message, *changed]))
 
 
 def start(run: Run) -> TrainState:

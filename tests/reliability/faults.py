@@ -24,7 +24,7 @@ def start(
     file_bytes: int | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> "subprocess.Popen[bytes]":
-    """`python ARGUMENTS` in this repository, its output appended to a file.
+    """`python ARGUMENTS` in this repository and a session of its own; its output goes to a file.
 
     `file_bytes` lets no file grow beyond: a full disk without one (Linux's prlimit).
     """
@@ -38,6 +38,7 @@ def start(
         env={**os.environ, **settings, **(environment or {})},
         stdout=cat.stdin,
         stderr=cat.stdin,
+        start_new_session=True,
     )
     assert cat.stdin is not None
     cat.stdin.close()
