@@ -187,7 +187,7 @@ def _opened(data: bytes | Path, name: str, *, exif: bool = False) -> Iterator[Im
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(_too_large(name, f"{image.width} x {image.height}"))
             yield image if exif or image.format != "TIFF" else _as_stored(image)
-    except UserError:
+    except (UserError, MemoryError):  # too little memory is no fault of the file
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(_too_large(name, "far too large")) from error
