@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -311,3 +312,18 @@ def test_after_a_kill_while_preparing_the_next_start_works(tmp_path: Path) -> No
     assert list((tmp_path / "tfds").rglob("incomplete.*"))
     assert len(open_source("voc2012", "val", root=arguments[0], data_dir=arguments[1])) == 3
     assert not list((tmp_path / "tfds").rglob("incomplete.*"))
+
+
+def test_a_folder_for_prepared_data_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"data\.prepared_dir = .*file/scenes"):
+        open_source("scenes", split="train", data_dir=str(tmp_path / "file"))
+
+
+def test_prepared_data_is_read_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "1.0.0").mkdir()
+    monkeypatch.setattr(sources, "_locked", None)
+    builder = SimpleNamespace(data_dir=tmp_path / "1.0.0", name="x")
+    assert sources.prepare(builder) == str(tmp_path / "1.0.0")  # type: ignore[arg-type]
