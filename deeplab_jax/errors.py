@@ -28,7 +28,8 @@ LESS_MEMORY = {
     "predict": "--eval.window 513 513 (a window that slides over each image),"
     " --data.resize=fit --data.eval_size 513 513 (smaller images), --eval.batch_size=1",
     "train": "--train.batch_size (smaller), --train.accumulate=2 (the batch in parts),"
-    " --model.remat=units (compute again instead of keeping), --data.crop_size 321 321 (smaller)",
+    " --model.remat=units (compute again instead of keeping), --data.crop_size 321 321 (smaller);"
+    " at an evaluation --eval.window 513 513, --eval.batch_size=1",
 }
 LESS_MEMORY["evaluate"] = LESS_MEMORY["predict"]
 LESS_MEMORY["study"] = LESS_MEMORY["train"]

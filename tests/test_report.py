@@ -13,7 +13,7 @@ from PIL import Image
 
 from deeplab_jax import Config
 from deeplab_jax.config import save_json
-from deeplab_jax.report import read_metrics, write_report, write_study
+from deeplab_jax.report import read_metrics, write_page, write_report, write_study
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
@@ -201,3 +201,8 @@ def test_a_browser_shows_it_without_complaint(run: Path, tmp_path: Path, size: s
     assert "CONSOLE" not in done.stderr
     with Image.open(picture) as shot:
         assert np.asarray(shot.convert("L")).std() > 5
+
+
+def test_names_that_are_no_text_are_written_with_escapes(tmp_path: Path) -> None:
+    page = write_page(tmp_path, "caf\u00e9 \udce9.jpg", "", [])
+    assert "caf\u00e9 \\udce9.jpg" in page.read_text(encoding="utf-8")

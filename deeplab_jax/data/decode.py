@@ -331,7 +331,7 @@ def _opened(
             # Loading forgets it. BMP's "BGR;16" are 16 bits for all three channels.
             image.info[LAYOUT] = "" if image.format == "BMP" else str(image.tile[:1])
             yield image if exif or image.format != "TIFF" else _as_stored(image)
-    except UserError:
+    except (UserError, MemoryError):  # too little memory is no fault of the file
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(_too_large(name, "far too large", max_pixels)) from error

@@ -45,7 +45,7 @@ def read_arrays(source: str) -> dict[str, np.ndarray]:
         absent.
     """
     path = Path(source)
-    if path.suffix in PICKLES:
+    if path.suffix.lower() in PICKLES:
         raise UserError(f"{source}: {SAVE_AS_SAFETENSORS}")
     if path.suffix == ".safetensors":
         return read_safetensors(path)

@@ -133,7 +133,7 @@ def find_weights(given: Path) -> Path:
     if missing:
         raise UserError(
             f"{folder}: {' and '.join(missing)} missing beside model.safetensors; a folder of"
-            f" weights has all three. {CONVERT.format(folder / 'model.safetensors')}"
+            f" weights has all three: copy it too. {CONVERT.format(folder / 'model.safetensors')}"
         )
     return folder
 
@@ -156,7 +156,7 @@ def instead_of(given: Path) -> str:
 
 def foreign(file: Path) -> str:
     """What to do with a file of another program's weights."""
-    if file.suffix in PICKLES:
+    if file.suffix.lower() in PICKLES:
         return SAVE_AS_SAFETENSORS
     if file.name.endswith((".safetensors", ".npz", ".index", ".tar.gz", ".tgz", ".tar")):
         return CONVERT.format(file)

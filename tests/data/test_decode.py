@@ -252,3 +252,12 @@ def test_the_advice_for_palette_masks_works(tmp_path: Path) -> None:
     Image.fromarray(np.asarray(Image.open(path))).save(path)
     np.testing.assert_array_equal(decode_label(path.read_bytes(), "mask.png"), IDS)
     assert image_size(path, "mask.png") == (4, 6)
+
+
+def test_too_little_memory_is_no_fault_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def raising(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", raising)
+    with pytest.raises(MemoryError):
+        decode_image(encode(RGB), "a.png")

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -468,3 +469,18 @@ def test_ignored_pixels_stay_ignored_in_another_order(tmp_path: Path) -> None:
     assert mapped.ignore_label == 255 and mapped.class_names == names
     assert len(mapped) == 1 and mapped.sizes() == source.sizes()
     assert pickle.loads(pickle.dumps(mapped)).fingerprint != source.fingerprint
+
+
+def test_a_folder_for_prepared_data_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"data\.prepared_dir = .*file/scenes"):
+        open_source("scenes", split="train", data_dir=str(tmp_path / "file"))
+
+
+def test_prepared_data_is_read_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "1.0.0").mkdir()
+    monkeypatch.setattr(sources, "_locked", None)
+    builder = SimpleNamespace(data_dir=tmp_path / "1.0.0", name="x")
+    assert sources.prepare(builder) == str(tmp_path / "1.0.0")  # type: ignore[arg-type]
