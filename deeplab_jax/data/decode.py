@@ -231,7 +231,7 @@ def count_values(label: np.ndarray) -> dict[int, int]:
 
 def _palette_error(image: Image.Image, name: str) -> MaskError:
     pixels = count_values(np.asarray(image))
-    palette = np.array(image.getpalette()).reshape(-1, 3).tolist()
+    palette = np.array(image.getpalette() or []).reshape(-1, 3).tolist()
     colors = {i: tuple(palette[i]) for i in pixels if i < len(palette)}
     return MaskError(
         f"{name}: the mask is a palette image: its pixels are indices, here {min(pixels)} to "
