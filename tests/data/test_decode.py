@@ -1,6 +1,7 @@
 """The one decoder: what it accepts, what it refuses and whether the refusal helps."""
 
 import io
+import pickle
 import re
 import struct
 import zlib
@@ -15,6 +16,9 @@ from PIL import Image
 from deeplab_jax.data import decode
 from deeplab_jax.data.decode import (
     Header,
+    Held,
+    MaskError,
+    count_values,
     decode_image,
     decode_label,
     describe_range,
@@ -247,9 +251,29 @@ def test_masks_that_would_mislead_are_refused() -> None:
         decode_label(np.zeros((2, 2)), "an array")
 
 
-def test_the_advice_for_palette_masks_works(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_the_advice_for_gray_masks_saved_as_colours_works(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "mask.png"
+    Image.fromarray(IDS).convert(mode).save(path)
+    with pytest.raises(MaskError, match=rf"PIL mode {mode}\), but all of them are gray") as caught:
+        decode_label(path.read_bytes(), "mask.png")
+    assert f"gray, {IDS.min()} to {IDS.max()};" in str(caught.value)
+    assert caught.value.held == Held(count_values(IDS), gray=True)
+    advice = str(caught.value).splitlines()[-1].replace('"mask.png"', "path")
+    exec(advice, {"Image": Image, "numpy": np, "path": path})
+    np.testing.assert_array_equal(decode_label(path.read_bytes(), "mask.png"), IDS)
+
+
+def test_a_palette_mask_says_what_it_holds() -> None:
+    with pytest.raises(MaskError) as caught:
+        decode_label(palette_png(IDS), "m.png")
+    held = caught.value.held
+    assert held is not None and held.pixels == count_values(IDS)
+    assert held.colors == {i: (255 - i,) * 3 for i in np.unique(IDS).tolist()}
+    assert pickle.loads(pickle.dumps(caught.value)).held == held  # from a worker process
+
+
+def test_sizes_are_read_from_a_path(tmp_path: Path) -> None:
     path = tmp_path / "mask.png"
     path.write_bytes(palette_png(IDS))
-    Image.fromarray(np.asarray(Image.open(path))).save(path)
-    np.testing.assert_array_equal(decode_label(path.read_bytes(), "mask.png"), IDS)
     assert image_size(path, "mask.png") == (4, 6)
