@@ -260,7 +260,7 @@ def test_the_advice_for_gray_masks_saved_as_colours_works(tmp_path: Path, mode: 
     assert f"gray, {IDS.min()} to {IDS.max()};" in str(caught.value)
     assert caught.value.held == Held(count_values(IDS), gray=True)
     advice = str(caught.value).splitlines()[-1].replace('"mask.png"', "path")
-    exec(advice, {"Image": Image, "numpy": np, "path": path})
+    exec(advice.strip(), {"Image": Image, "numpy": np, "path": path})
     np.testing.assert_array_equal(decode_label(path.read_bytes(), "mask.png"), IDS)
 
 
