@@ -2,10 +2,10 @@
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -13,6 +13,9 @@ from PIL.Image import Transpose
 
 from deeplab_jax.data.colors import Color
 from deeplab_jax.errors import UserError
+from deeplab_jax.files import with_retries
+
+T = TypeVar("T")
 
 # 64 megapixels decode to 192 MB of RGB; a header may claim far more than the file holds.
 MAX_PIXELS = 64 * 2**20
@@ -59,6 +62,13 @@ class MaskError(UserError):
         self.held = held
 
 
+class Unreadable(UserError):
+    """One file or record that cannot be read at all: training ignores its pixels.
+
+    What can be read and does not fit, as ids without a class, is a UserError of another kind.
+    """
+
+
 class Header(NamedTuple):
     """What a picture's file says of itself; `size` (h, w) in stored pixels."""
 
@@ -73,17 +83,17 @@ class Header(NamedTuple):
 
 
 def read_file(path: Path) -> bytes:
-    """The content of a picture's file; raises UserError if it cannot be read or is above 256 MB."""
+    """The content of an image's file; raises Unreadable if it cannot be read or is above 256 MB."""
     try:
-        size = path.stat().st_size
+        size = with_retries(path.stat).st_size
         if size > MAX_BYTES:
-            raise UserError(
+            raise Unreadable(
                 f"{path}: the file has {size / 2**20:.0f} MB; at most {MAX_BYTES // 2**20} MB are "
                 "read: scale the picture down or cut it first"
             )
-        return path.read_bytes()
+        return with_retries(path.read_bytes)
     except OSError as error:
-        raise UserError(f"{path}: the file cannot be read ({error.strerror})") from error
+        raise Unreadable(f"{path}: the file cannot be read ({error.strerror})") from error
 
 
 def decode_image(
@@ -95,7 +105,8 @@ def decode_image(
     `white` becomes 255 and so does all above it; None: what the file names, else 65535. `exif`
     turns the picture as its EXIF tag says: right for users' photos; the masks of data sets are
     often drawn on the stored pixels.
-    Raises UserError, naming `name`, for what is unreadable, above 64 megapixels or a pixel wide.
+    Raises Unreadable, naming `name`, for what is broken, above 64 megapixels or a pixel wide, and
+    UserError for pixels of a type that has no known range.
     """
     if isinstance(data, np.ndarray):
         if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] != 3:
@@ -114,9 +125,8 @@ def examine_image(data: bytes | np.ndarray, name: str) -> Header:
         size, mode = (image.height, image.width), image.mode
         peak = _peak(image, _to_rgb(image, name))
         # Asked for last: it moves an animation to its end, and a PNG may hold EXIF at its end.
-        frames, tag = getattr(image, "n_frames", 1), image.getexif().get(ORIENTATION)
-        orientation = next((k for k in range(2, 9) if k == tag), 1)
-        return Header(size, image.format or "TIFF", mode, frames, orientation, peak)
+        frames = getattr(image, "n_frames", 1)
+        return Header(size, image.format or "TIFF", mode, frames, _orientation(image), peak)
 
 
 def likely_white(peak: int) -> int:
@@ -142,7 +152,7 @@ def describe_range(peak: int, mode: str, white: int | None = None) -> str:
 
 def _to_rgb(image: Image.Image, name: str, white: int | None = None) -> np.ndarray:
     if min(image.size) < MIN_SIDE:
-        raise UserError(
+        raise Unreadable(
             f"{name}: the picture is {image.width} x {image.height}; each side needs at least "
             f"{MIN_SIDE} pixels: remove it"
         )
@@ -259,19 +269,47 @@ def _refuse_gray(image: Image.Image, name: str) -> None:
 def image_size(data: bytes | Path, name: str) -> tuple[int, int]:
     """Read (h, w), in stored pixels, from the header alone; `data` is the content or the path.
 
-    Raises UserError, naming `name`, for what is unreadable or above 64 megapixels.
+    Raises Unreadable, naming `name`, for what is broken or above 64 megapixels.
     """
-    with _opened(data, name) as image:
-        return image.height, image.width
+
+    def read() -> tuple[int, int]:
+        with _opened(data, name) as image:
+            return image.height, image.width
+
+    return _retried(read, name)
+
+
+def read_orientation(data: bytes | Path, name: str) -> int:
+    """Read the EXIF orientation, 1 to 8; where a PNG has none this reads the whole file."""
+
+    def read() -> int:
+        with _opened(data, name) as image:
+            return _orientation(image)
+
+    return _retried(read, name)
+
+
+def _retried(read: Callable[[], T], name: str) -> T:
+    try:
+        return with_retries(read)
+    except OSError as error:
+        raise Unreadable(f"{name}: the file cannot be read ({error.strerror})") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    tag = image.getexif().get(ORIENTATION)
+    return next((k for k in TURN_BACK if k == tag), 1)
 
 
 def _as_stored(tiff: Image.Image) -> Image.Image:
     """A TIFF turned back: PIL turns it as its EXIF tag says, unasked, when it loads it."""
-    back = TURN_BACK.get(tiff.getexif().get(ORIENTATION, 1))
-    if back is None:
+    orientation = _orientation(tiff)
+    if orientation == 1:
         return tiff
     tiff.load()
-    return tiff.transpose(back)
+    stored = tiff.transpose(TURN_BACK[orientation])
+    stored.getexif()[ORIENTATION] = orientation  # which loading takes away
+    return stored
 
 
 def _as_ids(ids: np.ndarray, name: str) -> np.ndarray:
@@ -300,21 +338,23 @@ def _opened(data: bytes | Path, name: str, *, exif: bool = False) -> Iterator[Im
             io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS
         ) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise UserError(_too_large(name, f"{image.width} x {image.height}"))
+                raise Unreadable(_too_large(name, f"{image.width} x {image.height}"))
             # Loading forgets it. BMP's "BGR;16" are 16 bits for all three channels.
             image.info[LAYOUT] = "" if image.format == "BMP" else str(image.tile[:1])
             yield image if exif or image.format != "TIFF" else _as_stored(image)
     except UserError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UserError(_too_large(name, "far too large")) from error
+        raise Unreadable(_too_large(name, "far too large")) from error
     except (
         Exception
     ) as error:  # on broken files PIL raises OSError, SyntaxError, ValueError, struct.error ...
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the content's
+            raise
         what: object = error
         if isinstance(error, UnidentifiedImageError):  # which tells the address of a buffer
             what = "the file is empty" if data == b"" else "its content is of another kind"
-        raise UserError(
+        raise Unreadable(
             f"{name}: not a readable picture ({what}); formats: {', '.join(FORMATS)}"
         ) from error
 

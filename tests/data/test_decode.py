@@ -1,5 +1,6 @@
 """The one decoder: what it accepts, what it refuses and whether the refusal helps."""
 
+import errno
 import io
 import pickle
 import re
@@ -13,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from deeplab_jax import files
 from deeplab_jax.data import decode
 from deeplab_jax.data.decode import (
     Header,
     Held,
     MaskError,
+    Unreadable,
     count_values,
     decode_image,
     decode_label,
@@ -25,6 +28,7 @@ from deeplab_jax.data.decode import (
     examine_image,
     image_size,
     read_file,
+    read_orientation,
 )
 from deeplab_jax.errors import UserError
 
@@ -151,6 +155,8 @@ def test_a_turned_tiff_is_read_as_stored(orientation: int) -> None:
     np.testing.assert_array_equal(decode_image(data, "a.tif"), RGB)
     np.testing.assert_array_equal(decode_label(encode(IDS, "TIFF", exif=exif), "a.tif"), IDS)
     assert image_size(data, "a.tif") == (4, 6)
+    for file in (data, png):
+        assert read_orientation(file, "a") == examine_image(file, "a").orientation == orientation
     shown = decode_image(data, "a.tif", exif=True)
     np.testing.assert_array_equal(shown, decode_image(png, "a.png", exif=True))
 
@@ -182,6 +188,68 @@ def test_files_too_large_or_not_there_are_refused_unread(
         read_file(path)
     with pytest.raises(UserError, match=r"b\.png: the file cannot be read \(No such file"):
         read_file(tmp_path / "b.png")
+
+
+def test_a_passing_fault_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, faults = tmp_path / "a.png", []
+    path.write_bytes(encode(RGB))
+
+    def fail(times: int, name: str) -> None:
+        """Let the next calls of a method of Path meet a fault of the disk."""
+        real = getattr(Path, name)
+        faults.extend([name] * times)
+
+        def method(self: Path, *arguments: object, **options: object) -> object:
+            if faults:
+                faults.pop()
+                raise OSError(errno.EIO, "Input/output error")
+            return real(self, *arguments, **options)
+
+        monkeypatch.setattr(Path, name, method)
+
+    monkeypatch.setattr(files, "PAUSES", (0, 0, 0))
+    fail(3, "read_bytes")
+    assert read_file(path) == encode(RGB) and not faults
+    fail(9, "read_bytes")
+    with pytest.raises(Unreadable, match=r"a\.png: the file cannot be read \(Input/output error\)"):
+        read_file(path)
+    assert len(faults) == 5  # tried four times
+    with pytest.raises(Unreadable, match="No such file"):
+        read_file(tmp_path / "none.png")
+    assert len(faults) == 5  # the file is not there: not tried at all
+
+
+def test_a_passing_fault_while_the_header_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, tries = tmp_path / "a.png", []
+    path.write_bytes(encode(RGB))
+    real = Image.open
+
+    def open_image(*arguments: object, **options: object) -> Image.Image:
+        tries.append(1)
+        if len(tries) < good_from:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(files, "PAUSES", (0, 0, 0))
+    monkeypatch.setattr(Image, "open", open_image)
+    good_from = 3
+    assert image_size(path, "a.png") == (4, 6)
+    good_from = 99
+    with pytest.raises(Unreadable, match=r"a\.png: the file cannot be read \(Input"):
+        image_size(path, "a.png")
+
+
+def test_what_is_unreadable_and_what_does_not_fit() -> None:
+    """Training passes over the first and refuses the second, a matter of the whole data set."""
+    for data in (b"", encode(RGB)[:50], png_header(9_000, 9_000), encode(RGB[:1])):
+        with pytest.raises(Unreadable):
+            decode_image(data, "a.png")
+    for wrong in (encode(RGB), palette_png(IDS), encode(IDS, "JPEG")):
+        with pytest.raises(UserError) as caught:
+            decode_label(wrong, "m.png")
+        assert not isinstance(caught.value, Unreadable)
 
 
 def test_pictures_a_pixel_wide_are_refused() -> None:
