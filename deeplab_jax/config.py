@@ -35,6 +35,17 @@ Remat = Literal["none", "middle_flow", "convolutions", "units"]
 DataKind = Literal["scenes", "folder", "voc2012", "cityscapes", "imagenet2012"]
 OUTPUT_STRIDES = (8, 16, 32)
 MAX_SIDE = 16385  # pixels: beyond, a batch of one picture is beyond any device
+# Fields of `DataConfig` that not every source heeds.
+HEEDED_BY: dict[str, tuple[DataKind, ...]] = {
+    **dict.fromkeys(("image_dir", "mask_dir", "holdout", "classes", "ignore_label"), ("folder",)),
+    **dict.fromkeys(("palette_masks", "exif_upright", "white"), ("folder",)),
+    "root": ("folder", "voc2012", "cityscapes", "imagenet2012"),
+    "prepared_dir": ("scenes", "voc2012", "cityscapes", "imagenet2012"),
+    **dict.fromkeys(
+        ("resize", "min_scale", "max_scale", "scale_step"),
+        ("scenes", "folder", "voc2012", "cityscapes"),
+    ),
+}
 MAX_JSON_BYTES = 2**20  # a config.json has 3 kB
 
 
@@ -133,7 +144,7 @@ class ModelConfig:
         require(remat_ok, "model.remat", self.remat, "only Xception has one: convolutions, units")
         one_of("model.dtype", self.dtype, ("float32", "bfloat16"))
         most = 65535 if self.head == "classifier" else 255  # labels are uint16 or uint8
-        allowed = f"2 to {most}"
+        allowed = f"2 to {most}; one class needs 2, because the background is class 0"
         require(2 <= self.num_classes <= most, "model.num_classes", self.num_classes, allowed)
         require(0 < self.width <= 16, "model.width", self.width, "a number above 0 up to 16")
         divisor = self.width_divisor
@@ -209,9 +220,18 @@ class DataConfig:
     """File with one class name a line, each with an optional #rrggbb; default root/classes.txt."""
     palette_masks: bool = False
     """folder: accept palette PNGs, whose indices are then the labels."""
-    ignore_label: int = 255
-    white: int | None = None
     exif_upright: bool = False
+    """folder: images are turned as EXIF says, because masks were drawn on upright images.
+
+    Where a mask's size proves one or the other, that decides.
+    """
+    white: int | None = None
+    """folder: the value that is white in grayscale images of more than 8 bits; None: 65535.
+
+    12 bits in 16-bit files want 4095: else they are nearly black. Kept for prediction.
+    """
+    ignore_label: int = 255
+    """folder: of the mask's pixels that count neither in training nor in evaluation."""
     crop_size: tuple[int, int] = (257, 321)
     """Height and width of a training crop: k * output_stride, or one more; classifier: any."""
     eval_size: tuple[int, int] | None = None
@@ -239,6 +259,7 @@ class DataConfig:
         if self.source != "scenes":
             what = f"name the {self.source} data set's folder: --data.root=PATH"
             require(bool(self.root), "data.root", self.root, what)
+        self._check_heeded()
         for name in ("crop_size", "eval_size"):
             size = getattr(self, name)
             good = size is None or (len(size) == 2 and all(17 <= n <= MAX_SIDE for n in size))
@@ -250,10 +271,24 @@ class DataConfig:
         require(0 < scales[0] <= scales[1], "data.min_scale, max_scale", scales, "0 < min <= max")
         require(self.scale_step >= 0, "data.scale_step", self.scale_step, "0 (continuous) or more")
         require(0 <= self.ignore_label <= 255, "data.ignore_label", self.ignore_label, "0 to 255")
+        white_ok = self.white is None or 255 <= self.white < 2**31
+        allowed = "255 or more, such as 4095 for 12 bits; or None"
+        require(white_ok, "data.white", self.white, allowed)
         require(0 <= self.holdout < 1, "data.holdout", self.holdout, "from 0 up to below 1")
         require(0 <= self.photometric <= 1, "data.photometric", self.photometric, "0 to 1")
         for name in ("workers", "max_bad_records"):
             require(getattr(self, name) >= 0, f"data.{name}", getattr(self, name), "0 or more")
+
+    def _check_heeded(self) -> None:
+        for field_ in dataclasses.fields(self):
+            sources, value = HEEDED_BY.get(field_.name), getattr(self, field_.name)
+            if sources is None or self.source in sources:
+                continue
+            allowed = (
+                f"data.source = {self.source} takes no notice of it: leave {field_.default!r}, or"
+                f" choose --data.source={' or '.join(sources)}"
+            )
+            require(value == field_.default, f"data.{field_.name}", value, allowed)
 
     @property
     def one_label(self) -> bool:
