@@ -38,6 +38,17 @@ Remat = Literal["none", "middle_flow", "convolutions", "units"]
 DataKind = Literal["scenes", "folder", "voc2012", "cityscapes", "imagenet2012"]
 OUTPUT_STRIDES = (8, 16, 32)
 MAX_SIDE = 16385  # pixels: beyond, a batch of one picture is beyond any device
+# Fields of `DataConfig` that not every source heeds.
+HEEDED_BY: dict[str, tuple[DataKind, ...]] = {
+    **dict.fromkeys(("image_dir", "mask_dir", "holdout", "classes", "ignore_label"), ("folder",)),
+    **dict.fromkeys(("palette_masks", "exif_upright"), ("folder",)),
+    "root": ("folder", "voc2012", "cityscapes", "imagenet2012"),
+    "prepared_dir": ("scenes", "voc2012", "cityscapes", "imagenet2012"),
+    **dict.fromkeys(
+        ("resize", "min_scale", "max_scale", "scale_step"),
+        ("scenes", "folder", "voc2012", "cityscapes"),
+    ),
+}
 MAX_JSON_BYTES = 2**20  # a config.json has 3 kB
 HELP = {"-h", "--help"}
 BESIDE_PACKAGE = Path(__file__).resolve().parents[1]
@@ -141,7 +152,7 @@ class ModelConfig:
         one_of("model.dtype", self.dtype, ("float32", "bfloat16"))
         # Labels are uint8; of a classifier uint16, where a pair of classes must be an int32.
         most = 46340 if self.head == "classifier" else 255
-        allowed = f"2 to {most}"
+        allowed = f"2 to {most}; one class needs 2, because the background is class 0"
         require(2 <= self.num_classes <= most, "model.num_classes", self.num_classes, allowed)
         require(0 < self.width <= 16, "model.width", self.width, "a number above 0 up to 16")
         divisor = self.width_divisor
@@ -197,13 +208,6 @@ class ModelConfig:
         return tuple(r * 16 // self.output_stride for r in (6, 12, 18))
 
 
-FOLDER_ONLY = (  # fields of `data` that the other sources do not read
-    *("image_dir", "mask_dir", "holdout", "classes", "palette_masks", "ignore_label"),
-    "exif_upright",
-)
-SEGMENTATION_ONLY = ("resize", "min_scale", "max_scale", "scale_step")
-
-
 @dataclass(frozen=True)
 class DataConfig:
     """Where the pictures come from and how they are cut."""
@@ -224,12 +228,18 @@ class DataConfig:
     """File with one class name a line, each with an optional #rrggbb; default root/classes.txt."""
     palette_masks: bool = False
     """folder: accept palette PNGs, whose indices are then the labels."""
-    ignore_label: int = 255
-    white: int | None = None
-    """The value that is white in gray images of more than 8 bits; None: the file's, or 65535."""
     exif_upright: bool = False
-    """folder: turn images as EXIF says, also where the mask's size does not prove that it was drawn
-    on the upright image."""
+    """folder: images are turned as EXIF says, because masks were drawn on upright images.
+
+    Where a mask's size proves one or the other, that decides.
+    """
+    white: int | None = None
+    """The value that is white in grayscale images of more than 8 bits; None: the file's, or 65535.
+
+    12 bits in 16-bit files want 4095: else they are nearly black. Kept for prediction.
+    """
+    ignore_label: int = 255
+    """folder: of the mask's pixels that count neither in training nor in evaluation."""
     crop_size: tuple[int, int] = (257, 321)
     """Height and width of a training crop: k * output_stride, or one more; classifier: any."""
     eval_size: tuple[int, int] | None = None
@@ -259,6 +269,7 @@ class DataConfig:
         if self.source != "scenes":
             what = f"name the {self.source} data set's folder: --data.root=PATH"
             require(bool(self.root), "data.root", self.root, what)
+        self._check_heeded()
         for name in ("crop_size", "eval_size"):
             size = getattr(self, name)
             good = size is None or (len(size) == 2 and all(17 <= n <= MAX_SIDE for n in size))
@@ -270,27 +281,24 @@ class DataConfig:
         require(0 < scales[0] <= scales[1], "data.min_scale, max_scale", scales, "0 < min <= max")
         require(self.scale_step >= 0, "data.scale_step", self.scale_step, "0 (continuous) or more")
         require(0 <= self.ignore_label <= 255, "data.ignore_label", self.ignore_label, "0 to 255")
-        white_ok = self.white is None or 1 <= self.white <= 65535
-        require(white_ok, "data.white", self.white, "a number from 1 to 65535, or None")
-        self._check_unused()
+        white_ok = self.white is None or 255 <= self.white < 2**31
+        allowed = "255 or more, such as 4095 for 12 bits; or None"
+        require(white_ok, "data.white", self.white, allowed)
         require(0 <= self.holdout < 1, "data.holdout", self.holdout, "from 0 up to below 1")
         require(0 <= self.photometric <= 1, "data.photometric", self.photometric, "0 to 1")
         for name in ("workers", "max_bad_records"):
             require(getattr(self, name) >= 0, f"data.{name}", getattr(self, name), "0 or more")
 
-    def _check_unused(self) -> None:
-        """Refuse what a source would pass over: it was meant to have an effect."""
-        unused = [] if self.source == "folder" else list(FOLDER_ONLY)
-        unused += ["prepared_dir"] if self.source == "folder" else []
-        unused += ["root"] if self.source == "scenes" else []
-        unused += list(SEGMENTATION_ONLY) if self.one_label else []
-        defaults = {field.name: field.default for field in dataclasses.fields(DataConfig)}
-        for name in unused:
-            value, default = getattr(self, name), defaults[name]
-            why = f"data.source = {self.source} has no use for it: leave {default!r}"
-            if name == "root":
-                why += ", or name another source, such as --data.source=folder"
-            require(value == default, f"data.{name}", value, why)
+    def _check_heeded(self) -> None:
+        for field_ in dataclasses.fields(self):
+            sources, value = HEEDED_BY.get(field_.name), getattr(self, field_.name)
+            if sources is None or self.source in sources:
+                continue
+            allowed = (
+                f"data.source = {self.source} takes no notice of it: leave {field_.default!r}, or"
+                f" choose --data.source={' or '.join(sources)}"
+            )
+            require(value == field_.default, f"data.{field_.name}", value, allowed)
 
     @property
     def one_label(self) -> bool:

@@ -1,5 +1,6 @@
-"""Writing so that a kill or a full disk leaves the old file or the new one, nothing between."""
+"""Reading that bears a passing fault; writing that leaves the old file or the new one, whole."""
 
+import codecs
 import json
 import math
 import os
@@ -15,8 +16,55 @@ from typing import Any, TypeVar
 from deeplab_jax.errors import UserError
 
 PROBE = bytes(4096)
-PAUSES = (0.1, 0.5)  # seconds, before what failed is tried again
+PAUSES = (0.05, 0.2, 0.8)  # seconds, before what failed is tried again
+# Trying again does not help: it is not there, or not ours to read.
+LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+# How a text file says at its beginning in which of these it is written.
+MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+
 T = TypeVar("T")
+
+
+def with_retries(read: Callable[[], T], passing: tuple[type[Exception], ...] = (OSError,)) -> T:
+    """Return what `read` returns; where it raises what may pass, try it again a few times."""
+    for pause in PAUSES:
+        try:
+            return read()
+        except LASTING:
+            raise
+        except passing:
+            time.sleep(pause)
+    return read()
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file that a user wrote: UTF-8, or UTF-16 with its mark.
+
+    Raises:
+      UserError: the file cannot be read, or a line, which is named, is no text in these encodings.
+    """
+    try:
+        data = with_retries(path.read_bytes)
+    except OSError as error:
+        raise UserError(f"{path}: the file cannot be read ({error.strerror})") from error
+    mark = next((mark for mark in MARKS if data.startswith(mark)), b"")
+    encoding, data = MARKS.get(mark, "utf-8"), data[len(mark) :]
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode(encoding, errors="ignore")
+        what = f"the bytes {data[error.start : error.end]!r}, which are no {encoding.upper()}"
+    else:
+        before, nul, _ = text.partition("\0")
+        what = "a NUL character, which is no text"
+        if not nul:
+            return text
+    line = len(f"{before}.".splitlines())
+    raise UserError(f"{path}:{line}: holds {what}; save the file as UTF-8 text")
 
 
 def writable_folder(folder: Path, name: str) -> Path:
@@ -70,21 +118,6 @@ def json_text(tree: Any, indent: int | None = None) -> str:
         return None if isinstance(part, float) and not math.isfinite(part) else part
 
     return json.dumps(finite(tree), indent=indent, allow_nan=False)
-
-
-def patiently(read: Callable[[], T], faults: tuple[type[Exception], ...] = (OSError,)) -> T:
-    """What `read` returns; after a fault it is called again, as disks and networks have moments.
-
-    What is missing or forbidden is no passing fault.
-    """
-    for pause in PAUSES:
-        try:
-            return read()
-        except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError):
-            raise
-        except faults:
-            time.sleep(pause)
-    return read()
 
 
 class Locked(Exception):

@@ -60,7 +60,7 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
         *(
             (
                 lambda field=field: DataConfig(**field),
-                rf"data.{next(iter(field))} .* has no use for it",
+                rf"data.{next(iter(field))} .* takes no notice of it",
             )
             for field in (
                 *({"ignore_label": 0}, {"holdout": 0.1}, {"palette_masks": True}, {"classes": "x"}),
@@ -70,7 +70,6 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
                 {"prepared_dir": "x", "source": "folder", "root": "x"},
             )
         ),
-        (lambda: DataConfig(white=0), r"data.white = 0 .* 1 to 65535, or None"),
         (lambda: ModelConfig(head_init="xavier"), r"model.head_init = 'xavier' .* official, he"),  # type: ignore[arg-type]
         (lambda: ModelConfig(decoder_strides=(4, 8)), r"model.decoder_strides .* largest first"),
         (lambda: ModelConfig(decoder_kernel=2), r"model.decoder_kernel = 2 .* odd"),
@@ -80,6 +79,21 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
         (lambda: ModelConfig(aspp_channels=2**40), r"model.aspp_channels .* 1 to 8192"),
         (lambda: ModelConfig(atrous_rates=(1,) * 17), r"model.atrous_rates .* at most 16"),
         (lambda: DataConfig(source="folder"), r"data.root = '' .*--data.root=PATH"),
+        (lambda: DataConfig(root="mine"), r"data.root = 'mine' .*scenes takes no notice.*folder"),
+        (
+            lambda: DataConfig(source="voc2012", root="x", ignore_label=0),
+            r"data.ignore_label = 0 .*voc2012 takes no notice of it: leave 255, .*=folder",
+        ),
+        (
+            lambda: DataConfig(source="imagenet2012", root="x", min_scale=0.75),
+            r"data.min_scale = 0.75 .*imagenet2012 takes no notice",
+        ),
+        (
+            lambda: DataConfig(source="folder", root="x", prepared_dir="y"),
+            r"data.prepared_dir = 'y' .*folder takes no notice",
+        ),
+        (lambda: DataConfig(source="folder", root="x", white=200), r"data.white = 200 .*4095"),
+        (lambda: ModelConfig(num_classes=1), r"num_classes = 1 .*the background is class 0"),
         (lambda: DataConfig(resize="fit"), r"data.eval_size = None .* fit"),
         (lambda: DataConfig(min_scale=2.0, max_scale=1.0), r"data.min_scale, max_scale"),
         (

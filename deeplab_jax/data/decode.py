@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -13,7 +13,9 @@ from PIL.Image import Transpose
 
 from deeplab_jax.data.colors import Color
 from deeplab_jax.errors import UserError
-from deeplab_jax.files import patiently
+from deeplab_jax.files import with_retries
+
+T = TypeVar("T")
 
 # 64 megapixels decode to 192 MB of RGB; a header may claim far more than the file holds.
 MAX_PIXELS = 64 * 2**20
@@ -63,7 +65,10 @@ class MaskError(UserError):
 
 
 class Unreadable(UserError):
-    """What cannot be read or decoded at all; not what is of the wrong kind, size or values."""
+    """One file or record that cannot be read at all: training ignores its pixels.
+
+    What can be read and does not fit, as ids without a class, is a UserError of another kind.
+    """
 
 
 class Header(NamedTuple):
@@ -80,19 +85,18 @@ class Header(NamedTuple):
 
 
 def read_file(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
-    """The content of a picture's file.
+    """The content of an image's file.
 
-    Raises Unreadable if it cannot be read, UserError if it has more than 4 bytes for each of
-    `max_pixels`.
+    Raises Unreadable if it cannot be read or has more than 4 bytes for each of `max_pixels`.
     """
     try:
-        size, limit = patiently(path.stat).st_size, BYTES_PER_PIXEL * max_pixels
+        size, limit = with_retries(path.stat).st_size, BYTES_PER_PIXEL * max_pixels
         if size > limit:
-            raise UserError(
+            raise Unreadable(
                 f"{path}: the file has {size / 2**20:.0f} MB; at most {limit // 2**20} MB are "
                 f"read{_larger(max_pixels)}: scale the picture down or cut it first"
             )
-        return patiently(path.read_bytes)
+        return with_retries(path.read_bytes)
     except OSError as error:
         raise Unreadable(f"{path}: the file cannot be read ({error.strerror})") from error
 
@@ -111,7 +115,8 @@ def decode_image(
     `white` becomes 255 and so does all above it; None: what the file names, else 65535. `exif`
     turns the picture as its EXIF tag says: right for users' photos; the masks of data sets are
     often drawn on the stored pixels.
-    Raises UserError, naming `name`, for what is unreadable, above `max_pixels` or a pixel wide.
+    Raises Unreadable, naming `name`, for what is broken, above `max_pixels` or a pixel wide, and
+    UserError for pixels of a type that has no known range.
     """
     if isinstance(data, np.ndarray):
         if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] != 3:
@@ -130,9 +135,8 @@ def examine_image(data: bytes | np.ndarray, name: str) -> Header:
         size, mode = (image.height, image.width), image.mode
         peak = _peak(image, _to_rgb(image, name))
         # Asked for last: it moves an animation to its end, and a PNG may hold EXIF at its end.
-        frames, tag = getattr(image, "n_frames", 1), image.getexif().get(ORIENTATION)
-        orientation = next((k for k in range(2, 9) if k == tag), 1)
-        return Header(size, image.format or "TIFF", mode, frames, orientation, peak)
+        frames = getattr(image, "n_frames", 1)
+        return Header(size, image.format or "TIFF", mode, frames, _orientation(image), peak)
 
 
 def likely_white(peak: int) -> int:
@@ -158,7 +162,7 @@ def describe_range(peak: int, mode: str, white: int | None = None) -> str:
 
 def _to_rgb(image: Image.Image, name: str, white: int | None = None) -> np.ndarray:
     if min(image.size) < MIN_SIDE:
-        raise UserError(
+        raise Unreadable(
             f"{name}: the picture is {image.width} x {image.height}; each side needs at least "
             f"{MIN_SIDE} pixels: remove it"
         )
@@ -247,7 +251,7 @@ def count_values(label: np.ndarray) -> dict[int, int]:
 
 def _palette_error(image: Image.Image, name: str) -> MaskError:
     pixels = count_values(np.asarray(image))
-    palette = np.array(image.getpalette()).reshape(-1, 3).tolist()
+    palette = np.array(image.getpalette() or []).reshape(-1, 3).tolist()
     colors = {i: tuple(palette[i]) for i in pixels if i < len(palette)}
     return MaskError(
         f"{name}: the mask is a palette image: its pixels are indices, here {min(pixels)} to "
@@ -275,28 +279,39 @@ def _refuse_gray(image: Image.Image, name: str) -> None:
 def image_size(data: bytes | Path, name: str) -> tuple[int, int]:
     """Read (h, w), in stored pixels, from the header alone; `data` is the content or the path.
 
-    Raises UserError, naming `name`, for what is unreadable or above 64 megapixels.
+    Raises Unreadable, naming `name`, for what is broken or above 64 megapixels.
     """
     return image_layout(data, name)[0]
 
 
 def image_layout(data: bytes | Path, name: str) -> tuple[tuple[int, int], int]:
     """Read `image_size`, and the EXIF orientation, 1 to 8; of a PNG only if it stands in front."""
-    with _opened(data, name, exif=True) as image:
-        in_header = image.format != "PNG" or "exif" in image.info  # else PIL reads all of it
-        tag = image.getexif().get(ORIENTATION) if in_header else 1
-        orientation = next((k for k in range(2, 9) if k == tag), 1)
-        stored = _as_stored(image) if image.format == "TIFF" else image
-        return (stored.height, stored.width), orientation
+
+    def read() -> tuple[tuple[int, int], int]:
+        with _opened(data, name) as image:
+            in_header = image.format != "PNG" or "exif" in image.info  # else PIL reads all of it
+            return (image.height, image.width), _orientation(image) if in_header else 1
+
+    try:
+        return with_retries(read)
+    except OSError as error:
+        raise Unreadable(f"{name}: the file cannot be read ({error.strerror})") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    tag = image.getexif().get(ORIENTATION)
+    return next((k for k in TURN_BACK if k == tag), 1)
 
 
 def _as_stored(tiff: Image.Image) -> Image.Image:
     """A TIFF turned back: PIL turns it as its EXIF tag says, unasked, when it loads it."""
-    back = TURN_BACK.get(tiff.getexif().get(ORIENTATION, 1))
-    if back is None:
+    orientation = _orientation(tiff)
+    if orientation == 1:
         return tiff
     tiff.load()
-    return tiff.transpose(back)
+    stored = tiff.transpose(TURN_BACK[orientation])
+    stored.getexif()[ORIENTATION] = orientation  # which loading takes away
+    return stored
 
 
 def _as_ids(ids: np.ndarray, name: str) -> np.ndarray:
@@ -327,17 +342,19 @@ def _opened(
             io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS
         ) as image:
             if image.width * image.height > max_pixels:
-                raise UserError(_too_large(name, f"{image.width} x {image.height}", max_pixels))
+                raise Unreadable(_too_large(name, f"{image.width} x {image.height}", max_pixels))
             # Loading forgets it. BMP's "BGR;16" are 16 bits for all three channels.
             image.info[LAYOUT] = "" if image.format == "BMP" else str(image.tile[:1])
             yield image if exif or image.format != "TIFF" else _as_stored(image)
     except (UserError, MemoryError):  # too little memory is no fault of the file
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UserError(_too_large(name, "far too large", max_pixels)) from error
+        raise Unreadable(_too_large(name, "far too large", max_pixels)) from error
     except (
         Exception
     ) as error:  # on broken files PIL raises OSError, SyntaxError, ValueError, struct.error ...
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the content's
+            raise
         what: object = error
         if isinstance(error, UnidentifiedImageError):  # which tells the address of a buffer
             what = "the file is empty" if data == b"" else "its content is of another kind"

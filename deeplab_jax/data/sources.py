@@ -33,7 +33,7 @@ from deeplab_jax.data.decode import (
 )
 from deeplab_jax.data.walk import SUFFIXES, walk_images
 from deeplab_jax.errors import UserError
-from deeplab_jax.files import locked, patiently, writable_folder
+from deeplab_jax.files import locked, with_retries, writable_folder
 
 DATA_DIR = "~/.cache/deeplab_jax/tfds"
 # What reading a record raises where it is not sound; the last two are ArrayRecord's own.
@@ -317,8 +317,8 @@ class FolderSource:
         def of_pair(pair: tuple[str, str, str]) -> tuple[object, ...]:
             id, image, mask = pair
             try:
-                size = patiently(Path(image).stat).st_size
-                content = patiently(Path(mask).read_bytes)
+                size = with_retries(Path(image).stat).st_size
+                content = with_retries(Path(mask).read_bytes)
             except OSError as error:
                 return id, error.strerror
             return id, size, digest(content)
@@ -533,7 +533,7 @@ class TfdsSource:
 
     def __getitem__(self, index: int) -> Example:
         # The last is ArrayRecord's own.
-        record = patiently(lambda: self._records()[index], (OSError, RuntimeError))
+        record = with_retries(lambda: self._records()[index], (OSError, RuntimeError))
         id, image = record[self.id_key].decode(), record[self.image_key]
         if self.label_offset is not None:
             if record[self.label_key] < 0:  # TFDS's -1

@@ -63,7 +63,7 @@ def warn_of_values(pixels: Pixels, class_names: Sequence[str], ignore_label: int
     last = f", and {n} is ignored" if ignore_label == n and n in pixels else ""
     return (
         f"no mask holds class 0 ({class_names[0]!r}){last}. If your ids start at 1, every class "
-        f"has the name of the next: {_name_zero(n, pixels, ignore_label)}"
+        f"has the name of the next. {_name_zero(n, pixels, ignore_label)}"
     )
 
 
@@ -117,17 +117,22 @@ def _name_zero(n: int, values: Iterable[int], ignore_label: int) -> str:
 
 
 def _one_too_many(values: Sequence[int], n: int, ignore_label: int) -> str:
-    set_it = f"set --data.ignore_label={n}"
+    readings = [
+        f"{n} marks pixels to ignore: set --data.ignore_label={n}",
+        f"the list lacks a class: add its name in its place in classes.txt, and set "
+        f"--model.num_classes={n + 1}",
+        "0 marks pixels to ignore, and the ids start at 1: put a name for id 0, such as void, "
+        f"first in classes.txt, and set --model.num_classes={n + 1} --data.ignore_label=0",
+    ]
     if ignore_label in values:
-        set_it = f"save it as {ignore_label}, which is ignored already"
-    return (
-        f"the masks hold 0 to {n}, but there are {n} classes, 0 to {n - 1}. They do not tell which "
-        "it is; the description of the data set may:\n"
-        f"  - {n} marks pixels to ignore: {set_it}\n"
-        f"  - the list lacks a class: add its name in its place in classes.txt, and set "
-        f"--model.num_classes={n + 1}\n"
-        "  - 0 marks pixels to ignore, and the ids start at 1: put a name for id 0, such as void, "
-        f"first in classes.txt, and set --model.num_classes={n + 1} --data.ignore_label=0"
+        same = f"{n} marks pixels to ignore, too: save it as {ignore_label}"
+        readings = [same, readings[1]]
+    return "\n  - ".join(
+        [
+            f"the masks hold {n}, but there are {n} classes, 0 to {n - 1}. They do not tell which "
+            "it is; the description of the data set may:",
+            *readings,
+        ]
     )
 
 
@@ -135,15 +140,8 @@ def _levels(pixels: Pixels, n: int) -> str:
     """Of masks drawn in gray levels, one a class, with sharp or soft edges; "" of others."""
     values = sorted(pixels)
     common = sorted(sorted(values, key=lambda v: -pixels[v])[:n])
-    if (
-        len(common) < n
-        or min(np.diff(common)) < 2
-        or (common[0], common[-1])
-        != (
-            values[0],
-            values[-1],
-        )
-    ):
+    between = (common[0], common[-1]) == (values[0], values[-1])
+    if len(common) < n or min(np.diff(common)) < 2 or not between:
         return ""
     levels = f"{', '.join(map(str, common[:-1]))} and {common[-1]}"
     middles = [(a + b) // 2 for a, b in pairwise(common)]

@@ -1,6 +1,8 @@
 """The one decoder: what it accepts, what it refuses and whether the refusal helps."""
 
+import errno
 import io
+import pickle
 import re
 import struct
 import zlib
@@ -12,12 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from deeplab_jax import files
 from deeplab_jax.data.decode import (
     Header,
+    Held,
+    MaskError,
+    Unreadable,
+    count_values,
     decode_image,
     decode_label,
     describe_range,
     examine_image,
+    image_layout,
     image_size,
     read_file,
 )
@@ -146,6 +154,8 @@ def test_a_turned_tiff_is_read_as_stored(orientation: int) -> None:
     np.testing.assert_array_equal(decode_image(data, "a.tif"), RGB)
     np.testing.assert_array_equal(decode_label(encode(IDS, "TIFF", exif=exif), "a.tif"), IDS)
     assert image_size(data, "a.tif") == (4, 6)
+    for file in (data, png):
+        assert image_layout(file, "a")[1] == examine_image(file, "a").orientation == orientation
     shown = decode_image(data, "a.tif", exif=True)
     np.testing.assert_array_equal(shown, decode_image(png, "a.png", exif=True))
 
@@ -177,6 +187,68 @@ def test_files_too_large_or_not_there_are_refused_unread(
         read_file(path)
     with pytest.raises(UserError, match=r"b\.png: the file cannot be read \(No such file"):
         read_file(tmp_path / "b.png")
+
+
+def test_a_passing_fault_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, faults = tmp_path / "a.png", []
+    path.write_bytes(encode(RGB))
+
+    def fail(times: int, name: str) -> None:
+        """Let the next calls of a method of Path meet a fault of the disk."""
+        real = getattr(Path, name)
+        faults.extend([name] * times)
+
+        def method(self: Path, *arguments: object, **options: object) -> object:
+            if faults:
+                faults.pop()
+                raise OSError(errno.EIO, "Input/output error")
+            return real(self, *arguments, **options)
+
+        monkeypatch.setattr(Path, name, method)
+
+    monkeypatch.setattr(files, "PAUSES", (0, 0, 0))
+    fail(3, "read_bytes")
+    assert read_file(path) == encode(RGB) and not faults
+    fail(9, "read_bytes")
+    with pytest.raises(Unreadable, match=r"a\.png: the file cannot be read \(Input/output error\)"):
+        read_file(path)
+    assert len(faults) == 5  # tried four times
+    with pytest.raises(Unreadable, match="No such file"):
+        read_file(tmp_path / "none.png")
+    assert len(faults) == 5  # the file is not there: not tried at all
+
+
+def test_a_passing_fault_while_the_header_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, tries = tmp_path / "a.png", []
+    path.write_bytes(encode(RGB))
+    real = Image.open
+
+    def open_image(*arguments: object, **options: object) -> Image.Image:
+        tries.append(1)
+        if len(tries) < good_from:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(files, "PAUSES", (0, 0, 0))
+    monkeypatch.setattr(Image, "open", open_image)
+    good_from = 3
+    assert image_size(path, "a.png") == (4, 6)
+    good_from = 99
+    with pytest.raises(Unreadable, match=r"a\.png: the file cannot be read \(Input"):
+        image_size(path, "a.png")
+
+
+def test_what_is_unreadable_and_what_does_not_fit() -> None:
+    """Training passes over the first and refuses the second, a matter of the whole data set."""
+    for data in (b"", encode(RGB)[:50], png_header(9_000, 9_000), encode(RGB[:1])):
+        with pytest.raises(Unreadable):
+            decode_image(data, "a.png")
+    for wrong in (encode(RGB), palette_png(IDS), encode(IDS, "JPEG")):
+        with pytest.raises(UserError) as caught:
+            decode_label(wrong, "m.png")
+        assert not isinstance(caught.value, Unreadable)
 
 
 def test_pictures_a_pixel_wide_are_refused() -> None:
@@ -246,11 +318,31 @@ def test_masks_that_would_mislead_are_refused() -> None:
         decode_label(np.zeros((2, 2)), "an array")
 
 
-def test_the_advice_for_palette_masks_works(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_the_advice_for_gray_masks_saved_as_colours_works(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "mask.png"
+    Image.fromarray(IDS).convert(mode).save(path)
+    with pytest.raises(MaskError, match=rf"PIL mode {mode}\), but all of them are gray") as caught:
+        decode_label(path.read_bytes(), "mask.png")
+    assert f"gray, {IDS.min()} to {IDS.max()};" in str(caught.value)
+    assert caught.value.held == Held(count_values(IDS), gray=True)
+    advice = str(caught.value).splitlines()[-1].replace('"mask.png"', "path")
+    exec(advice.strip(), {"Image": Image, "numpy": np, "path": path})
+    np.testing.assert_array_equal(decode_label(path.read_bytes(), "mask.png"), IDS)
+
+
+def test_a_palette_mask_says_what_it_holds() -> None:
+    with pytest.raises(MaskError) as caught:
+        decode_label(palette_png(IDS), "m.png")
+    held = caught.value.held
+    assert held is not None and held.pixels == count_values(IDS)
+    assert held.colors == {i: (255 - i,) * 3 for i in np.unique(IDS).tolist()}
+    assert pickle.loads(pickle.dumps(caught.value)).held == held  # from a worker process
+
+
+def test_sizes_are_read_from_a_path(tmp_path: Path) -> None:
     path = tmp_path / "mask.png"
     path.write_bytes(palette_png(IDS))
-    Image.fromarray(np.asarray(Image.open(path))).save(path)
-    np.testing.assert_array_equal(decode_label(path.read_bytes(), "mask.png"), IDS)
     assert image_size(path, "mask.png") == (4, 6)
 
 

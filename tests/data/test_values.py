@@ -23,7 +23,12 @@ UNDECIDED = [
     ([1, 3, 255], 255, 3, r"start at 1.*num_classes=4 .*ignore_label=255"),
     ([1, 3, 255], 254, 3, r"start at 1.*num_classes=4 .*ignore_label=255"),
     ([0, *range(12)], 255, 11, r"11 marks.*ignore_label=11\n.*lacks a class.*s=12\n.*0 marks"),
-    ([0, 1, 2, 3, 255], 255, 3, r"3 marks.*: save it as 255, which.*the list lacks a class"),
+    (
+        [0, 1, 2, 3, 255],
+        255,
+        3,
+        r"3 marks.* too: save it as 255\n.*the list lacks a class: .*_classes=4$",
+    ),
     ([0, 1, 255], 0, 2, r"hold 255, which usually.* and 0 \(ignore_label\); only one"),
     ([0, 255], 254, 3, r"hold 255, beyond the ids 0 to 2"),
     ([0, 127, 255], 255, 3, r"hold 0, 127 and 255: perhaps a gray level for each"),
