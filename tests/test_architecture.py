@@ -142,3 +142,12 @@ def test_jax_is_not_needed_to_decode_or_draw() -> None:
     ):
         text = (PACKAGE / f"{module.replace('.', '/')}.py").read_text()
         assert "import jax" not in text and "from jax" not in text
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_name)
+def test_every_module_can_be_imported_on_windows(file: Path) -> None:
+    """What only Unix has is imported where it is used."""
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
+            assert not names & {"fcntl", "resource", "termios", "pwd", "grp"}
