@@ -7,11 +7,14 @@ digest of every array, and the experiment it belongs to, sealed by a digest of i
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +22,27 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from deeplab_jax.config import read_json
 from deeplab_jax.distributed import wait_for_all, writes
 from deeplab_jax.errors import UserError
+from deeplab_jax.files import json_text, write_atomically
 from deeplab_jax.sharding import on_host
 from deeplab_jax.state import TrainState
 
 KEPT = 2  # the newest and the one before it
 TEMPORARY = ".orbax-checkpoint-tmp"
 DAMAGED = ".damaged"
+STARTED = "experiment.json"  # beside the folder of checkpoints
+# What the machine lacks, in the words of XLA, TensorStore and C++: no damage to any file.
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "std::bad_alloc", "Cannot allocate memory", "out of memory")
+UNREACHABLE = (
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "PERMISSION_DENIED",
+    "Input/output error",
+    "Stale file handle",
+    "Too many open files",
+)
 
 About = dict[str, Any]  # JSON
 
@@ -38,7 +54,8 @@ class Damaged(Exception):
 class Checkpoints:
     """The checkpoints under a run's folder, all of one experiment, which `experiment` describes.
 
-    Use as a context manager: at its end everything is on disk.
+    Use as a context manager: at its end everything is on disk. `experiment.json` beside them says
+    what was started there, and whether a checkpoint was ever complete: it is to be missed then.
     """
 
     def __init__(self, directory: Path, experiment: About, *, keep_every: int = 0) -> None:
@@ -50,16 +67,46 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
         self._directory, self.experiment = directory.absolute(), experiment
+        self._started = self._directory.with_name(STARTED)
+        self._noted = False
         self._check_readable()
+        # Orbax's threads inherit being daemons from the one that calls it: those of a failed save
+        # wait minutes for each other, and the process would wait for them at its end.
+        self._daemon = ThreadPool(1)
         self._manager = ocp.CheckpointManager(self._directory, options=options)
         self._saving: int | None = None
 
     def __enter__(self) -> "Checkpoints":
+        self._quiet = ExitStack()
+        self._quiet.enter_context(quiet())
         return self
 
     def __exit__(self, *_: object) -> None:
         self.wait()
-        self._manager.close()
+        with suppress(Exception):  # of a failed save, which `wait` has reported
+            self._daemon.apply(self._manager.close)
+        self._daemon.terminate()
+        self._quiet.close()
+
+    def begin(self) -> None:
+        """Note what is started here, before it leaves any result."""
+        self._note(bool(self.steps()))
+
+    def begun(self) -> tuple[About, bool] | None:
+        """The experiment that was started here, and whether it ever had a checkpoint."""
+        if not self._started.exists():
+            return None
+        noted = read_json(self._started)
+        try:
+            return dict(noted["experiment"]), bool(noted["checkpoint"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{self._started}: not a readable {STARTED} ({error!r})") from error
+
+    def _note(self, complete: bool) -> None:
+        if writes():
+            noted = {"experiment": self.experiment, "checkpoint": complete}
+            write_atomically(self._started, json_text(noted, indent=1) + "\n")
+        self._noted = complete
 
     def steps(self) -> list[int]:
         """The steps of the checkpoints on disk, newest first."""
@@ -83,7 +130,7 @@ class Checkpoints:
         args = ocp.args.Composite(state=ocp.args.StandardSave(tree), about=ocp.args.JsonSave(about))
         self._saving = step
         try:
-            self._manager.save(step, args=args)
+            self._daemon.apply(self._manager.save, (step,), {"args": args})
         except Exception as error:  # Orbax's are of many classes, most of them ValueError
             self._failed(error)
 
@@ -97,7 +144,7 @@ class Checkpoints:
         if self._saving is None:
             return True
         try:
-            self._manager.wait_until_finished()
+            self._daemon.apply(self._manager.wait_until_finished)
         except Exception as error:
             self._failed(error)
             return False
@@ -105,6 +152,9 @@ class Checkpoints:
             self._failed(None)
             return False
         self._saving = None
+        if not self._noted:
+            with suppress(OSError):  # a full disk: the next one will note it
+                self._note(True)
         return True
 
     def _failed(self, error: Exception | None) -> None:
@@ -126,7 +176,7 @@ class Checkpoints:
         A damaged one is renamed to STEP.damaged, with a message.
 
         Raises:
-          UserError: there are damaged ones only.
+          UserError: there are damaged ones only, or a file of one cannot be read at all.
         """
         self.wait()
         for step in self.steps():
@@ -136,9 +186,12 @@ class Checkpoints:
                 self._set_aside(step, error)
         damaged = sorted(self._directory.glob(f"*{DAMAGED}*"))
         if damaged:
+            best = self._directory.with_name("best")
+            start = f", with --pretrained={best} to start from its weights" if best.exists() else ""
             raise UserError(
-                f"{self._directory}: every checkpoint is damaged ({damaged[-1].name}, ...). To"
-                " start again from nothing, remove them or choose another --workdir"
+                f"{self._directory}: every checkpoint is damaged; {len(damaged)} are kept as"
+                f" *{DAMAGED} ({damaged[-1].name}). Choose another --workdir{start}. Nothing here"
+                " was removed"
             )
         return None
 
@@ -149,7 +202,9 @@ class Checkpoints:
         on another mesh than the one it was saved from, if need be.
 
         Raises:
-          UserError: there are damaged ones only, or the state is that of another network.
+          UserError: there are damaged ones only, a file of one cannot be read at all, or the state
+            is that of another network.
+          MemoryError, or XLA's error: there is not enough memory for it. Nothing is renamed.
         """
         while (found := self.newest()) is not None:
             step, arrays = found[0], found[1]["arrays"]
@@ -163,23 +218,33 @@ class Checkpoints:
     def _read_about(self, step: int) -> About:
         try:
             args = ocp.args.Composite(about=ocp.args.JsonRestore())
-            return unsealed(self._manager.restore(step, args=args)["about"])
-        except Exception as error:
+            return unsealed(self._read(step, args)["about"])
+        except Damaged:
+            raise
+        except (AttributeError, KeyError, TypeError) as error:  # JSON, but not what was written
             raise Damaged(f"about: {first_line(error)}") from error
 
     def _restore(self, step: int, arrays: Mapping[str, Any], like: TrainState) -> TrainState:
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), as_tree(like)
         )
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        try:
-            tree = self._manager.restore(step, args=args)["state"]
-        except Exception as error:
-            raise Damaged(f"state: {first_line(error)}") from error
+        tree = self._read(step, ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))[
+            "state"
+        ]
         wrong = [array for array, digest in digests(tree).items() if digest != arrays[array]]
         if wrong:
             raise Damaged(f"state: {wrong[0]} and {len(wrong) - 1} more arrays are not as saved")
         return TrainState(**tree)
+
+    def _read(self, step: int, args: Any) -> Any:
+        """What Orbax restores; Damaged only where the files can be read but do not parse."""
+        for attempt in range(2):  # what fails in passing does not fail twice
+            try:
+                return self._manager.restore(step, args=args)
+            except Exception as error:
+                check_machine(self._directory / str(step), error)
+                if attempt == 1:
+                    raise Damaged(first_line(error)) from error
 
     def _set_aside(self, step: int, error: Damaged) -> None:
         folder = self._directory / str(step)
@@ -209,6 +274,64 @@ class Checkpoints:
                     open(os.path.join(folder, file), "rb").close()
                 except OSError as error:
                     refuse(error)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the traces that Orbax's threads print of a failed save: we say it in a line."""
+    logger, hook = logging.getLogger("absl"), sys.unraisablehook
+    level = logger.level
+
+    def unless_closed(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":  # of what it was still writing
+            hook(unraisable)
+
+    logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = unless_closed
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        sys.unraisablehook = hook
+
+
+def check_machine(folder: Path, error: Exception) -> None:
+    """Raise unless it is the files' content that could not be restored.
+
+    Raises:
+      UserError: a file cannot be read: it is named.
+      MemoryError, or `error` itself: memory is short.
+    """
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
+        chain.append(cause)
+    text = "\n".join(map(str, chain))
+    if any(isinstance(e, MemoryError) for e in chain) or any(w in text for w in OUT_OF_MEMORY):
+        raise error
+    missing = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # of a checkpoint's own
+    failed = [e for e in chain if isinstance(e, OSError) and not isinstance(e, missing)]
+    said = [line for line in text.splitlines() if any(w in line for w in UNREACHABLE)]
+    unread = f"{failed[0]}" if failed else said[0][:300] if said else unreadable(folder)
+    if unread:
+        raise UserError(
+            f"{folder} cannot be read now ({unread}); it may be whole, so nothing was renamed."
+            " Run the same command again when the files can be read"
+        ) from error
+
+
+def unreadable(folder: Path) -> str:
+    """Read every file; the first error of the system's, "" where all can be read."""
+    try:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                with file.open("rb") as stream:
+                    while stream.read(2**24):
+                        pass
+    except FileNotFoundError:  # a broken link is damage
+        return ""
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def as_tree(state: TrainState) -> dict[str, Any]:
@@ -269,4 +392,7 @@ def first_line(error: Exception) -> str:
 
 
 def free_space(folder: Path) -> str:
-    return f"{shutil.disk_usage(folder).free / 1e9:.1f} GB are free there"
+    try:
+        return f"{shutil.disk_usage(folder).free / 1e9:.1f} GB are free there"
+    except OSError as error:
+        return str(error)

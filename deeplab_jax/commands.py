@@ -19,6 +19,7 @@ from deeplab_jax.errors import UserError
 from deeplab_jax.files import writable_file, writable_folder
 
 DEFAULT_CONFIG = "configs/scenes.py"
+TO_NETWORK = ("resize", "eval_size")  # fields of `data` that belong to the weights
 
 
 def parser(command: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
@@ -71,7 +72,8 @@ def evaluate(arguments: list[str]) -> None:
     p = parser(
         "evaluate",
         "Mean IoU, per-class IoU and pictures of a split, from saved weights.",
-        "--config=FILE and --data.field=value name the data; by default those of the weights."
+        "--config=FILE and --data.field=value name the data; by default those of the weights. How"
+        " images are sized (data.resize, data.eval_size) is the weights' unless it is given here."
         " --eval.scales 0.5 0.75 1 1.25 1.5 1.75 and --eval.flip=True average the probabilities of"
         " several views, --eval.window 513 513 slides over pictures too large for memory,"
         " --eval.trimap_widths 1 2 4 8 and --eval.boundary=0.02 measure boundaries.",
@@ -82,8 +84,8 @@ def evaluate(arguments: list[str]) -> None:
     )
     p.add_argument("--output-stride", type=int, help="8, 16 or 32 [as trained]; rates follow")
     args, rest = p.parse_known_args(arguments)
-    from deeplab_jax.data.pipeline import open_split
-    from deeplab_jax.data.sources import check_source
+    from deeplab_jax.data.pipeline import open_data
+    from deeplab_jax.data.sources import check_source, match_classes
     from deeplab_jax.evaluate import Evaluator, write_evaluation
     from deeplab_jax.report import write_report
     from deeplab_jax.sharding import device_mesh, place
@@ -91,23 +93,29 @@ def evaluate(arguments: list[str]) -> None:
 
     weights = load_weights(args.weights)
     config = evaluation_config(rest, weights.config, args.output_stride)
+    out = writable_folder(args.out or Path(args.weights) / "evaluation", "--out")
     mesh = device_mesh(config.mesh.shape)
-    source = open_split(config.data, config.data.eval_split, config.model)
+    found = open_data(config.data, config.data.eval_split, config.model)
+    source = match_classes(found, weights.class_names, weights.colors, args.weights)
     check_source(source)
     result = Evaluator(config, source, mesh)(place(weights.variables, mesh))
-    out = args.out or Path(args.weights) / "evaluation"
     print(write_evaluation(result, source, out))
     print(f"\n{result.headline}, {len(source)} pictures in {result.seconds:.0f} s", end=" ")
     print(f"({result.seconds_per_picture:.2f} s each once compiled); report: {write_report(out)}")
 
 
 def evaluation_config(arguments: list[str], trained: Config, output_stride: int | None) -> Config:
-    """The data of --config (or of the weights), the network of the weights, and the changes."""
+    """The data of --config (or of the weights), the network of the weights, and the changes.
+
+    How an image is brought to the network is the weights' too: resize and size.
+    """
     path, rest = pop_config(arguments)
     base = dataclasses.replace(trained, mesh=MeshConfig())  # the devices are those of here
     if path:
         chosen = parse([f"--config={path}"], path)
-        base = dataclasses.replace(chosen, model=trained.model, train=trained.train)
+        to_network = {name: getattr(trained.data, name) for name in TO_NETWORK}
+        data = dataclasses.replace(chosen.data, **to_network)
+        base = dataclasses.replace(chosen, model=trained.model, train=trained.train, data=data)
     if output_stride is not None:
         base = at_output_stride(base, output_stride)
     config = override(base, rest)
@@ -157,12 +165,14 @@ def predict(arguments: list[str]) -> None:
     """Segment or classify pictures."""
     p = parser(
         "predict",
-        "Segment or classify a picture or all pictures of a folder.",
+        "Segment or classify images: files, and all images of folders and of the folders in them."
+        " Exit code 1 if some of them cannot be read.",
         "--eval.scales 0.5 1 1.5, --eval.flip=True and --eval.window 513 513 say how the network"
-        " looks at a picture, --data.eval_size and --data.resize how large; by default as trained."
-        " --mesh.space=4: four devices share the height of each picture.",
+        " looks at an image, --data.eval_size and --data.resize how large; by default as trained."
+        " --mesh.space=4: four devices share the height of each image. Name the images before such"
+        " options. A file that predict did not write is never overwritten.",
     )
-    p.add_argument("pictures", type=Path, metavar="IMAGE_OR_FOLDER")
+    p.add_argument("pictures", type=Path, nargs="+", metavar="IMAGE_OR_FOLDER")
     p.add_argument("--weights", required=True, help="a run's folder or a converted one")
     p.add_argument("--out", type=Path, help="folder for what is drawn; not for a classifier")
     p.add_argument("--output-stride", type=int, help="8, 16 or 32 [as trained]; rates follow")
@@ -173,21 +183,29 @@ def predict(arguments: list[str]) -> None:
         help="index: class ids and overlays [default]; voc, cityscapes: files for their servers",
     )
     args, rest = p.parse_known_args(arguments)
-    from deeplab_jax.predict import Predictor, classify_files, find_pictures, predict_files
+    if rest and not rest[0].startswith("-"):
+        raise UserError(f"{rest[0]}: name all images first, one after the other, then the options")
+    from deeplab_jax.predict import Predictor
+    from deeplab_jax.predict_files import classify_files, find_pictures, predict_files
     from deeplab_jax.weights.files import load_weights
 
-    files = find_pictures(args.pictures)
+    found = find_pictures(args.pictures)
     weights = load_weights(args.weights)
     config = evaluation_config(rest, weights.config, args.output_stride)
-    predictor = Predictor(weights._replace(config=config))
-    if predictor.classifies:
-        classify_files(predictor, files)
-        return
-    if args.out is None:
+    classifies = config.model.head == "classifier"
+    if classifies and (args.out is not None or args.format != "index"):
+        raise UserError("--out, --format: a classifier draws nothing; leave them out")
+    if not classifies and args.out is None:
         raise UserError("--out is missing: the folder for what is drawn")
-    predict_files(predictor, files, args.out, args.format)
-    what = "class ids (NAME.png) and overlays (NAME_overlay.png)"
-    print(f"wrote {what if args.format == 'index' else 'label files'} to {args.out}")
+    predictor = Predictor(weights._replace(config=config))
+    if classifies:
+        failed = classify_files(predictor, found)
+    else:
+        failed = predict_files(predictor, found, args.out, args.format)
+        what = "class ids (NAME.png) and overlays (NAME_overlay.png)"
+        print(f"wrote {what if args.format == 'index' else 'label files'} to {args.out}")
+    if failed:
+        sys.exit(1)
 
 
 def convert(arguments: list[str]) -> None:

@@ -139,7 +139,8 @@ class ModelConfig:
         remat_ok = self.remat != "middle_flow" or self.backbone.startswith("xception")
         require(remat_ok, "model.remat", self.remat, "only Xception has one: convolutions, units")
         one_of("model.dtype", self.dtype, ("float32", "bfloat16"))
-        most = 65535 if self.head == "classifier" else 255  # labels are uint16 or uint8
+        # Labels are uint8; of a classifier uint16, where a pair of classes must be an int32.
+        most = 46340 if self.head == "classifier" else 255
         allowed = f"2 to {most}"
         require(2 <= self.num_classes <= most, "model.num_classes", self.num_classes, allowed)
         require(0 < self.width <= 16, "model.width", self.width, "a number above 0 up to 16")
@@ -217,10 +218,14 @@ class DataConfig:
     palette_masks: bool = False
     """folder: accept palette PNGs, whose indices are then the labels."""
     ignore_label: int = 255
+    white: int | None = None
+    exif_upright: bool = False
     crop_size: tuple[int, int] = (257, 321)
     """Height and width of a training crop: k * output_stride, or one more; classifier: any."""
     eval_size: tuple[int, int] | None = None
-    """Height and width at evaluation; None: the largest picture's, rounded up to k * stride + 1.
+    """Height and width that images are padded to at evaluation and prediction.
+
+    None, or where an image is larger: its own, rounded up to k * output_stride + 1.
 
     Of a classifier: the central crop's; None: crop_size.
     """
@@ -341,7 +346,8 @@ class TrainConfig:
     freeze_batch_norm: bool = False
     freeze_backbone: bool = False
     ema_decay: float = 0.0
-    """Decay of a moving average of the parameters, which evaluation then uses; 0: none."""
+    """Decay of a moving average of parameters and BatchNorm's statistics, which evaluation then
+    uses; 0: none."""
     max_bad_steps: int = 10
     """Steps in a row whose loss or gradient may be no finite number. Each changes nothing."""
     rollback: bool = False

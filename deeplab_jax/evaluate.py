@@ -1,9 +1,9 @@
 """Evaluation of a whole split, and what is written of it."""
 
 import dataclasses
-import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,16 +19,24 @@ from PIL import Image
 from deeplab_jax import pictures
 from deeplab_jax.config import Config, save_json
 from deeplab_jax.data.decode import decode_image
-from deeplab_jax.data.pipeline import BadRecords, eval_batches, for_device, network_size
+from deeplab_jax.data.pipeline import (
+    BadRecords,
+    Row,
+    eval_batches,
+    for_device,
+    plan_evaluation,
+)
 from deeplab_jax.data.sources import Source
+from deeplab_jax.files import json_text
 from deeplab_jax.metrics import Counts, Scores, boundary_iou, mean_of_defined, scores
 from deeplab_jax.models import mean_pixel
 from deeplab_jax.progress import Ticker
-from deeplab_jax.sharding import check_batch_size, host_share, place_batch
+from deeplab_jax.sharding import batch_shares, check_batch_size, host_share, place_batch
 from deeplab_jax.step import Batch, compile_eval_step
 from deeplab_jax.version import VERSION
 
 REPORT_PIXELS = 720  # longest side of a picture in the report, of which it has twenty
+MANY_SIZES = 8  # of a split's images: a program is compiled for each
 EvalStep = Callable[[Any, Batch], tuple[Counts, Array]]
 
 
@@ -103,53 +111,83 @@ class Evaluator:
         check_batch_size("eval.batch_size", config.eval.batch_size, mesh)
         self._between_batches = between_batches
         self.config, self.source, self.mesh = config, source, mesh
-        self.input_size = network_size(config.data, source, config.model.output_stride)
         self.step: EvalStep = compile_eval_step(config, mesh, source.ignore_label)
+        self.plan = self._plan()
+        if (n := len({batch[0].input_size for batch in self.plan})) > MANY_SIZES:
+            print(
+                f"the images have {n} sizes, and a program is compiled for each; --data.eval_size H"
+                " W pads all to one, as training's padding does",
+                file=sys.stderr,
+            )
+
+    def _plan(self, only: Sequence[int] | None = None) -> list[list[Row]]:
+        return plan_evaluation(
+            self.source,
+            self.config.data,
+            output_stride=self.config.model.output_stride,
+            batch_size=self.config.eval.batch_size,
+            shares=batch_shares(self.mesh),
+            only=only,
+        )
 
     def compile(self, variables: Any) -> None:
-        """Compile now, by evaluating a batch without pictures."""
-        past_the_end = [len(self.source)] * self.config.eval.batch_size
-        for batch in self.batches(past_the_end):
+        """Compile the program of the first batch now, by evaluating one without images."""
+        past_the_end = [row._replace(record=len(self.source)) for row in self.plan[0]]
+        for batch in self._read([past_the_end], workers=0):
             jax.block_until_ready(self._evaluate(variables, batch))
         self._between_batches()
 
     def __call__(self, variables: Any) -> Evaluation:
-        """Evaluate variables, put on the mesh by `place`, at the pictures' original resolution.
+        """Evaluate variables, put on the mesh by `place`, at the images' original resolution.
 
         Raises:
-          UserError: more than `data.max_bad_records` pictures are unreadable.
+          UserError: more than `data.max_bad_records` images are unreadable.
         """
-        c, n, size = self.config, len(self.source), self.config.eval.batch_size
-        _, hosts = host_share(self.mesh)
+        c, n = self.config, len(self.source)
         sums: Any = None
-        each: list[np.ndarray] = []
-        ends = [time.monotonic()]
+        each = np.zeros((n + 1, 2), np.int64)  # the last one of rows past the end
+        start, ends, done = time.monotonic(), [], 0
         bad = BadRecords(self.source, c.data.max_bad_records)
+        batches = self._read(self.plan, c.data.workers)
         with Ticker("evaluate", n, unit="picture") as ticker:
-            for i, batch in enumerate(self.batches()):
+            for rows, batch in zip(self.plan, batches, strict=True):
                 self._between_batches()
                 bad.note(batch)
                 counts, _ = self._evaluate(variables, batch)
                 *new, right = jax.tree.map(lambda x: np.asarray(x, np.int64), counts)
                 sums = new if sums is None else jax.tree.map(np.add, sums, new)
-                # A host has every hosts-th picture, but its own stand together in the batch.
-                each += list(right.reshape(hosts, -1, 2).swapaxes(0, 1).reshape(-1, 2))
+                each[self._as_on_devices([row.record for row in rows])] = right
                 ends.append(time.monotonic())
-                ticker.tick(min((i + 1) * size, n))
+                done += sum(row.record < n for row in rows)
+                ticker.tick(done)
         confusion, trimaps, boundary = sums
         result = Evaluation(
             c,
             confusion,
             dict(zip(c.eval.trimap_widths, trimaps, strict=True)),
             boundary,
-            np.array(each[:n]),
+            each[:n],
             tuple(bad.names.values()),
             {},
-            ends[-1] - ends[0],
-            (ends[-1] - ends[1]) / (n - size) if n > size else (ends[-1] - ends[0]) / n,
+            ends[-1] - start,
+            self._seconds_per_picture(np.diff([start, *ends])),
         )
         shown = from_best_to_worst(result.picture_accuracy, c.eval.pictures)
         return result._replace(predictions=self.predict(variables, shown))
+
+    def _as_on_devices(self, rows: list[int]) -> list[int]:
+        """A batch's rows in their order on the devices, where every hosts-th stand together."""
+        _, hosts = host_share(self.mesh)
+        return [row for host in range(hosts) for row in rows[host::hosts]]
+
+    def _seconds_per_picture(self, seconds: np.ndarray) -> float:
+        """Without the first batch of each size, which may compile, where there are more."""
+        n = len(self.source)
+        sizes = [batch[0].input_size for batch in self.plan]
+        later = [i for i, size in enumerate(sizes) if size in sizes[:i]] or range(len(sizes))
+        return sum(seconds[i] for i in later) / sum(
+            r.record < n for i in later for r in self.plan[i]
+        )
 
     def _evaluate(self, variables: Any, batch: dict[str, np.ndarray]) -> tuple[Counts, Array]:
         return self.step(variables, place_batch(for_device(batch), self.mesh))
@@ -162,27 +200,24 @@ class Evaluator:
         predictions: dict[int, np.ndarray] = {}
         if jax.process_count() > 1:
             return predictions
-        left = iter(indices)
-        for batch in self.batches(indices):
+        plan = self._plan(indices)
+        # A few images are not worth starting processes for.
+        for rows, batch in zip(plan, self._read(plan, workers=0), strict=True):
             _, labels = self._evaluate(variables, batch)
-            # The batch stands first: zip must not take an index when it is at its end.
-            for (h, w), label, index in zip(batch["size"], np.asarray(labels), left, strict=False):
-                predictions[index] = label[:h, :w]
-        return predictions
+            for row, (h, w), label in zip(rows, batch["size"], np.asarray(labels), strict=True):
+                if row.record < len(self.source):
+                    predictions[row.record] = label[:h, :w]
+        return {index: predictions[index] for index in indices}
 
-    def batches(self, only: Sequence[int] | None = None) -> Iterator[dict[str, np.ndarray]]:
-        """The split, or a few of its pictures, in batches of one shape."""
+    def _read(self, plan: list[list[Row]], workers: int) -> Iterator[dict[str, np.ndarray]]:
         c, (host, hosts) = self.config, host_share(self.mesh)
         return eval_batches(
             self.source,
-            # A few pictures are not worth starting processes for.
-            c.data if only is None else dataclasses.replace(c.data, workers=0),
-            batch_size=c.eval.batch_size,
-            input_size=self.input_size,
+            dataclasses.replace(c.data, workers=workers),
+            plan,
             host=host,
             hosts=hosts,
             fill=mean_pixel(c.model.backbone),
-            only=only,
         )
 
 
@@ -293,7 +328,7 @@ def write_evaluation(result: Evaluation, source: Source, directory: Path) -> str
     (directory / "per_class.txt").write_text(table + "\n", encoding="utf-8")
     shown = write_pictures(result, source, directory / "pictures")
     numbers = to_json(result, source.class_names) | {"colors": source.colors, "shown": shown}
-    (directory / "evaluation.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
+    (directory / "evaluation.json").write_text(json_text(numbers) + "\n", encoding="utf-8")
     save_json(result.config, directory / "config.json")
     if result.predictions:
         drawn(result, source).save(directory / "predictions.png")

@@ -1,9 +1,15 @@
 """Writing so that a kill or a full disk leaves the old file or the new one, nothing between."""
 
+import json
+import math
 import os
+import socket
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from deeplab_jax.errors import UserError
 
@@ -48,6 +54,69 @@ def write_atomically(file: Path, text: str) -> None:
     staging = file.with_name(f"{file.name}.tmp")
     staging.write_text(text, encoding="utf-8")
     os.replace(staging, file)
+
+
+def json_text(tree: Any, indent: int | None = None) -> str:
+    """JSON of plain containers, with null for numbers that are not finite, which JSON lacks."""
+
+    def finite(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: finite(value) for key, value in part.items()}
+        if isinstance(part, list | tuple):
+            return [finite(value) for value in part]
+        return None if isinstance(part, float) and not math.isfinite(part) else part
+
+    return json.dumps(finite(tree), indent=indent, allow_nan=False)
+
+
+class Locked(Exception):
+    """Another process holds a lock; the text says which."""
+
+
+@contextmanager
+def locked(file: Path, *, wait: bool) -> Iterator[None]:
+    """Hold a file as a lock: one holder at a time, in this process and in all others.
+
+    The system frees it when its holder ends, however that ends, so that what stands in the file,
+    the holder's process id and host, is for people alone. Where the file system has no locks, that
+    is said and nothing is locked.
+
+    Raises:
+      Locked: another holds it, and `wait` is False.
+    """
+    # Appending: opening must not erase the holder's text. (filelock, the usual package, does.)
+    with file.open("a+", encoding="utf-8") as stream:
+        try:
+            _lock(stream.fileno(), wait)
+        except (BlockingIOError, PermissionError) as error:
+            stream.seek(0)
+            raise Locked(stream.read(200).strip() or "another process") from error
+        except OSError as error:
+            print(f"warning: {file}: no lock can be had ({error.strerror})", file=sys.stderr)
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        stream.flush()
+        try:
+            yield
+        finally:
+            stream.truncate(0)
+
+
+if sys.platform == "win32":
+
+    def _lock(descriptor: int, wait: bool) -> None:
+        import msvcrt
+
+        # A byte far behind the text: others may not even read what is locked.
+        os.lseek(descriptor, 2**30, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+
+else:
+
+    def _lock(descriptor: int, wait: bool) -> None:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class Appender:

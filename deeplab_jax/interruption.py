@@ -68,6 +68,11 @@ class Interruption:
             os.close(self._read)
             os.close(self._write)
 
+    @property
+    def received(self) -> bool:
+        """Whether this process was asked to leave."""
+        return self._received.is_set()
+
     def alive(self) -> None:
         """Say that a step is finished: the next one has its full time before it counts as hung."""
         if self._hang_seconds:
@@ -76,20 +81,22 @@ class Interruption:
     def check(self) -> None:
         """Raise Interrupted if this process was asked to leave; not where there are several."""
         self.alive()
-        if self._received.is_set():
+        if self.received:
             raise Interrupted
 
     def reached(self, step: int) -> bool:
         """Whether to save and leave after this step; all processes call it at every step."""
         self.alive()
         if jax.process_count() == 1:
-            return self._received.is_set()
+            return self.received
         return multihost_utils.reached_preemption_sync_point(step)
 
     def _listen(self) -> None:
         while (number := os.read(self._read, 1)[0]) != 0:
+            if number not in SIGNALS:  # Python reports every signal that has a handler of its own
+                continue
             name = signal.Signals(number).name
-            if self._received.is_set():
+            if self.received:
                 os._exit(INTERRUPTED)
             self._received.set()
             if not self.nothing_to_save:

@@ -1,10 +1,12 @@
 """What a run writes down step by step: metrics.jsonl, TensorBoard's events, steps gone bad."""
 
-import json
+import math
+import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,8 @@ from deeplab_jax.data.sources import Source
 from deeplab_jax.distributed import wait_for_all, writes
 from deeplab_jax.errors import UserError
 from deeplab_jax.evaluate import Evaluation, drawn, summary
-from deeplab_jax.files import Appender, write_atomically
-from deeplab_jax.report import read_metrics
+from deeplab_jax.files import Appender, json_text, write_atomically
+from deeplab_jax.report import read_log
 
 
 def event_writer(folder: Path, first_step: int) -> Any:
@@ -48,14 +50,16 @@ class Log:
     """
 
     def __init__(self, file: Path, first_step: int, config: Config, source: Source) -> None:
-        rows = read_metrics(file) if file.exists() else []
+        rows, broken = read_log(file) if file.exists() else ([], 0)
         kept = [row for row in rows if row["step"] <= first_step]
         self._evaluated = {row["step"] for row in kept if "eval/pixel_accuracy" in row}
         wait_for_all("log read")
         self._file: Appender | None = None
         self._events = None
         if writes():
-            write_atomically(file, "".join(json.dumps(row) + "\n" for row in kept))
+            if broken:
+                set_aside(file, broken)
+            write_atomically(file, "".join(json_text(row) + "\n" for row in kept))
             self._file = Appender(file)
             self._events = event_writer(file.parent / "tensorboard", first_step)
         self._config, self._source = config, source
@@ -146,7 +150,16 @@ class Log:
 
     def _write(self, row: dict[str, Any]) -> None:
         if self._file:
-            self._file.append(json.dumps(row) + "\n")
+            self._file.append(json_text(row) + "\n")
         if self._events:
-            for name in [n for n in row if n not in ("step", "skipped")]:
-                self._events.add_scalar(name, row[name], row["step"])
+            for name, value in row.items():
+                if isinstance(value, float) and math.isfinite(value):  # neither step nor names
+                    self._events.add_scalar(name, value, row["step"])
+
+
+def set_aside(file: Path, broken: int) -> None:
+    """Keep a copy of a log with broken lines, and say how many are left out of what goes on."""
+    copies = (file.with_name(f"{file.name}.broken{n or ''}") for n in count())
+    copy = next(copy for copy in copies if not copy.exists())
+    shutil.copyfile(file, copy)
+    print(f"warning: {file}: {broken} broken lines are left out; kept in {copy}", file=sys.stderr)

@@ -1,24 +1,32 @@
 """`fit`: the one place of training that has side effects."""
 
 import dataclasses
+import json
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from deeplab_jax.checkpoint import About, Checkpoints
 from deeplab_jax.config import Config, flatten, save_json, to_dict
-from deeplab_jax.data.pipeline import BadRecords, for_device, open_split, train_batches
+from deeplab_jax.data.pipeline import (
+    BadRecords,
+    Batches,
+    ReaderFailed,
+    for_device,
+    open_split,
+    train_batches,
+)
 from deeplab_jax.data.sources import Source, check_source
 from deeplab_jax.distributed import wait_for_all, writes
 from deeplab_jax.errors import UserError
-from deeplab_jax.evaluate import Evaluation, Evaluator, summary, write_evaluation
+from deeplab_jax.evaluate import Evaluation, Evaluator, protocol, summary, write_evaluation
+from deeplab_jax.files import Locked, json_text, locked, writable_folder
 from deeplab_jax.interruption import Interrupted, Interruption
 from deeplab_jax.log import Log, NumbersGoneBad
 from deeplab_jax.models import build_model, mean_pixel
@@ -38,7 +46,7 @@ from deeplab_jax.sharding import (
 from deeplab_jax.state import TrainState
 from deeplab_jax.step import abstract_state, compile_train_step, fresh_state
 from deeplab_jax.weights.batch_norm import reestimate_batch_norm
-from deeplab_jax.weights.files import Weights, load_weights, save_weights
+from deeplab_jax.weights.files import Weights, load_weights, read_note, save_weights
 
 BATCH_NORM_BATCHES = 8  # of training pictures, to re-estimate folded BatchNorm
 # For hundreds of initialisers, run once: a third of the time that a CPU's compiler takes otherwise.
@@ -69,10 +77,31 @@ def fit(config: Config) -> TrainState:
     """Train, evaluate and keep what matters in `config.workdir`; run again to resume.
 
     Raises:
-      UserError: for anything wrong with the configuration or the data, before the first step; and
-        for what makes going on senseless.
+      UserError: for anything wrong with the configuration or the data, before the first step; for
+        a folder in which another process trains; and for what makes going on senseless.
       Interrupted: by a signal or a preemption notice, after saving.
+      ReaderFailed: the data can no longer be read, after saving.
     """
+    with alone_in(Path(config.workdir)) if writes() else nullcontext():
+        return fit_alone(config)
+
+
+@contextmanager
+def alone_in(workdir: Path) -> Iterator[None]:
+    """The folder can be written to, and no other process trains there meanwhile."""
+    writable_folder(workdir, "workdir")
+    try:
+        with locked(workdir / "lock", wait=False):
+            yield
+    except Locked as error:
+        raise UserError(
+            f"workdir = {workdir}: {error} trains there. Wait for its end, or choose another"
+            " --workdir"
+        ) from error
+
+
+def fit_alone(config: Config) -> TrainState:
+    """`fit`, where nobody else trains."""
     workdir, mesh = Path(config.workdir), device_mesh(config.mesh.shape)
     check_batch_size("train.batch_size", config.train.batch_size, mesh, config.train.accumulate)
     train_source, eval_source = open_sources(config)
@@ -144,23 +173,25 @@ def train(run: Run, state: TrainState) -> TrainState:
     config, interruption = run.config, run.interruption
     first, steps = int(state.step), config.train.steps
     train_step = compile_train_step(config, state, run.mesh, run.source.ignore_label)
-    batches = batches_from(run, first + int(state.data_offset))
     bad_records = BadRecords(run.source, config.data.max_bad_records)
     log_file = run.workdir / "metrics.jsonl"
     with (
+        closing(batches_from(run, first + int(state.data_offset))) as batches,
         Log(log_file, first, config, run.source) as log,
         Ticker("train", steps, first) as bar,
     ):
         run.evaluator.compile(state.averaged)  # now, when an interruption costs nothing
+        score_best_anew(run)
         evaluate_when_due(run, log, first, state)  # a run that was interrupted while evaluating
         for step in range(first + 1, steps + 1):
-            with log.waiting():
+            with saving_what_there_is(run, log, step - 1, state), log.waiting():
                 batch = next(batches)
-            bad_records.note(batch)
+                bad_records.note(batch)
             state, metrics = train_step(state, place_batch(for_device(batch), run.mesh))
             interruption.nothing_to_save = False
             bar.tick(step, log.train(step, metrics, batch["record"]))
-            evaluate_when_due(run, log, step, state)
+            with saving_what_there_is(run, log, step, state):
+                evaluate_when_due(run, log, step, state)
             leaving = interruption.reached(step)
             if step % config.train.checkpoint_every == 0 or step == steps or leaving:
                 log.flush()
@@ -173,6 +204,30 @@ def train(run: Run, state: TrainState) -> TrainState:
     return state
 
 
+@contextmanager
+def saving_what_there_is(run: Run, log: Log, step: int, state: TrainState) -> Iterator[None]:
+    """Around what reads data: where that fails, the steps that are done are not lost.
+
+    Of several processes the others know nothing of it and would not save along.
+
+    Raises:
+      Interrupted: it failed, and this process was asked to leave.
+    """
+    try:
+        yield
+    except NumbersGoneBad:  # of a step that is no good
+        raise
+    except (ReaderFailed, UserError) as error:
+        if not run.interruption.nothing_to_save and jax.process_count() == 1:
+            log.flush()
+            run.checkpoints.save(step, state)
+            if run.checkpoints.wait():
+                print(f"saved step {step}: the data cannot be read on", file=sys.stderr)
+        if run.interruption.received:
+            raise Interrupted from error
+        raise
+
+
 def evaluate_when_due(run: Run, log: Log, step: int, state: TrainState) -> None:
     """Evaluate after every so many steps and after the last, but no step twice."""
     every = run.config.train.eval_every
@@ -182,7 +237,7 @@ def evaluate_when_due(run: Run, log: Log, step: int, state: TrainState) -> None:
     with suppress(Interrupted):  # the loop saves, then leaves; this is made up for on resuming
         result = run.evaluator(state.averaged)
         # The weights first: a run killed between the two evaluates again.
-        keep_best(run.workdir, run.config, state, result, run.evaluator.source)
+        keep_best(run, step, state, result)
         log.evaluation(step, result, run.evaluator.source)
 
 
@@ -207,10 +262,9 @@ def check_same(where: Path, old: Mapping[str, Any], new: Mapping[str, Any], acce
 
     Fields in `FREE` may differ.
     """
-    changed = [k for k in new if old.get(k) != new[k] and k not in FREE]
-    if not changed:
+    lines = differences(old, new)
+    if not lines:
         return
-    lines = [f"  {k}: there {old.get(k)!r}, now {new[k]!r}" for k in changed]
     message = "\n".join([f"{where} holds a run with another configuration or data:", *lines])
     if not accept:
         raise UserError(
@@ -220,6 +274,38 @@ def check_same(where: Path, old: Mapping[str, Any], new: Mapping[str, Any], acce
     print(f"warning: {message}", file=sys.stderr)
 
 
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """A line for each field of the flat `new`, but those in `FREE`, that was another in `old`."""
+    changed = [k for k in new if old.get(k) != new[k] and k not in FREE]
+    return [f"  {k}: there {old.get(k)!r}, now {new[k]!r}" for k in changed]
+
+
+def check_startable(run: Run) -> None:
+    """Raise UserError unless a run without a checkpoint may begin in its folder.
+
+    A run that was killed before its first checkpoint may. What else left results would lose them.
+    """
+    log, begun = run.workdir / "metrics.jsonl", run.checkpoints.begun()
+    results = [
+        name for name in ("best", "evaluation", "report.html") if (run.workdir / name).exists()
+    ]
+    if log.exists() and read_metrics(log):
+        results.append(log.name)
+    if not results:
+        return
+    experiment, had_checkpoint = begun or (None, True)
+    if had_checkpoint:
+        reason = "but no checkpoint to go on from"
+    elif experiment is not None and (lines := differences(experiment, run.checkpoints.experiment)):
+        reason = "\n".join(["of a run with another configuration or data:", *lines, ""])
+    else:
+        return
+    raise UserError(
+        f"workdir = {run.workdir} holds results ({', '.join(results)}) {reason}: a new run would"
+        " replace them. Choose another --workdir"
+    )
+
+
 def start(run: Run) -> TrainState:
     """The newest checkpoint's state, or a fresh one, on the mesh's devices."""
     config, checkpoints = run.config, run.checkpoints
@@ -227,6 +313,8 @@ def start(run: Run) -> TrainState:
     if found is not None:
         there = found[1]["experiment"]
         check_same(run.workdir, there, checkpoints.experiment, config.accept_changes)
+    else:
+        check_startable(run)
     restored = checkpoints.restore_newest(abstract_state(config, run.mesh))
     if restored is not None:
         step, state = restored
@@ -235,12 +323,13 @@ def start(run: Run) -> TrainState:
         if (run.workdir / "metrics.jsonl").exists():
             print(f"{config.workdir} has no checkpoint yet: starting at step 0", file=sys.stderr)
         state = fresh_state(config, initial_variables(config, run.source), run.mesh)
+    checkpoints.begin()
     if writes():
         save_json(config, run.workdir / "config.json")
     return state
 
 
-def batches_from(run: Run, position: int) -> Iterator[dict[str, np.ndarray]]:
+def batches_from(run: Run, position: int) -> Batches:
     """This host's share of the batches from a position on."""
     config, (host, hosts) = run.config, host_share(run.mesh)
     return train_batches(
@@ -314,22 +403,60 @@ def check_shapes(name: str, ours: Any, theirs: Any, origin: str) -> None:
     raise UserError(f"pretrained = {origin!r}: {name} has other shapes than this model; {hint}")
 
 
-def keep_best(
-    workdir: Path, config: Config, state: TrainState, result: Evaluation, source: Source
-) -> None:
-    """Write the weights to `best` when no earlier evaluation was better."""
-    best, variables = workdir / "best", on_host(state.averaged)  # by every process: it may gather
+def scored_by(run: Run) -> dict[str, Any]:
+    """What a score depends on beside the weights: two of other such cannot be compared."""
+    config, data = protocol(run.config), run.config.data
+    names = ("output_stride", "scales", "flip", "window", "overlap")
+    return {
+        **{name: config[name] for name in names},
+        "eval_size": data.eval_size,
+        "resize": data.resize,
+        "evaluation set": run.evaluator.source.fingerprint,
+    }
+
+
+def note_of(run: Run, step: int, result: Evaluation) -> dict[str, Any]:
+    """What is kept with the best weights, as JSON has it; a `value` of None is not defined."""
+    metric = "eval/pixel_accuracy" if result.one_label else "eval/miou"
+    note = {"step": step, "metric": metric, "value": summary(result)[metric]}
+    return dict(json.loads(json_text(note | {"by": scored_by(run)})))
+
+
+def keep_best(run: Run, step: int, state: TrainState, result: Evaluation) -> None:
+    """Write the weights to `best` when those there were not scored better, as they say."""
+    variables = on_host(state.averaged)  # by every process: it may gather
     if not writes():
         return
-    rows = read_metrics(workdir / "metrics.jsonl")
-    score = "eval/pixel_accuracy" if result.one_label else "eval/miou"
-    earlier = [row[score] for row in rows if score in row]
-    if best.exists() and earlier and summary(result)[score] < max(earlier):
-        return
+    best, note = run.workdir / "best", note_of(run, step, result)
+    if (best / "model.safetensors").exists():
+        there = read_note(best).get("value")
+        if there is not None and (note["value"] is None or note["value"] < there):
+            return
+    source = run.evaluator.source
+    write_best(best, Weights(run.config, variables, source.class_names, source.colors), note)
+
+
+def write_best(best: Path, weights: Weights, note: dict[str, Any]) -> None:
     try:
-        save_weights(best, Weights(config, variables, source.class_names, source.colors))
+        save_weights(best, weights, note)
     except OSError as error:
         print(f"warning: {best} could not be written: {error}", file=sys.stderr)
+
+
+def score_best_anew(run: Run) -> None:
+    """Where the best weights were scored by another evaluation, score them by this one."""
+    best = run.workdir / "best"
+    if not (best / "model.safetensors").exists():
+        return
+    there = read_note(best)
+    if there.get("by") == json.loads(json_text(scored_by(run))):
+        return
+    print(f"{best} was scored by another evaluation: once more by this one", file=sys.stderr)
+    weights = load_weights(best)
+    result = run.evaluator(place(weights.variables, run.mesh))
+    if writes():
+        write_best(best, weights, note_of(run, there.get("step", 0), result))
+    wait_for_all("best weights scored")
 
 
 def finish(run: Run) -> None:

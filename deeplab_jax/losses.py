@@ -121,16 +121,40 @@ def hard_pixel_loss(losses: Array, share: Array | float) -> Array:
     """Mean over the `share` of all pixels with the largest losses, zeros left out of the count.
 
     Official `top_k_percent_pixels`: k counts ignored pixels too. Gradients of a pixel outside the
-    chosen ones are exactly 0.
+    chosen ones are exactly 0. Pixels that tie at the end of the choice have equal parts of what is
+    left of it. losses f32, each at least 0 (a NaN is chosen first).
+
+    The official code sorts. A sort would bring the losses of all devices to each of them; here the
+    k-th largest is found from sums alone, `kth_largest`.
     """
-    flat = jnp.sort(losses.ravel())[::-1]
-    k = (
-        (share * flat.size).astype(jnp.int32)
-        if isinstance(share, Array)
-        else int(share * flat.size)
-    )
-    chosen = jnp.where(jnp.arange(flat.size) < k, flat, 0.0)
-    return jnp.sum(chosen) / jnp.maximum(jnp.sum(chosen > 0), 1)
+    k = share * losses.size
+    k = k.astype(jnp.int32) if isinstance(k, Array) else jnp.int32(k)
+    bits = as_ordered_bits(losses)
+    last = kth_largest(bits, k)
+    above, tied = bits > last, bits == last
+    left = k - jnp.sum(above)
+    weight = jnp.where(above, 1.0, jnp.where(tied, left / jnp.maximum(jnp.sum(tied), 1), 0.0))
+    count = jnp.sum(above) + jnp.where(last > 0, left, 0)
+    return jnp.sum(jnp.where(weight > 0, weight * losses, 0.0)) / jnp.maximum(count, 1)
+
+
+def as_ordered_bits(values: Array) -> Array:
+    """f32 of at least 0 as uint32 in the same order, NaN last; no gradient flows through."""
+    clipped = jnp.maximum(jax.lax.stop_gradient(values), 0.0)  # -0 too
+    return jax.lax.bitcast_convert_type(clipped, jnp.uint32)
+
+
+def kth_largest(bits: Array, k: Array) -> Array:
+    """The k-th largest of uint32 values below 2^31, by halving the range: 31 counts, no sort.
+
+    For k = 0 something above all of them.
+    """
+
+    def halve(i: int, found: Array) -> Array:
+        higher = found | (jnp.uint32(1) << (30 - jnp.uint32(i)))
+        return jnp.where(jnp.sum(bits >= higher) >= k, higher, found)
+
+    return jax.lax.fori_loop(0, 31, halve, jnp.uint32(0))
 
 
 def hard_pixel_share(step: Array, share: float, ramp_steps: int) -> Array:

@@ -78,10 +78,10 @@ def sgd(
     )
 
 
-def moving_average(average: Any, params: Any, decay: float, step: Array) -> Any:
-    """average + (1 - d) * (params - average), with d = min(decay, (1 + step) / (10 + step)).
+def moving_average(average: Any, variables: Any, decay: float, step: Array) -> Any:
+    """average + (1 - d) * (variables - average), with d = min(decay, (1 + step) / (10 + step)).
 
     As TensorFlow's `ExponentialMovingAverage` with `num_updates`: the start is soon forgotten.
     """
     d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda a, p: a + (1 - d) * (p - a), average, params)
+    return jax.tree.map(lambda a, v: a + (1 - d) * (v - a), average, variables)

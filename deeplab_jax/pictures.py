@@ -6,30 +6,29 @@ Arrays in, pictures out; NumPy and PIL only, so that it runs on a laptop without
 from collections.abc import Sequence
 from functools import cache
 from math import ceil
-from os import PathLike
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 RGB = tuple[int, int, int]
-Path = str | PathLike[str]
 
 CREAM: RGB = (245, 240, 225)  # ignored pixels; VOC's own (224, 224, 192), lighter to recede
 RED: RGB = (225, 30, 35)
 INK: RGB = (40, 40, 45)
 WHITE: RGB = (255, 255, 255)
 BACKGROUND = "background"
+CELL = 256  # side of a contact sheet's thumbnails
+BAND = 256  # rows that are blended at a time: in floats, a large image would fill the memory
 
 
-def save_index_png(
-    label: NDArray[np.uint8], path: Path | IO[bytes], colors: Sequence[RGB], ignore_label: int = 255
-) -> None:
-    """Writes label u8[h w] as an 8-bit palette PNG whose pixel values are the class ids."""
+def index_image(
+    label: NDArray[np.uint8], colors: Sequence[RGB], ignore_label: int = 255
+) -> Image.Image:
+    """Returns label u8[h w] as a palette image whose pixel values are the class ids."""
     picture = Image.fromarray(label)
     picture.putpalette(_palette(colors, CREAM, ignore_label).tobytes())
-    picture.save(path, format="PNG", bits=8, optimize=True)
+    return picture
 
 
 def colorize(
@@ -79,34 +78,44 @@ def blend(
 ) -> NDArray[np.uint8]:
     """The picture of `overlay`, without its legend: u8[h w 3]."""
     background = _background(class_names)
-    paint = colorize(label, colors, ignore_label=ignore_label)
     thickness = max(1, round(min(label.shape) / 400))
     contour = _contour(label, thickness) & (label != ignore_label)
-    # Inside an object the contour is its own colour, darkened: it separates neighbours of a
-    # similar colour without adding one that the legend would have to explain.
-    mixed = image + np.float32(alpha) * (paint - image.astype(np.float32))
-    mixed = np.where(contour[..., None], np.float32(0.4) * paint, mixed)
-    mixed = np.where((label == background)[..., None], image, mixed)
-    return np.rint(mixed).astype(np.uint8)
+    blended = np.empty_like(image)
+    for top in range(0, len(image), BAND):
+        rows = slice(top, top + BAND)
+        part, paint = image[rows], colorize(label[rows], colors, ignore_label=ignore_label)
+        # Inside an object the contour is its own colour, darkened: it separates neighbours of a
+        # similar colour without adding one that the legend would have to explain.
+        mixed = part + np.float32(alpha) * (paint - part.astype(np.float32))
+        mixed = np.where(contour[rows, :, None], np.float32(0.4) * paint, mixed)
+        mixed = np.where((label[rows] == background)[..., None], part, mixed)
+        blended[rows] = np.rint(mixed)
+    return blended
 
 
 def contact_sheet(
     images: Sequence[Image.Image | NDArray[np.uint8]],
     titles: Sequence[str],
     columns: int | None = None,
-    cell: int = 256,
+    cell: int = CELL,
+    heading: str = "",
 ) -> Image.Image:
-    """Lays images out in a grid of thumbnails of at most cell x cell pixels, captions below."""
+    """Lays images out in a grid of thumbnails of at most cell x cell pixels, captions below.
+
+    A heading stands above all.
+    """
     columns = columns or max(1, ceil(len(images) ** 0.5))
     thumbnails = [fit(image, cell) for image in images]
     gap, font = cell // 20, _font(max(11, cell // 18))
     caption = round(2.4 * font.size)
     rows = [range(i, min(i + columns, len(images))) for i in range(0, len(images), columns)]
     heights = [max(thumbnails[i].height for i in row) for row in rows]
-    height = gap + sum(h + caption for h in heights)
+    top = caption if heading else 0
+    height = gap + top + sum(h + caption for h in heights)
     sheet = Image.new("RGB", (gap + columns * (cell + gap), height), WHITE)
     draw = ImageDraw.Draw(sheet)
-    y = gap
+    draw.text((sheet.width // 2, gap + top // 2), heading, INK, font, "mm")
+    y = gap + top
     for row, row_height in zip(rows, heights, strict=True):
         for column, i in enumerate(row):
             x = gap + column * (cell + gap)

@@ -1,11 +1,10 @@
-"""Prediction from saved weights: from Python by `load`, for files by `predict_files`."""
+"""Prediction from saved weights, from Python: `load`."""
 
 import dataclasses
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,22 +12,15 @@ import numpy as np
 from jax import Array
 from PIL import Image
 
-from deeplab_jax import pictures
-from deeplab_jax.config import MeshConfig, at_output_stride, round_up
-from deeplab_jax.data import cityscapes, voc
-from deeplab_jax.data.decode import decode_image, read_file
+from deeplab_jax.config import MeshConfig, at_output_stride
+from deeplab_jax.data.pipeline import input_size
 from deeplab_jax.data.transforms import Size, central_crop, cut, fit_size, whole
-from deeplab_jax.data.walk import SUFFIXES
 from deeplab_jax.errors import UserError
 from deeplab_jax.models import build_model, mean_pixel
 from deeplab_jax.models.layers import resize_bilinear
 from deeplab_jax.sharding import device_mesh, on_mesh, place, replicated
 from deeplab_jax.step import predict_labels, predict_probabilities
 from deeplab_jax.weights.files import Weights, load_weights
-
-Format = Literal["index", "voc", "cityscapes"]
-# Where the evaluation server of VOC looks, segmentation by methods trained on any data.
-VOC_RESULTS = "results/VOC2012/Segmentation/comp6_test_cls"
 
 
 class Predictor:
@@ -68,42 +60,41 @@ class Predictor:
     def predict_batch(
         self, images: Sequence[np.ndarray], *, probabilities: bool = False
     ) -> list[np.ndarray]:
-        """Several pictures in one pass; they may have different sizes.
+        """Several images in one pass for each size; each is predicted as if it were alone.
 
         Raises:
           UserError: a picture is not u8 [h w 3].
         """
         for i, image in enumerate(images):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                found = f"{image.dtype} {list(image.shape)}"
-                raise UserError(f"image {i} is {found}; allowed is uint8 [height, width, 3], RGB")
+                kind = f"{image.dtype} {list(image.shape)}"
+                raise UserError(f"image {i} is {kind}; allowed is uint8 [height, width, 3], RGB")
         run = self._probabilities if probabilities else self._labels
         if self.classifies:
             return list(np.asarray(run(self._variables, self._centres(images))))
         sizes: list[Size] = [(i.shape[0], i.shape[1]) for i in images]
-        box = self.input_size((max(h for h, _ in sizes), max(w for _, w in sizes)))
-        scaled = [self._scaled(size, box) for size in sizes]
-        fill = mean_pixel(self.config.model.backbone)
-        batch = np.stack(
-            [
-                whole(image, s, box, fill, smooth=True)
-                for image, s in zip(images, scaled, strict=True)
-            ]
-        )
-        outputs = np.asarray(run(self._variables, batch))
-        cropped = [o[:h, :w] for o, (h, w) in zip(outputs, scaled, strict=True)]
-        restore = smooth_to_size if probabilities else nearest_to_size
-        return [restore(o, size) for o, size in zip(cropped, sizes, strict=True)]
+        boxes = [self.input_size(size) for size in sizes]
+        found: dict[int, np.ndarray] = {}
+        for box in dict.fromkeys(boxes):  # an image's neighbours must not change its padding
+            group = [i for i, b in enumerate(boxes) if b == box]
+            scaled = [self._scaled(sizes[i], box) for i in group]
+            outputs = np.asarray(run(self._variables, self._batch(images, group, scaled, box)))
+            for i, output, (h, w) in zip(group, outputs, scaled, strict=True):
+                restore = smooth_to_size if probabilities else nearest_to_size
+                found[i] = restore(output[:h, :w], sizes[i])
+        return [found[i] for i in range(len(images))]
 
     def input_size(self, size: Size) -> Size:
-        """Height and width that the network gets for a picture of `size`."""
-        data, stride = self.config.data, self.config.model.output_stride
-        if data.eval_size and (
-            data.resize == "fit" or (size[0] <= data.eval_size[0] and size[1] <= data.eval_size[1])
-        ):
-            return data.eval_size
-        h, w = (round_up(n, stride) for n in size)
-        return (max(h, 2 * stride + 1), max(w, 2 * stride + 1))
+        """Height and width that the network gets for an image of `size`; `pipeline.input_size`."""
+        return input_size(size, self.config.data, self.config.model.output_stride)
+
+    def _batch(
+        self, images: Sequence[np.ndarray], group: list[int], scaled: list[Size], box: Size
+    ) -> np.ndarray:
+        """Images of one input size, each scaled and padded to it."""
+        fill = mean_pixel(self.config.model.backbone)
+        pairs = zip(group, scaled, strict=True)
+        return np.stack([whole(images[i], size, box, fill, smooth=True) for i, size in pairs])
 
     def _centres(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """What a classifier sees of pictures of any size, as at evaluation."""
@@ -162,120 +153,3 @@ def load(
     )
     config = dataclasses.replace(config, eval=views, mesh=MeshConfig(space=space))
     return Predictor(weights._replace(config=config))
-
-
-def find_pictures(path: Path) -> list[Path]:
-    """A picture, or all pictures of a folder in order of name."""
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise UserError(f"{path}: no such file or folder")
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-    if not found:
-        raise UserError(f"{path}: holds no pictures ({', '.join(sorted(SUFFIXES))})")
-    return found
-
-
-def predict_files(
-    predictor: Predictor, files: Iterable[Path], out: Path, form: Format = "index"
-) -> list[str]:
-    """Write OUT/NAME.png (class ids, palette) and OUT/NAME_overlay.png for each picture.
-
-    A contact sheet of several goes to OUT/contact_sheet.png. The forms for the servers of VOC and
-    Cityscapes are label files alone, named as these want them. Returns (and prints) a line for each
-    picture; one that cannot be read is reported and passed over.
-
-    Raises:
-      UserError: the network has not the server's number of classes; no picture could be read.
-    """
-    check_form(predictor, form)
-    out.mkdir(parents=True, exist_ok=True)
-    compiled: set[Size] = set()
-    names: list[str] = []
-    overlays: list[Image.Image] = []
-    lines = []
-    for file in files:
-        try:
-            # A server compares with pictures as they are stored, not as a camera says to turn them.
-            image = decode_image(read_file(file), str(file), exif=form == "index")
-        except UserError as error:
-            lines.append(f"error: {error}")
-            print(lines[-1], flush=True)
-            continue
-        size = predictor.input_size((image.shape[0], image.shape[1]))
-        if size not in compiled:
-            compiled.add(size)
-            predictor.predict(image)  # compiles; not counted below
-        start = time.perf_counter()
-        label = predictor.predict(image)
-        milliseconds = 1000 * (time.perf_counter() - start)
-        names.append(unique(file.stem, names))
-        save_label(label, out, names[-1], form, predictor.colors)
-        if form == "index":
-            painted = pictures.overlay(image, label, predictor.colors, predictor.class_names)
-            painted.save(out / f"{names[-1]}_overlay.png")
-            overlays.append(painted)
-        lines.append(f"{file.name}: {describe(label, predictor)}; {milliseconds:.0f} ms")
-        print(lines[-1], flush=True)
-    if len(overlays) > 1:
-        pictures.contact_sheet(overlays, names).save(out / "contact_sheet.png")
-    if not names:
-        raise UserError("none of the pictures could be read")
-    return lines
-
-
-def check_form(predictor: Predictor, form: Format) -> None:
-    """Raise UserError unless the network's classes can be those of the server."""
-    needed = {"voc": len(voc.CLASS_NAMES), "cityscapes": len(cityscapes.CLASS_NAMES)}.get(form)
-    classes = predictor.config.model.num_classes
-    if needed not in (None, classes):
-        raise UserError(f"--format={form} is for {needed} classes; these weights have {classes}")
-
-
-def save_label(
-    label: np.ndarray, out: Path, name: str, form: Format, colors: Sequence[pictures.RGB]
-) -> None:
-    """A prediction u8 [h w] as its class ids with a palette, or as a server wants it.
-
-    VOC: ids with VOC's palette, in the folders of its archive. Cityscapes: the ids of its masks
-    (`labelIds`) in grey; its script finds a file by the picture's name at the beginning.
-    """
-    if form == "cityscapes":
-        ids = np.array(cityscapes.TRAIN_ID_TO_ID, np.uint8)[label]
-        Image.fromarray(ids).save(out / f"{name}.png")
-        return
-    folder = out / VOC_RESULTS if form == "voc" else out
-    folder.mkdir(parents=True, exist_ok=True)
-    pictures.save_index_png(label, folder / f"{name}.png", voc.COLORS if form == "voc" else colors)
-
-
-def classify_files(predictor: Predictor, files: Iterable[Path]) -> list[str]:
-    """Return (and print) a line for each picture: its five most likely classes, or what is wrong.
-
-    `predictor` is of a classifier.
-    """
-    lines = []
-    for file in files:
-        try:
-            image = decode_image(read_file(file), str(file), exif=True)
-            p = predictor.predict(image, probabilities=True)[0, 0]
-            best = [f"{predictor.class_names[i]} {100 * p[i]:.1f} %" for i in np.argsort(-p)[:5]]
-            lines.append(f"{file.name}: {', '.join(best)}")
-        except UserError as error:
-            lines.append(f"error: {error}")
-        print(lines[-1], flush=True)
-    return lines
-
-
-def unique(name: str, taken: Iterable[str]) -> str:
-    """`name`, or with a number where a.jpg and a.png would write the same file."""
-    candidates = [name, *(f"{name}_{i}" for i in range(2, 10_000))]
-    return next(c for c in candidates if c not in set(taken))
-
-
-def describe(label: np.ndarray, predictor: Predictor) -> str:
-    """'dog 31.2 %, cat 8.0 %': the classes found, by area, those under 0.1 % left out."""
-    counts = np.bincount(label.ravel(), minlength=len(predictor.class_names))
-    shares = 100 * counts / label.size
-    order = [i for i in np.argsort(-shares) if shares[i] >= 0.1]
-    return ", ".join(f"{predictor.class_names[i]} {shares[i]:.1f} %" for i in order)

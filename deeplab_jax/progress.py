@@ -1,7 +1,10 @@
 """Progress of long work: a bar on a terminal, a plain line now and then elsewhere."""
 
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.progress import (
     BarColumn,
@@ -63,6 +66,25 @@ class Ticker:
         left = f", {duration((self.total - self.done) / rate)} left" if rate > 0 else ""
         note = f", {self._note}" if self._note else ""
         return f"{self.done}/{self.total} {self.unit}s, {rate:.2f} {self.unit}s/s{left}{note}"
+
+
+@contextmanager
+def sign_of_life(what: str) -> Iterator[None]:
+    """Print '{what}: 30 s so far' now and then while the work inside takes that long."""
+    start, done = time.monotonic(), threading.Event()
+
+    def report() -> None:
+        while not done.wait(LINE_SECONDS):
+            so_far = duration(time.monotonic() - start)
+            print(f"{what}: {so_far} so far", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def duration(seconds: float) -> str:

@@ -42,14 +42,30 @@ class Curve(NamedTuple):
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; a last line cut short by a crash is left out."""
-    rows = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+    """The rows of a metrics.jsonl; broken lines are left out, as `read_log` counts them."""
+    return read_log(file)[0]
+
+
+def read_log(file: Path) -> tuple[list[dict[str, Any]], int]:
+    """The rows of a metrics.jsonl, and how many of its lines are none.
+
+    A row is a JSON object with a whole number as its `step`. A last line without its end, which a
+    kill leaves, is left out and not counted.
+    """
+    lines = file.read_bytes().split(b"\n")
+    rows = [log_row(line) for line in lines]
+    broken = sum(
+        row is None and line.strip() != b"" for row, line in zip(rows[:-1], lines, strict=False)
+    )
+    return [row for row in rows if row is not None], broken
+
+
+def log_row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line.decode())
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and type(row.get("step")) is int else None
 
 
 def write_report(folder: Path) -> Path:

@@ -14,7 +14,8 @@ from jax import Array
 class TrainState:
     """step int32 [] counts finished updates, skipped ones too; the next four are trees of arrays.
 
-    ema is the parameters' moving average, None without one. skipped, skipped_in_a_row int32 []:
+    ema is the moving average of the variables, None without one: of BatchNorm's statistics too, as
+    those of the raw parameters would not fit the averaged ones. skipped, skipped_in_a_row int32 []:
     steps whose loss or gradient was not finite, in all and just now. data_offset int32 []: steps'
     worth of data passed over by going back, so that step k trains on batch k + data_offset.
     """
@@ -36,21 +37,22 @@ class TrainState:
     @property
     def averaged(self) -> dict[str, Any]:
         """What is evaluated and kept: the moving average where there is one."""
-        return self.variables if self.ema is None else {**self.variables, "params": self.ema}
+        return self.variables if self.ema is None else self.ema
 
 
 def init_state(
     variables: Any, optimizer: optax.GradientTransformation, *, ema: bool = False
 ) -> TrainState:
     """The state before the first step."""
-    params = variables["params"]
+    params, batch_stats = variables["params"], variables["batch_stats"]
+    average = {"params": params, "batch_stats": batch_stats}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats=variables["batch_stats"],
+        batch_stats=batch_stats,
         opt_state=optimizer.init(params),
         # A copy: the step donates its state, and no buffer can be donated twice.
-        ema=jax.tree.map(jnp.copy, params) if ema else None,
+        ema=jax.tree.map(jnp.copy, average) if ema else None,
         skipped=jnp.zeros((), jnp.int32),
         skipped_in_a_row=jnp.zeros((), jnp.int32),
         data_offset=jnp.zeros((), jnp.int32),

@@ -120,7 +120,8 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema is not None:
-        ema = moving_average(ema, params, config.train.ema_decay, state.step)
+        variables = {"params": params, "batch_stats": batch_stats}
+        ema = moving_average(ema, variables, config.train.ema_decay, state.step)
     norm = gradient_norm(grads)
     new = dataclasses.replace(
         state, params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema

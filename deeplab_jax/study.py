@@ -32,6 +32,7 @@ from deeplab_jax.config import (
 from deeplab_jax.data.pipeline import open_split
 from deeplab_jax.errors import UserError
 from deeplab_jax.evaluate import Evaluator, protocol, write_evaluation
+from deeplab_jax.files import json_text
 from deeplab_jax.loop import check_same, fit
 from deeplab_jax.models.summary import parameters, trace
 from deeplab_jax.progress import duration
@@ -221,11 +222,10 @@ def run_study(study: Study, out: Path, seeds: int = 1) -> str:
         note = f"{row.name}, seed {trained.train.seed}: mIoU {miou} %"
         print(f"[{i}/{len(todo)}] {note}, {duration(seconds)}", file=sys.stderr, flush=True)
         summary = summarise(study, results, seeds, seconds)
-        (out / "study.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        (out / "study.json").write_text(json_text(summary, indent=1) + "\n", encoding="utf-8")
         table = markdown(summary)
-        (out / "table.md").write_text(
-            f"# {study.title}\n\n{study.about}\n\n{table}\n", encoding="utf-8"
-        )
+        page = f"# {study.title}\n\n{study.about}\n\n{table}\n"
+        (out / "table.md").write_text(page, encoding="utf-8")
         write_study(out)
     return table
 
@@ -262,7 +262,8 @@ def run_row(row: Row, trained: Config, evaluated: Config) -> Numbers:
 def measured(folder: Path, config: Config) -> Numbers | None:
     """The folder's evaluation.json; None where there is none of this protocol."""
     try:
-        numbers: Numbers = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+        text = (folder / "evaluation.json").read_text(encoding="utf-8")
+        numbers: Numbers = json.loads(text)
     except (OSError, ValueError):
         return None
     wanted = json.loads(json.dumps(protocol(config)))

@@ -40,6 +40,7 @@ LAYERS = [
     [
         "data.pipeline",
         "data.checks",
+        "data.values",
         "state",
         "views",
         "weights.slots",
@@ -49,6 +50,7 @@ LAYERS = [
     ],
     ["step", "checkpoint", "weights", "weights.files", "weights.convert"],
     ["evaluate", "predict"],
+    ["predict_files"],
     ["plan.chips", "plan.programs"],
     ["plan.compilers", "plan.estimate"],
     ["plan.planner"],
@@ -135,6 +137,7 @@ def test_jax_is_not_needed_to_decode_or_draw() -> None:
         "data.sources",
         "data.scenes",
         "data.checks",
+        "data.values",
         "pictures",
     ):
         text = (PACKAGE / f"{module.replace('.', '/')}.py").read_text()

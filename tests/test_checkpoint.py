@@ -1,22 +1,27 @@
 """Checkpoints: what is damaged is never restored, what cannot be written is said."""
 
 import dataclasses
+import errno
 import os
 import resource
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from synthetic import simulated_mesh
 
-from deeplab_jax import UserError
+from deeplab_jax import UserError, checkpoint
 from deeplab_jax.checkpoint import Checkpoints
 from deeplab_jax.sharding import Shape, place
 from deeplab_jax.state import TrainState
@@ -89,9 +94,116 @@ def test_with_damaged_ones_alone_nothing_starts_afresh(tmp_path: Path) -> None:
     folder = saved(tmp_path)
     shutil.rmtree(folder / "20" / "about")
     flip_a_bit(largest_file(folder / "10" / "about"))
+    best = folder.with_name("best")
+    best.mkdir()
     for _ in range(2):  # nor the second time
-        with pytest.raises(UserError, match="every checkpoint is damaged"):
+        with pytest.raises(UserError, match="every checkpoint is damaged; 2 are kept") as raised:
             restored(folder)
+    assert f"--pretrained={best}" in str(raised.value) and "remove" not in str(raised.value)[:150]
+
+
+def io_error() -> Exception:
+    error = ValueError("could not read")  # as Orbax wraps it
+    error.__cause__ = OSError(errno.EIO, "Input/output error", "manifest.ocdbt")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (io_error(), UserError, "20 cannot be read now .*manifest.ocdbt"),
+        (ValueError("UNAVAILABLE: the server is away\nmore"), UserError, "UNAVAILABLE: the server"),
+        (TimeoutError("too late"), UserError, "too late"),
+        (MemoryError("no room"), MemoryError, "no room"),
+        (RuntimeError("RESOURCE_EXHAUSTED: out of device memory"), RuntimeError, "RESOURCE_EXH"),
+        (ValueError("std::bad_alloc"), ValueError, "bad_alloc"),
+    ],
+    ids=lambda x: type(x).__name__ if isinstance(x, Exception) else None,
+)
+@pytest.mark.parametrize("item", ["about", "state"])
+def test_what_the_machine_lacks_is_no_damage(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    raised: type[Exception],
+    message: str,
+    item: str,
+) -> None:
+    folder, restore = saved(tmp_path), ocp.CheckpointManager.restore
+
+    def failing(self: ocp.CheckpointManager, step: int, args: Any) -> Any:
+        if item in args:
+            raise error
+        return restore(self, step, args=args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ocp.CheckpointManager, "restore", failing)
+        with pytest.raises(raised, match=message):
+            restored(folder)
+    assert sorted(os.listdir(folder)) == ["10", "20"]
+    assert restored(folder) == 20
+
+
+def test_a_file_that_cannot_be_read_through_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The restore fails without a reason, and one file's bytes do not come."""
+    folder = saved(tmp_path)
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        raise ValueError("no reason")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ocp.CheckpointManager, "restore", failing)
+        patched.setattr(checkpoint, "unreadable", lambda folder: "disk: Input/output error")
+        with pytest.raises(UserError, match=r"20 cannot be read now .disk: Input/output error"):
+            restored(folder)
+    assert sorted(os.listdir(folder)) == ["10", "20"]
+
+
+def test_what_fails_once_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, restore, calls = saved(tmp_path), ocp.CheckpointManager.restore, []
+
+    def failing_first(self: ocp.CheckpointManager, step: int, args: Any) -> Any:
+        calls.append(step)
+        if len(calls) == 2:  # about, then state
+            raise ValueError("in passing")
+        return restore(self, step, args=args)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", failing_first)
+    assert restored(folder) == 20 and calls == [20, 20, 20]
+
+
+FAILING = """
+import sys
+from pathlib import Path
+from test_checkpoint import EXPERIMENT, state_at
+from deeplab_jax.checkpoint import Checkpoints
+folder = Path(sys.argv[1]) / "run"
+with Checkpoints(folder / "checkpoints", EXPERIMENT) as checkpoints:
+    checkpoints.save(10, state_at(10))
+    assert checkpoints.wait()
+    folder.rename(folder.with_name("moved"))
+    folder.touch()  # a file where the run's folder was
+    checkpoints.save(20, state_at(20))
+    assert not checkpoints.wait()
+sys.exit(7)
+"""
+
+
+def test_a_process_ends_after_a_failed_save(tmp_path: Path) -> None:
+    """Orbax's threads wait for each other, for minutes and more: the process does not."""
+    path = {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING, str(tmp_path)],
+        env={**os.environ, **path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 7, done.stderr
+    assert "the checkpoint of step 20 could not be written" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_strays_are_no_checkpoints(tmp_path: Path) -> None:

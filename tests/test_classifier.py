@@ -20,7 +20,12 @@ import deeplab_jax
 from deeplab_jax import Config, DataConfig, EvalConfig, OptimConfig, TrainConfig, UserError
 from deeplab_jax.commands import convert, evaluate, predict
 from deeplab_jax.data.checks import check_data
-from deeplab_jax.data.pipeline import eval_batches, open_split, train_batches
+from deeplab_jax.data.pipeline import (
+    eval_batches,
+    open_split,
+    plan_evaluation,
+    train_batches,
+)
 from deeplab_jax.data.sources import NO_CLASS
 from deeplab_jax.loop import fit, initial_variables
 from deeplab_jax.losses import pixel_losses
@@ -146,7 +151,8 @@ def test_one_class_more_is_a_background(config: Config) -> None:
 
 def test_batches_have_one_label_a_picture(config: Config) -> None:
     source = open_split(config.data, "validation", config.model)
-    first, last = eval_batches(source, config.data, batch_size=8, input_size=(33, 33))
+    plan = plan_evaluation(source, config.data, output_stride=16, batch_size=8)
+    first, last = eval_batches(source, config.data, plan)
     assert first["image"].shape == (8, 33, 33, 3) and first["label"].dtype == np.uint16
     assert last["label"].shape == (8, 1, 1) and last["label"].dtype == np.uint16
     assert last["label"].ravel().tolist()[3:] == [NO_CLASS] * 5

@@ -53,6 +53,10 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
             lambda: ModelConfig(mobilenet_endpoints="blocks"),
             r"model.mobilenet_endpoints .* mobilenet_v2 alone",
         ),
+        (
+            lambda: ModelConfig(head="classifier", num_classes=46341),  # squared, above an int32
+            r"model.num_classes = 46341 .* 2 to 46340",
+        ),
         (lambda: ModelConfig(head_init="xavier"), r"model.head_init = 'xavier' .* official, he"),  # type: ignore[arg-type]
         (lambda: ModelConfig(decoder_strides=(4, 8)), r"model.decoder_strides .* largest first"),
         (lambda: ModelConfig(decoder_kernel=2), r"model.decoder_kernel = 2 .* odd"),

@@ -2,21 +2,25 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 import official
 import pytest
-from synthetic import random_variables
+from conftest import TINY_MODEL
+from PIL import Image
+from synthetic import random_variables, square_picture
 
-from deeplab_jax import Config
+from deeplab_jax import Config, UserError
 from deeplab_jax.commands import convert, evaluate
+from deeplab_jax.config import load_json, save_json
 from deeplab_jax.data.pipeline import open_split
 from deeplab_jax.evaluate import Evaluator, write_evaluation
 from deeplab_jax.predict import Predictor
 from deeplab_jax.sharding import device_mesh, place
-from deeplab_jax.weights.files import Weights
+from deeplab_jax.weights.files import Weights, save_weights
 
 
 @pytest.mark.parametrize("resize", ["keep", "fit"])
@@ -45,6 +49,90 @@ def test_counts_equal_a_plain_evaluation(tiny_config: Config, tmp_path: Path, re
     means = next(line for line in table.splitlines() if line.startswith("mean "))
     assert f"{100 * result.scores.miou:.2f}" in means
     assert (tmp_path / "predictions.png").stat().st_size > 1000
+
+
+def test_an_evaluation_is_of_what_the_predictor_predicts(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    """Images of several sizes, none set: the others of a split change nothing of one's score."""
+    pictures = [square_picture(i) for i in range(5)]
+    crops = [(40, 56), (30, 20), (40, 40), (20, 20), (39, 55)]
+    for kind in (0, 1):
+        folder = tmp_path / ("images", "masks")[kind] / "val"
+        folder.mkdir(parents=True)
+        for i, (pair, (h, w)) in enumerate(zip(pictures, crops, strict=True)):
+            Image.fromarray(pair[kind][:h, :w]).save(folder / f"{i}.png")
+    data = dataclasses.replace(tiny_config.data, root=str(tmp_path), eval_size=None)
+    shown = dataclasses.replace(tiny_config.eval, pictures=5)
+    config = dataclasses.replace(tiny_config, model=TINY_MODEL, data=data, eval=shown)
+    source, variables = open_split(data, "val", config.model), random_variables(TINY_MODEL)
+    mesh = device_mesh(devices=jax.devices()[:1])
+    result = Evaluator(config, source, mesh)(place(variables, mesh))
+    network = Predictor(Weights(config, variables, source.class_names, source.colors))
+    assert sorted(result.predictions) == [*range(5)]
+    for i, prediction in result.predictions.items():
+        (h, w), image = crops[i], pictures[i][0]
+        alone = network.predict(image[:h, :w])
+        assert prediction.shape == (h, w)
+        assert (prediction != alone).mean() < 0.002  # ties of float32 between batch sizes
+        valid = (label := pictures[i][1][:h, :w]) != 255
+        assert result.pictures[i].tolist() == [(prediction == label)[valid].sum(), valid.sum()]
+
+
+def scored(capsys: pytest.CaptureFixture[str], arguments: str) -> float:
+    """The mIoU, in percent, that `evaluate` prints."""
+    evaluate(arguments.split())
+    return float(capsys.readouterr().out.strip().splitlines()[-1].split()[1])
+
+
+@pytest.fixture
+def saved(tiny_config: Config, tmp_path: Path) -> tuple[Config, Path]:
+    """Weights whose images are scaled to fit, and an experiment's file that does not say so."""
+    model = dataclasses.replace(tiny_config.model, head_init="he")
+    config = dataclasses.replace(tiny_config, model=model)
+    save_json(config, tmp_path / "data.json")
+    data = dataclasses.replace(config.data, resize="fit", eval_size=(33, 33))
+    config = dataclasses.replace(config, data=data)
+    names, colors = ("grey", "red", "blue"), ((0, 0, 0), (220, 60, 60), (60, 90, 220))
+    weights = Weights(config, random_variables(config.model, 3), names, colors)
+    save_weights(tmp_path / "w", weights)
+    return config, tmp_path
+
+
+def test_how_images_are_sized_is_the_weights_own(
+    saved: tuple[Config, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, folder = saved
+    base = f"--weights {folder / 'w'} --out {folder / 'out'}"
+    own, other = scored(capsys, base), scored(capsys, f"{base} --config={folder / 'data.json'}")
+    written = load_json(folder / "out" / "config.json").data
+    assert (written.resize, written.eval_size) == ("fit", (33, 33)) and own == other
+    told = f"{base} --config={folder / 'data.json'} --data.resize=keep --data.eval_size 65 65"
+    scored(capsys, told)
+    assert load_json(folder / "out" / "config.json").data.eval_size == (65, 65)
+
+
+def test_the_same_classes_in_another_order_are_mapped(
+    saved: tuple[Config, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, folder = saved
+    base = f"--weights {folder / 'w'} --out {folder / 'out'} --eval.boundary=0.1"
+    want = scored(capsys, base)
+    shutil.copytree(config.data.root, folder / "d")
+    (folder / "d" / "classes.txt").write_text("blue\ngrey\nred\n")
+    for mask in (folder / "d" / "masks").rglob("*.png"):
+        with Image.open(mask) as picture:
+            ids = np.asarray(picture)
+        order = np.array([1, 2, 0, *range(3, 256)], np.uint8)
+        Image.fromarray(order[ids]).save(mask)
+    got = scored(capsys, f"{base} --data.root={folder / 'd'}")
+    assert got == want
+    (folder / "d" / "classes.txt").write_text("grass\ngrey\nred\n")
+    evaluate(f"{base} --data.root={folder / 'd'}".split())
+    assert "0: 'grey' / 'grass', 1: 'red' / 'grey'" in capsys.readouterr().err
+    (folder / "d" / "classes.txt").write_text("grass\ngrey\nred\nblue\n")
+    with pytest.raises(UserError, match=r"predicts 3 classes \(grey.* has 4 .*cannot be compared"):
+        evaluate(f"{base} --data.root={folder / 'd'}".split())
 
 
 def test_one_and_eight_devices_agree_exactly(tiny_config: Config, tmp_path: Path) -> None:
@@ -97,7 +185,7 @@ def test_the_known_score_of_real_weights(
     evaluate(
         f"--weights {tmp_path / 'w'} --config=configs/voc.py --data.root={devkit}"
         f" --data.prepared_dir={tmp_path / 'tfds'}"
-        " --data.resize=fit --data.eval_split=val[:48]".split()
+        " --data.eval_split=val[:48]".split()
     )
     line = capsys.readouterr().out.strip().splitlines()[-1]
     miou, accuracy = float(line.split()[1]), float(line.split()[5])

@@ -3,13 +3,15 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +23,14 @@ from synthetic import square_picture
 
 import deeplab_jax
 from deeplab_jax import Config, UserError, loop, step
-from deeplab_jax.config import save_json
-from deeplab_jax.data.pipeline import open_split
+from deeplab_jax.config import from_dict, save_json
+from deeplab_jax.data.pipeline import ReaderFailed, open_split
 from deeplab_jax.errors import INTERRUPTED
+from deeplab_jax.interruption import Interrupted, Interruption
 from deeplab_jax.log import Log, NumbersGoneBad
-from deeplab_jax.loop import fit
+from deeplab_jax.loop import alone_in, fit
 from deeplab_jax.report import read_metrics
-from deeplab_jax.weights.files import load_weights
+from deeplab_jax.weights.files import load_weights, read_note, save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -46,7 +49,9 @@ def run(config: Config) -> "subprocess.Popen[bytes]":
     save_json(config, file)
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
     command = [sys.executable, str(ROOT / "train.py"), f"--config={file}"]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+    )
 
 
 def history(workdir: Path) -> list[dict[str, Any]]:
@@ -73,29 +78,163 @@ def test_a_run_leaves_its_weights_numbers_and_pictures(unbroken: Path, tiny_conf
 
 
 @pytest.mark.parametrize(
-    ("number", "lines"),
-    [(signal.SIGKILL, 4), (signal.SIGTERM, 1)],
+    ("number", "lines", "workers"),
+    [(signal.SIGKILL, 4, 0), (signal.SIGTERM, 1, 0), (signal.SIGINT, 1, 1)],
     ids=lambda x: getattr(x, "name", str(x)),
 )
 def test_an_ended_run_resumes_to_the_same_numbers(
-    unbroken: Path, tiny_config: Config, tmp_path: Path, number: signal.Signals, lines: int
+    unbroken: Path,
+    tiny_config: Config,
+    tmp_path: Path,
+    number: signal.Signals,
+    lines: int,
+    workers: int,
 ) -> None:
-    """Ended once that many lines are logged: between checkpoints, and around an evaluation."""
-    config = with_workdir(tiny_config, tmp_path / "ended")
+    """Ended once that many lines are logged: between checkpoints, and around an evaluation.
+
+    All of its processes hear the signal, as those of a terminal hear Ctrl-C.
+    """
+    data = dataclasses.replace(tiny_config.data, workers=workers)
+    config = with_workdir(dataclasses.replace(tiny_config, data=data), tmp_path / "ended")
     process, log = run(config), tmp_path / "ended" / "metrics.jsonl"
     while (
         process.poll() is None and len(log.read_text().splitlines() if log.exists() else []) < lines
     ):
         time.sleep(0.005)
-    process.send_signal(number)
-    assert process.wait() in (-signal.SIGKILL, INTERRUPTED)
-    if number == signal.SIGTERM:  # no step is lost
+    os.killpg(process.pid, number)
+    assert process.wait() == (-number if number == signal.SIGKILL else INTERRUPTED)
+    if number != signal.SIGKILL:  # no step is lost
         saved = max(int(p.name) for p in (tmp_path / "ended" / "checkpoints").iterdir())
         assert saved == history(tmp_path / "ended")[-1]["step"]
     assert run(config).wait() == 0
     assert history(tmp_path / "ended") == history(unbroken)
     ours, theirs = (load_weights(d).variables for d in (tmp_path / "ended", unbroken))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_what_ends_the_reader_costs_no_step(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_workdir(tiny_config, tmp_path / "run")
+    batches, left = loop.train_batches, [3, 1]
+
+    def ending(*args: Any, **kwargs: Any) -> Any:
+        yield from islice(batches(*args, **kwargs), left.pop(0))
+        if not left:  # as where a signal reaches all that read the data too
+            monkeypatch.setattr(Interruption, "received", True)
+        raise ReaderFailed("error: a worker is gone")
+
+    monkeypatch.setattr(loop, "train_batches", ending)
+    with pytest.raises(ReaderFailed, match="a worker is gone"):
+        fit(config)
+    assert sorted(os.listdir(tmp_path / "run" / "checkpoints")) == ["2", "3"]
+    with pytest.raises(Interrupted):
+        fit(config)
+    assert sorted(os.listdir(tmp_path / "run" / "checkpoints")) == ["3", "4"]
+
+
+def test_a_second_run_in_one_folder_is_refused(tiny_config: Config, tmp_path: Path) -> None:
+    config = with_workdir(tiny_config, tmp_path / "run")
+    with (
+        alone_in(tmp_path / "run"),
+        pytest.raises(UserError, match=f"process {os.getpid()} on .* trains there"),
+    ):
+        fit(config)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    with alone_in(tmp_path / "run"):  # free again
+        pass
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"workdir = .*file: that is a file"):
+        fit(with_workdir(config, tmp_path / "file"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a run but its lock."""
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name != "lock")
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+@pytest.mark.parametrize("learning_rate", [0.05, 0.5])
+@pytest.mark.parametrize("noted", [True, False])
+def test_results_without_a_checkpoint_are_not_replaced(
+    unbroken: Path, tiny_config: Config, tmp_path: Path, learning_rate: float, noted: bool
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(unbroken, folder)
+    shutil.rmtree(folder / "checkpoints")
+    if not noted:  # by a run of an earlier version
+        (folder / "experiment.json").unlink()
+    before = contents(folder)
+    optim = dataclasses.replace(tiny_config.optim, learning_rate=learning_rate)
+    config = dataclasses.replace(with_workdir(tiny_config, folder), optim=optim)
+    for accept in (False, True):
+        with pytest.raises(UserError, match=r"results \(best, .*\) but no checkpoint"):
+            fit(dataclasses.replace(config, accept_changes=accept))
+    assert contents(folder) == before
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(
+    unbroken: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(unbroken, folder)
+    shutil.rmtree(folder / "checkpoints")
+    noted = json.loads((folder / "experiment.json").read_text())
+    assert noted["checkpoint"] is True
+    (folder / "experiment.json").write_text(json.dumps(noted | {"checkpoint": False}))
+    before = contents(folder)
+    optim = dataclasses.replace(tiny_config.optim, learning_rate=0.5)
+    with pytest.raises(UserError, match=r"optim.learning_rate: there 0.05, now 0.5"):
+        fit(dataclasses.replace(with_workdir(tiny_config, folder), optim=optim))
+    assert contents(folder) == before
+    fit(with_workdir(tiny_config, folder))
+    assert [row["step"] for row in history(folder) if "loss" in row] == [*range(1, 7)]
+    assert json.loads((folder / "experiment.json").read_text())["checkpoint"] is True
+
+
+def test_a_broken_line_of_the_log_costs_that_line_alone(
+    unbroken: Path, tiny_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(unbroken, folder)
+    lines = (folder / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    lines[1] = b'{"step": 2, "loss"\n\xff\xfe\n[1]\n{"loss": 1}\n{"step": "2"}\n'
+    (folder / "metrics.jsonl").write_bytes(b"".join(lines))
+    broken = (folder / "metrics.jsonl").read_bytes()
+    for _ in range(2):  # said and kept once
+        fit(with_workdir(tiny_config, folder))
+        whole = history(unbroken)
+        assert history(folder) == [whole[0], *whole[2:]]
+    assert capsys.readouterr().err.count("5 broken lines are left out") == 1
+    assert (folder / "metrics.jsonl.broken").read_bytes() == broken
+    assert not (folder / "metrics.jsonl.broken1").exists()
+
+
+def test_the_best_weights_carry_their_score(
+    unbroken: Path, tiny_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Worse ones do not replace them, whatever the log says; another protocol scores them anew."""
+    folder = tmp_path / "copy"
+    shutil.copytree(unbroken, folder)
+    note, weights = read_note(folder / "best"), load_weights(folder / "best")
+    assert note["value"] == max(row.get("eval/miou", 0) for row in history(folder))
+    save_weights(folder / "best", weights, note | {"value": 0.99, "step": 1})
+    kept = (folder / "best" / "model.safetensors").read_bytes()
+    rows = [row for row in history(folder) if row["step"] < 6 or "loss" in row]
+    text = "".join(json.dumps(row) + "\n" for row in rows if "eval/miou" not in row)
+    (folder / "metrics.jsonl").write_text(text)  # the last evaluation is made again
+    config = with_workdir(tiny_config, folder)
+    fit(config)
+    assert (folder / "best" / "model.safetensors").read_bytes() == kept
+    assert "once more" not in capsys.readouterr().err
+    protocol = dataclasses.replace(config.eval, flip=True)
+    fit(dataclasses.replace(config, eval=protocol, accept_changes=True))
+    assert "once more" in capsys.readouterr().err
+    anew = read_note(folder / "best")
+    assert anew["by"]["flip"] is True and anew["value"] < 0.99 and anew["step"] == 1
+    jax.tree.map(
+        np.testing.assert_array_equal, load_weights(folder / "best").variables, weights.variables
+    )
 
 
 def test_tensorboard_has_the_numbers_where_it_is_installed(
@@ -211,3 +350,98 @@ def test_pretrained_weights_of_another_class_count(unbroken: Path, tiny_config: 
         variables["params"]["backbone"],
         theirs["params"]["backbone"],
     )
+
+
+# The smallest value of each number of the configuration that the least network of all takes;
+# of what must be above 0, one that is as good as 0.
+TINY = 1e-9
+SMALLEST: dict[str, Any] = {
+    "model.num_classes": 2,
+    "model.output_stride": 8,
+    "model.atrous_rates": (1,),
+    "model.multi_grid": (1, 1, 1),
+    "model.width": TINY,
+    "model.width_divisor": 1,
+    "model.aspp_channels": 1,
+    "model.image_pooling_crop_size": (1, 1),
+    "model.decoder_strides": (4,),
+    "model.decoder_low_level_channels": 1,
+    "model.decoder_channels": 1,
+    "model.decoder_convs": 0,
+    "model.decoder_kernel": 1,
+    "model.batch_norm_decay": TINY,
+    "data.holdout": 0.0,
+    "data.ignore_label": 0,
+    "data.crop_size": (17, 17),
+    "data.eval_size": (17, 17),
+    "data.min_scale": TINY,
+    "data.max_scale": TINY,
+    "data.scale_step": 0.0,
+    "data.photometric": 0.0,
+    "data.workers": 0,
+    "data.max_bad_records": 0,
+    "optim.learning_rate": TINY,
+    "optim.momentum": 0.0,
+    "optim.decay_steps": 1,
+    "optim.decay_rate": TINY,
+    "optim.power": 0.0,
+    "optim.end_learning_rate": 0.0,
+    "optim.slow_start_steps": 0,
+    "optim.slow_start_learning_rate": 0.0,
+    "optim.weight_decay": 0.0,
+    "optim.new_layers_multiplier": TINY,
+    "mesh.data": 1,
+    "mesh.fsdp": 1,
+    "mesh.space": 1,
+    "train.steps": 1,
+    "train.batch_size": 1,
+    "train.accumulate": 1,
+    "train.class_weights": (0.0, 0.0),
+    "train.hard_pixels": TINY,
+    "train.hard_pixels_ramp": 0,
+    "train.ema_decay": 0.0,
+    "train.max_bad_steps": 1,
+    "train.seed": 0,
+    "train.log_every": 1,
+    "train.eval_every": 1,
+    "train.checkpoint_every": 1,
+    "train.keep_every": 0,
+    "train.hang_seconds": 0,
+    "eval.batch_size": 1,
+    "eval.pictures": 1,
+    "eval.scales": (TINY,),
+    "eval.window": (17, 17),
+    "eval.overlap": 0.0,
+    "eval.trimap_widths": (1,),
+    "eval.boundary": 0.0,
+}
+
+
+def numbers(cls: type[Any], where: str = "") -> set[str]:
+    """The fields of a configuration that are numbers, or lists of them."""
+    found: set[str] = set()
+    for name, hint in get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            found |= numbers(hint, f"{where}{name}.")  # type: ignore[arg-type]
+        elif re.search(r"\b(int|float)\b", str(hint)):
+            found.add(f"{where}{name}")
+    return found
+
+
+def test_each_number_at_its_smallest_with_one_image_of_each_split(tmp_path: Path) -> None:
+    assert set(SMALLEST) == numbers(Config)  # a new field needs its smallest value above
+    for split in ("train", "val"):
+        for kind, pixels in (("images", (2, 2, 3)), ("masks", (2, 2))):
+            (tmp_path / kind / split).mkdir(parents=True)
+            Image.fromarray(np.ones(pixels, np.uint8)).save(tmp_path / kind / split / "one.png")
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    tree: dict[str, Any] = {"model": {"backbone": "mobilenet_v2"}, "workdir": str(tmp_path / "run")}
+    tree["data"] = {"source": "folder", "root": str(tmp_path), "eval_split": "val"}
+    for name, value in SMALLEST.items():
+        section, field = name.split(".")
+        tree.setdefault(section, {})[field] = value
+    tree["optim"]["schedule"] = "step"
+    assert run(from_dict(Config, tree)).wait() == 0
+    trained, evaluated = history(tmp_path / "run")
+    assert trained["loss"] is not None and evaluated["eval/miou"] == 1.0
+    assert evaluated["eval/trimap_1_miou"] is None  # no boundary: JSON has no NaN

@@ -63,6 +63,36 @@ def test_hard_pixels_are_the_largest_losses(seed: int, share: float) -> None:
     np.testing.assert_allclose(hard_pixel_loss(losses, share), want, rtol=1e-5)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.95, 1.0])
+def test_hard_pixels_are_chosen_as_by_a_sort(share: float) -> None:
+    """Value and gradient, with a loss of every magnitude, and zeros beside them."""
+    rng = np.random.default_rng(0)
+    losses = np.exp(rng.normal(scale=20, size=(2, 20, 30))).astype(np.float32)
+    losses[rng.random(losses.shape) < 0.2] = 0
+
+    def sorted_first(x: jax.Array) -> jax.Array:
+        top = jnp.sort(x.ravel())[::-1][: int(share * x.size)]
+        return jnp.sum(top) / jnp.maximum(jnp.sum(top > 0), 1)
+
+    value, grad = jax.jit(jax.value_and_grad(lambda x: hard_pixel_loss(x, share)))(losses)
+    want, want_grad = jax.value_and_grad(sorted_first)(losses)
+    np.testing.assert_allclose(value, want, rtol=1e-5)
+    positive = losses > 0  # of zeros, which tie, any may be chosen
+    np.testing.assert_allclose(grad[positive], want_grad[positive], rtol=1e-6)
+
+
+def test_ties_at_the_end_of_the_choice_share_what_is_left() -> None:
+    losses = jnp.array([[[3.0, 1.0, 1.0, 1.0, 0.5, 0.0, 0.0, 0.0]]])
+    value, grad = jax.value_and_grad(lambda x: hard_pixel_loss(x, 0.25))(losses)
+    assert float(value) == pytest.approx(2)  # of 3 and one of the ones
+    np.testing.assert_allclose(grad.ravel(), [1 / 2, 1 / 6, 1 / 6, 1 / 6, 0, 0, 0, 0], rtol=1e-6)
+
+
+def test_hard_pixels_of_losses_that_are_no_numbers_are_none() -> None:
+    losses = jnp.array([[[1.0, jnp.nan, 2.0, 3.0]]])
+    assert np.isnan(hard_pixel_loss(losses, 0.25))
+
+
 def test_hard_pixel_share_ramps_down() -> None:
     shares = [float(hard_pixel_share(jnp.asarray(t), 0.25, 100)) for t in (0, 50, 100, 500)]
     np.testing.assert_allclose(shares, [1.0, 0.625, 0.25, 0.25])

@@ -27,7 +27,7 @@ def rng() -> np.random.Generator:
 )
 def test_index_png_keeps_the_ids(label: np.ndarray, classes: int) -> None:
     file = BytesIO()
-    pictures.save_index_png(label, file, [(k, 0, 0) for k in range(classes)])
+    pictures.index_image(label, [(k, 0, 0) for k in range(classes)]).save(file, "PNG")
     picture = Image.open(file)
     assert picture.mode == "P" and file.getvalue()[24] == 8  # IHDR's bit depth
     np.testing.assert_array_equal(np.array(picture), label)

@@ -1,4 +1,4 @@
-"""Prediction of any size, in batches, of files good and bad."""
+"""Prediction of any size, in batches, through windows."""
 
 import dataclasses
 from pathlib import Path
@@ -9,10 +9,9 @@ from conftest import TINY_MODEL
 from PIL import Image
 from synthetic import random_variables, square_picture
 
-from deeplab_jax import Config, DataConfig, MeshConfig, ModelConfig, UserError, load
+from deeplab_jax import Config, DataConfig, MeshConfig, UserError, load
 from deeplab_jax.commands import predict
-from deeplab_jax.data import cityscapes, voc
-from deeplab_jax.predict import VOC_RESULTS, Predictor, find_pictures, predict_files
+from deeplab_jax.predict import Predictor
 from deeplab_jax.weights.files import Weights, save_weights
 
 CLASSES = ("background", "red", "blue")
@@ -63,47 +62,20 @@ def test_devices_that_share_a_picture_see_the_same(padding: Predictor, tmp_path:
         load(tmp_path, space=16)
 
 
-def test_a_batch_equals_one_by_one(fitting: Predictor) -> None:
-    images = [square_picture(0)[0], square_picture(1)[0][:30, :20]]
-    for one, batched in zip(images, fitting.predict_batch(images), strict=True):
-        np.testing.assert_array_equal(fitting.predict(one), batched)
+@pytest.mark.parametrize("data", [DataConfig(), DataConfig(eval_size=(65, 65), resize="fit")])
+def test_an_images_neighbours_do_not_change_its_prediction(data: DataConfig) -> None:
+    """Sizes of two inputs and of one, larger and smaller than what the network takes."""
+    network = predictor(data)
+    images = [square_picture(i)[0] for i in range(3)]
+    images[1], images[2] = images[1][:30, :20], np.tile(images[2], (3, 2, 1))
+    together = network.predict_batch(images, probabilities=True)
+    for image, p in zip(images, together, strict=True):
+        np.testing.assert_allclose(network.predict(image, probabilities=True), p, atol=1e-5)
 
 
 def test_wrong_arrays_are_refused(padding: Predictor) -> None:
     with pytest.raises(UserError, match=r"float64 \[4, 4, 3\]; allowed is uint8"):
         padding.predict(np.zeros((4, 4, 3)))
-
-
-def test_files(padding: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Two pictures of one name, one turned by EXIF, one broken, and a note."""
-    image = Image.fromarray(square_picture(0)[0])
-    source, out = tmp_path / "in", tmp_path / "out"
-    source.mkdir()
-    image.save(source / "a.png")
-    turned = Image.Exif()
-    turned[0x0112] = 6  # rotate by 90 degrees
-    image.save(source / "a.jpg", exif=turned)
-    (source / "broken.png").write_bytes(b"nothing")
-    (source / "note.txt").write_text("not a picture")
-    lines = predict_files(padding, find_pictures(source), out)
-    assert len(lines) == 3 and "broken.png" in lines[2] and lines[0].endswith("ms")
-    assert sorted(p.name for p in out.iterdir()) == [
-        "a.png",
-        "a_2.png",
-        "a_2_overlay.png",
-        "a_overlay.png",
-        "contact_sheet.png",
-    ]
-    with Image.open(out / "a.png") as upright, Image.open(out / "a_2.png") as index:
-        assert upright.size == (40, 56)  # a.jpg
-        np.testing.assert_array_equal(np.asarray(index), padding.predict(np.asarray(image)))
-
-
-def test_nothing_to_predict(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such file"):
-        find_pictures(tmp_path / "none")
-    with pytest.raises(UserError, match="holds no pictures"):
-        find_pictures(tmp_path)
 
 
 def test_input_size_is_what_the_network_was_trained_with(padding: Predictor) -> None:
@@ -150,32 +122,3 @@ def test_the_command_looks_as_it_is_told(saved: Path, tmp_path: Path) -> None:
     want = load(saved, scales=(0.5, 1), flip=True, window=(65, 65)).predict(image)
     with Image.open(tmp_path / "out" / "a.png") as index:
         np.testing.assert_array_equal(np.asarray(index), want)
-
-
-@pytest.mark.parametrize("form", ["voc", "cityscapes"])
-def test_files_for_the_servers(form: str, tmp_path: Path) -> None:
-    """VOC: ids in VOC's palette, in the archive's folders. Cityscapes: the ids of its masks."""
-    data = {"voc": voc, "cityscapes": cityscapes}[form]
-    names, colors = data.CLASS_NAMES, data.COLORS
-    model: ModelConfig = dataclasses.replace(TINY_MODEL, num_classes=len(names))
-    config = Config(model=model, data=DataConfig(eval_size=(65, 65)))
-    network = Predictor(Weights(config, random_variables(model), names, colors))
-    image, _ = square_picture(0)
-    Image.fromarray(image).save(tmp_path / "berlin_000000_000019_leftImg8bit.png")
-    predict_files(network, find_pictures(tmp_path), tmp_path / "out", form)  # type: ignore[arg-type]
-    written = [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
-    folder = tmp_path / "out" / (VOC_RESULTS if form == "voc" else "")
-    assert written == [folder / "berlin_000000_000019_leftImg8bit.png"]
-    label = network.predict(image)
-    with Image.open(written[0]) as picture:
-        ids = np.asarray(picture)
-        assert picture.mode == ("P" if form == "voc" else "L")
-    if form == "voc":
-        np.testing.assert_array_equal(ids, label)
-    else:
-        np.testing.assert_array_equal(np.array(cityscapes.ID_TO_TRAIN_ID)[ids], label)
-
-
-def test_a_server_of_other_classes_is_refused(padding: Predictor, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--format=voc is for 21 classes; these weights have 3"):
-        predict_files(padding, [], tmp_path, "voc")

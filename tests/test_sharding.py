@@ -225,8 +225,14 @@ def test_pictures_split_by_height_exchange_rows_and_are_not_gathered(
     assert found.keys() <= {"all-gather", "all-reduce", "collective-permute", "reduce-scatter"}
 
 
-def test_a_split_batch_needs_sums_alone(tpu_forms: None) -> None:
-    _, program = first_steps(experiment("mobilenet_v2"), (8, 1, 1))
+@pytest.mark.parametrize("hard_pixels", [1.0, 0.25])
+def test_a_split_batch_needs_sums_alone(tpu_forms: None, hard_pixels: float) -> None:
+    """Hard pixels too: no device sees the others' losses."""
+    config = experiment("mobilenet_v2")
+    if hard_pixels < 1:  # the network does not matter, and a U-Net compiles sooner
+        train = dataclasses.replace(config.train, hard_pixels=hard_pixels)
+        config = dataclasses.replace(config, model=TINY_UNET, train=train)
+    _, program = first_steps(config, (8, 1, 1))
     assert collectives(program).keys() == {"all-reduce"}
 
 

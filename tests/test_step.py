@@ -98,6 +98,24 @@ def test_a_step_that_is_not_finite_changes_the_counters_alone(finite: bool) -> N
     assert (int(out.skipped), int(out.skipped_in_a_row)) == ((2, 0) if finite else (3, 2))
 
 
+def test_the_moving_average_is_evaluated_with_statistics_of_its_own() -> None:
+    """BatchNorm's, averaged as the parameters are: those of the raw ones would not fit."""
+    decay = 0.9
+    train = dataclasses.replace(CONFIG.train, ema_decay=decay)
+    config = dataclasses.replace(CONFIG, model=TINY_UNET, train=train)
+    state = first_state(config, 1)
+    step = compile_train_step(config, state, device_mesh(devices=jax.devices()[:1]), 255)
+    average = jax.device_get(state.variables)
+    for i in range(3):
+        d = min(decay, (1 + i) / (10 + i))
+        state, _ = step(state, squares(8))
+        new = jax.device_get(state.variables)
+        average = jax.tree.map(lambda a, v, d=d: a + (1 - d) * (v - a), average, new)
+    close(state.averaged, average, 1e-6)
+    raw, averaged = (jax.tree.leaves(v["batch_stats"]) for v in (state.variables, average))
+    assert max(np.abs(np.asarray(a) - b).max() for a, b in zip(raw, averaged, strict=True)) > 1e-3
+
+
 GOLDEN = [1.098565, 1.03607]
 
 

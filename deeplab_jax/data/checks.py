@@ -5,6 +5,7 @@ A *problem* is a record that training cannot read, or all of a kind; a *warning*
 
 import hashlib
 import re
+import sys
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,11 +19,21 @@ import numpy as np
 from PIL import Image
 
 from deeplab_jax.config import Config, DataConfig, round_up
-from deeplab_jax.data.decode import Header, decode_image, examine_image
-from deeplab_jax.data.pipeline import network_size, open_split, read
-from deeplab_jax.data.sources import UNREADABLE, Size, Source, drawn_in_255
+from deeplab_jax.data.decode import (
+    Header,
+    Held,
+    MaskError,
+    count_values,
+    decode_image,
+    describe_range,
+    examine_image,
+    likely_white,
+)
+from deeplab_jax.data.pipeline import open_split, read
+from deeplab_jax.data.sources import UNREADABLE, Size, Source, drawn_in_255, evenly_spread
 from deeplab_jax.data.transforms import GREY, fit_size, whole
-from deeplab_jax.errors import UserError
+from deeplab_jax.data.values import Verdict, judge_palettes, judge_values, warn_of_values
+from deeplab_jax.files import writable_folder
 from deeplab_jax.pictures import gallery
 from deeplab_jax.progress import Ticker
 
@@ -33,11 +44,22 @@ SAMPLE_CELL = 320  # pixels
 
 
 class Finding(NamedTuple):
-    """A problem or a warning: its split, the file or record, and the reason."""
+    """A problem or a warning: its split, the file or record, and the reason.
+
+    `remedy`: arguments of the command line that resolve it, where the evidence decides; else "".
+    """
 
     split: str
     where: str
     reason: str
+    remedy: str = ""
+
+
+class Refused(NamedTuple):
+    """A record that training cannot read; what its mask holds, if that alone is the reason."""
+
+    finding: Finding
+    mask: Held | None
 
 
 class Facts(NamedTuple):
@@ -53,7 +75,7 @@ class Facts(NamedTuple):
 
 @dataclass(frozen=True)
 class SplitCheck:
-    """What one reading of a split has found: facts of the sound examples, problems of the others.
+    """What one reading of a split has found: facts of the sound examples, and the refused.
 
     `pixels` and `pictures`, i64[classes], count a class's pixels and the pictures that show it;
     `ignored` counts the ignored pixels.
@@ -62,7 +84,7 @@ class SplitCheck:
     split: str
     count: int
     sound: tuple[Facts, ...]
-    problems: tuple[Finding, ...]
+    refused: tuple[Refused, ...]
     pixels: np.ndarray
     pictures: np.ndarray
     ignored: int
@@ -76,14 +98,14 @@ def check_data(config: Config, out: Path) -> tuple[str, bool]:
     Raises:
       UserError: a split cannot be opened at all.
     """
+    writable_folder(out, "--out")
     data = config.data
     splits = dict.fromkeys((data.train_split, data.eval_split))
     sources = {split: open_split(data, split, config.model) for split in splits}
     checks = {split: check_split(sources[split], split, data.workers) for split in splits}
     found, class_names = list(checks.values()), sources[data.train_split].class_names
     problems = find_problems(found, sources, config)
-    warnings = find_warnings(found, class_names, data.train_split)
-    out.mkdir(parents=True, exist_ok=True)
+    warnings = find_warnings(found, sources, data)
     listed = [list_findings(problems, "problems"), list_findings(warnings, "warnings")]
     (out / "problems.txt").write_text(
         "\n\n".join(listed) + "\n", encoding="utf-8", errors="backslashreplace"
@@ -96,7 +118,7 @@ def check_data(config: Config, out: Path) -> tuple[str, bool]:
         class_table(found, class_names),
         describe_findings(warnings, "warnings"),
         describe_findings(problems, "problems"),
-        describe_advice(suggest(checks, problems, config)),
+        describe_advice(suggest(checks, [*problems, *warnings], config)),
         f"all findings: {out / 'problems.txt'}",
     ]
     if samples:
@@ -111,84 +133,197 @@ def check_split(source: Source, split: str, workers: int = 0) -> SplitCheck:
     """Read every example of a split as training does; `workers` is that of `DataConfig`."""
     examine = partial(_examine, source=source, split=split)
     examples = grain.MapDataset.source(range(len(source))).map(examine)
-    found: list[Facts | Finding] = []
+    found: list[Facts | Refused] = []
     items: Iterator[Any] = read(examples, workers)
     with Ticker(f"reading {split}", len(source), unit="picture") as ticker:
         for item in items:
             found.append(item)
             ticker.tick(len(found))
+    return _sum_up(source, split, found)
+
+
+def _sum_up(source: Source, split: str, found: Sequence[Facts | Refused]) -> SplitCheck:
     sound = tuple(item for item in found if isinstance(item, Facts))
-    problems = [item for item in found if isinstance(item, Finding)]
+    refused = tuple(item for item in found if isinstance(item, Refused))
     pixels, pictures = np.zeros((2, len(source.class_names)), np.int64)
     for facts in sound:
         for class_id, count in facts.pixels.items():
             pixels[class_id] += count
             pictures[class_id] += 1
     ignored = sum(facts.ignored for facts in sound)
-    values = {*np.flatnonzero(pixels).tolist(), *([source.ignore_label] if ignored else [])}
-    if binary := drawn_in_255(values, source.class_names):
-        problems.append(Finding(split, "all masks", binary))
-    return SplitCheck(split, len(source), sound, tuple(problems), pixels, pictures, ignored)
+    return SplitCheck(split, len(found), sound, refused, pixels, pictures, ignored)
 
 
-def _examine(index: int, source: Source, split: str) -> Facts | Finding:
+def _examine(index: int, source: Source, split: str) -> Facts | Refused:
     try:
         example, name = source[index], source.name(index)
         image, label = example["image"], example["label"]
         header = examine_image(image, name)
     except UNREADABLE as error:
         where, _, reason = str(error).partition(": ")
-        return Finding(split, where, reason) if reason else Finding(split, f"record {index}", where)
+        if not reason:
+            where, reason = f"record {index}", where
+        finding = Finding(split, where, reason, getattr(error, "remedy", ""))
+        return Refused(finding, error.held if isinstance(error, MaskError) else None)
     content = image if isinstance(image, bytes) else image.tobytes()
-    ids, counts = np.unique_counts(label[label != source.ignore_label])
-    pixels = dict(zip(ids.tolist(), counts.tolist(), strict=True))
+    pixels = count_values(label)
+    ignored = pixels.pop(source.ignore_label, 0)
     digest = hashlib.blake2b(content, digest_size=16).digest()
-    return Facts(index, name, digest, header, pixels, label.size - int(counts.sum()))
+    return Facts(index, name, digest, header, pixels, ignored)
+
+
+# ---- what is wrong
 
 
 def find_problems(
     checks: Sequence[SplitCheck], sources: Mapping[str, Source], config: Config
 ) -> list[Finding]:
-    """Every problem of the splits, and a size at evaluation that does not fit the pictures."""
-    problems = [problem for check in checks for problem in check.problems]
-    split = config.data.eval_split
-    if not any(problem.split == split for problem in problems):  # sizes of broken files are none
-        try:
-            network_size(config.data, sources[split], config.model.output_stride)
-        except UserError as error:
-            problems.append(Finding(split, "all pictures", str(error)))
+    """Every problem of the splits, and what all masks say together, as settings are for all."""
+    problems = [refused.finding for check in checks for refused in check.refused]
+    if config.data.source == "folder":  # others' masks are what they are
+        problems += _judge_masks(checks, sources[config.data.train_split])
     return problems
 
 
-def find_warnings(
-    checks: Sequence[SplitCheck], class_names: Sequence[str], train_split: str
-) -> list[Finding]:
-    """What training would pass over: lost frames, turned and doubled pictures, absent classes."""
-    warnings = []
+def _judge_masks(checks: Sequence[SplitCheck], source: Source) -> list[Finding]:
+    """What the values of all masks say, and whether the indices of palette masks are class ids."""
+    names, ignored = source.class_names, source.ignore_label
+    problems = [
+        Finding(check.split, "all masks", binary)
+        for check in checks
+        if (binary := drawn_in_255(set(_values([check], ignored)), names))
+    ]
+    values = _values(checks, ignored)
+    verdict = Verdict() if problems else judge_values(values, names, ignored)
+    refused = [r.mask for check in checks for r in check.refused if r.mask is not None]
+    palettes = [mask.colors for mask in refused if mask.colors is not None]
+    doubt = judge_palettes(palettes, names, source.colors)
+    if palettes and not doubt:
+        doubt = warn_of_values(values, names, ignored)
+    # Gray masks with several channels stay refused, whatever is set.
+    unresolved = bool(problems or doubt) or any(mask.gray for mask in refused)
+    decided = not unresolved and (verdict.remedy != "" or verdict.reason == "")
+    every = _name_all(checks)
+    if verdict.reason:
+        remedy = verdict.remedy if decided else ""
+        problems.append(Finding(every, "all masks", verdict.reason, remedy))
+    if doubt:
+        problems.append(Finding(every, "all palette masks", doubt))
+    elif palettes and decided:
+        flag = "--data.palette_masks=True"
+        reason = "their indices are valid class ids, with the same colours in every mask"
+        problems.append(Finding(every, "all palette masks", f"{reason}: set {flag}", flag))
+    return problems
+
+
+def _values(checks: Sequence[SplitCheck], ignore_label: int) -> Counter[int]:
+    """Pixels by the value that the masks hold, of the refused too."""
+    values: Counter[int] = Counter()
     for check in checks:
-        for facts in check.sound:
-            reasons = _warn(facts)
-            warnings += [Finding(check.split, facts.name, reason) for reason in reasons]
-        if check.split == train_split and check.pixels.any():
-            absent = [name for name, n in zip(class_names, check.pixels, strict=True) if n == 0]
-            reason = f"these classes never occur in {train_split}"
-            warnings += [Finding(check.split, name, reason) for name in absent]
-    return warnings + _find_doubles(checks)
+        values.update({int(k): int(check.pixels[k]) for k in np.flatnonzero(check.pixels)})
+        values.update({ignore_label: check.ignored} if check.ignored else {})
+        for refused in check.refused:
+            values.update(refused.mask.pixels if refused.mask else {})
+    return values
 
 
-def _warn(facts: Facts) -> list[str]:
+def find_warnings(
+    checks: Sequence[SplitCheck], sources: Mapping[str, Source], data: DataConfig
+) -> list[Finding]:
+    """What training would pass over: as `warn_of_reading`, doubled images and absent classes."""
+    train = data.train_split
+    pixels = next(check.pixels for check in checks if check.split == train)
+    names = zip(sources[train].class_names, pixels, strict=True)
+    absent = [name for name, n in names if n == 0 and pixels.any()]
+    reason = f"these classes never occur in {train}"
+    return [
+        *warn_of_reading(checks, sources[train], data),
+        *(Finding(train, name, reason) for name in absent),
+        *_find_doubles(checks),
+    ]
+
+
+def warn_of_reading(
+    checks: Sequence[SplitCheck], source: Source, data: DataConfig
+) -> list[Finding]:
+    """What is read in another way than it may be meant; `source` is that of any split."""
+    warnings = [
+        Finding(check.split, facts.name, reason)
+        for check in checks
+        for facts in check.sound
+        for reason in _warn(facts, data)
+    ]
+    every, ignored = _name_all(checks), source.ignore_label
+    if data.source == "folder" and (
+        reason := warn_of_values(_values(checks, ignored), source.class_names, ignored)
+    ):
+        warnings.append(Finding(every, "all masks", reason))
+    headers = [facts.header for check in checks for facts in check.sound]
+    return warnings + _warn_of_range(headers, every, data.white)
+
+
+def warn_of_samples(sources: Mapping[str, Source], data: DataConfig) -> None:
+    """Print what check-data would warn of, from the samples that `check_source` reads.
+
+    Each kind once, with a count and one file. What cannot be read is not the matter here.
+    """
+    checks = []
+    for split, source in sources.items():
+        samples = [_examine(i, source, split) for i in evenly_spread(len(source))]
+        checks.append(_sum_up(source, split, samples))
+    kinds = _by_kind(warn_of_reading(checks, sources[data.train_split], data))
+    count = sum(check.count for check in checks)
+    for alike in kinds:
+        _, where, reason, _ = alike[0]
+        print(f"warning: {where}: {reason} ({len(alike)} of {count} samples)", file=sys.stderr)
+    if kinds:
+        print(
+            "These are samples; python -m deeplab_jax check-data, with the same arguments, reads "
+            "them all",
+            file=sys.stderr,
+        )
+
+
+def _name_all(checks: Sequence[SplitCheck]) -> str:
+    return " and ".join(check.split for check in checks)
+
+
+def _warn(facts: Facts, data: DataConfig) -> list[str]:
     header, reasons = facts.header, []
     if header.frames > 1:
         reasons.append(f"the file holds {header.frames} frames, of which the first is used")
-    if header.orientation != 1:
+    if _is_undecided(header) and not data.exif_upright:
+        setting = "; if not, set --data.exif_upright=True" if data.source == "folder" else ""
         reasons.append(
             f"EXIF orientation {header.orientation}: training and evaluation read the pixels as "
-            "stored, on which masks are drawn; predict turns them. Look at samples.png: do "
-            "picture and mask agree?"
+            "stored, and nothing proves that the mask is drawn on these; predict turns them. Look "
+            f"at samples.png of check-data: do image and mask agree?{setting}"
         )
     if not facts.pixels:
         reasons.append("every pixel of the mask is ignored: nothing is learnt from it")
     return reasons
+
+
+def _is_undecided(header: Header) -> bool:
+    """Whether the sizes of image and mask are equal both as stored and as EXIF turns the image."""
+    height, width = header.size
+    return header.orientation in (2, 3, 4) or (header.orientation > 4 and height == width)
+
+
+def _warn_of_range(headers: Sequence[Header], split: str, white: int | None) -> list[Finding]:
+    """Of images above 8 bits, which all use little of their range, or more than is set."""
+    deep = [header for header in headers if header.peak is not None]
+    peak = max((header.peak for header in deep if header.peak is not None), default=65535)
+    # 16-bit colour cannot be scaled, nor 8 bits be told from more in 32, where white is set.
+    fixed = next((h for h in deep if not h.mode.startswith("I")), None)
+    narrow = any(h.peak is None and (h.format, h.mode) == ("TIFF", "I") for h in headers)
+    where = f"all {len(deep)} images of more than 8 bits"
+    if deep and white is not None and peak > white:
+        reason = f"values go up to {peak}: all above data.white = {white} are white"
+        return [Finding(split, where, reason)]
+    reason = describe_range(peak, fixed.mode if fixed else "I", white)
+    remedy = "" if fixed or narrow else f"--data.white={likely_white(peak)}"
+    return [Finding(split, where, reason, remedy)] if deep and reason else []
 
 
 def _find_doubles(checks: Sequence[SplitCheck]) -> list[Finding]:
@@ -235,14 +370,12 @@ def crop_size(sizes: np.ndarray, stride: int) -> Size:
 
 
 def suggest(
-    checks: Mapping[str, SplitCheck], problems: Sequence[Finding], config: Config
+    checks: Mapping[str, SplitCheck], findings: Sequence[Finding], config: Config
 ) -> list[tuple[str, str]]:
-    """Arguments of the command line, each with its reason."""
+    """Arguments of the command line, each with its reason: remedies, then what suits the data."""
     data, stride = config.data, config.model.output_stride
-    named = Counter(
-        flag for p in problems for flag in set(re.findall(r"--data\.\w+=\w+", p.reason))
-    )
-    advice = [(flag, f"named by {n} of the problems") for flag, n in named.most_common()]
+    remedies = {f.remedy: f"{f.where}: {f.reason}" for f in findings if f.remedy}
+    advice = list(remedies.items())
     train, evaluation = checks[data.train_split], checks[data.eval_split]
     if data.one_label or not train.sound:
         return advice
@@ -256,7 +389,7 @@ def suggest(
             )
         )
     advice += _suggest_eval_size(sizes_of(evaluation), data, stride)
-    if train.pixels.any():
+    if train.pixels.any() and not remedies:  # which may change what is counted
         weights = " ".join(f"{w:.3g}" for w in class_weights(train.pixels))
         reason = (
             f"for rare classes in short runs: 1/sqrt(share of {train.split}'s labelled pixels), "
@@ -327,12 +460,8 @@ def class_table(checks: Sequence[SplitCheck], class_names: Sequence[str]) -> str
 
 def describe_findings(findings: Sequence[Finding], title: str) -> str:
     """Findings by kind, the most frequent first: how many, the first reason, the first files."""
-    kinds = defaultdict(list)
-    for finding in findings:
-        # Alike but for numbers: sizes, label values, bytes.
-        kinds[re.sub(r"\d+(?:, \d+)*(?: and \d+ more)?", "#", finding.reason)].append(finding)
     blocks = [f"{title}: {len(findings) or 'none'}"]
-    for alike in sorted(kinds.values(), key=len, reverse=True):
+    for alike in _by_kind(findings):
         text = textwrap.indent(alike[0].reason, " " * 8).strip()
         example = "such as: " if len({finding.reason for finding in alike}) > 1 else ""
         rows = [f"  {len(alike):>4}  {example}{text}"]
@@ -341,6 +470,14 @@ def describe_findings(findings: Sequence[Finding], title: str) -> str:
             rows.append(f"        - and {len(alike) - FILES_SHOWN} more, see problems.txt")
         blocks.append("\n".join(rows))
     return "\n".join(blocks)
+
+
+def _by_kind(findings: Sequence[Finding]) -> list[list[Finding]]:
+    """Findings grouped by reasons that are alike but for numbers; the largest group first."""
+    kinds = defaultdict(list)
+    for finding in findings:
+        kinds[re.sub(r"\d+(?:, \d+)*(?: and \d+ more)?", "#", finding.reason)].append(finding)
+    return sorted(kinds.values(), key=len, reverse=True)
 
 
 def describe_advice(advice: Sequence[tuple[str, str]]) -> str:

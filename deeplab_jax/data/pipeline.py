@@ -8,11 +8,18 @@ keep theirs. Every batch names its records: `record` int64 [b], with `bad` bool 
 `BadRecords` counts them and stops the run above a limit.
 """
 
+import multiprocessing
+import os
+import signal
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from multiprocessing import resource_tracker
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -36,7 +43,15 @@ from deeplab_jax.data.transforms import (
 )
 from deeplab_jax.errors import UserError
 
+MOST_EXAMPLES = 2**53  # of "endless" data: Grain counts batches by dividing, as floats
+SIGNALS = (signal.SIGTERM, signal.SIGINT)  # what asks a run to stop
+
 Batch = dict[str, np.ndarray]
+Batches = Generator[Batch, None, None]
+
+
+class ReaderFailed(SystemExit):
+    """What reads the data came to an end that it should not: one line, exit code 1."""
 
 
 def open_split(data: DataConfig, split: str, model: ModelConfig) -> Source:
@@ -45,32 +60,36 @@ def open_split(data: DataConfig, split: str, model: ModelConfig) -> Source:
     Raises:
       UserError: what is missing or does not fit, named.
     """
-    num_classes = model.num_classes
+    source = open_data(data, split, model)
+    names = source.class_names
+    if len(names) != model.num_classes:
+        raise UserError(
+            f"model.num_classes = {model.num_classes}, but the data set has {len(names)} classes"
+            f" ({', '.join(names[:4])}, ...): set --model.num_classes={len(names)}"
+        )
+    return source
+
+
+def open_data(data: DataConfig, split: str, model: ModelConfig) -> Source:
+    """The source of one split for a model of the same kind, whatever its number of classes."""
     if data.one_label != (model.head == "classifier"):
         raise UserError(
             f"model.head = {model.head!r} does not fit data.source = {data.source!r}: classifier is"
             " for imagenet2012, the other heads are for segmentation"
         )
-    source = open_source(
+    return open_source(
         data.source,
         split,
         root=data.root or None,
         data_dir=data.prepared_dir,
         classes=data.classes or None,
-        num_classes=num_classes,
+        num_classes=model.num_classes,
         ignore_label=data.ignore_label,
         image_dir=data.image_dir,
         mask_dir=data.mask_dir,
         holdout=data.holdout or None,
         palette=data.palette_masks,
     )
-    names = source.class_names
-    if len(names) != num_classes:
-        raise UserError(
-            f"model.num_classes = {num_classes}, but the data set has {len(names)} classes"
-            f" ({', '.join(names[:4])}, ...): set --model.num_classes={len(names)}"
-        )
-    return source
 
 
 def train_example(
@@ -170,13 +189,15 @@ def train_batches(
     host: int = 0,
     hosts: int = 1,
     fill: Pixel = GREY,
-) -> Iterator[Batch]:
-    """Endless shuffled batches from `start_step` on: this host's share of each global batch.
+) -> Batches:
+    """Shuffled batches from `start_step` on, without end: this host's share of each global batch.
 
     `fill` is the pixel that pictures are padded with (`models.build.mean_pixel`).
     """
     make = partial(train_example, source=source, data=data, fill=fill)
-    shuffled = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    # Not repeat(), whose length overflows in batches of one.
+    epochs = MOST_EXAMPLES // len(source)
+    shuffled = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(epochs)
     examples = shuffled.random_map(make)[start_step * batch_size :]
     mine = (
         examples
@@ -208,73 +229,162 @@ class Share:
         return example
 
 
-def read(batches: "grain.MapDataset[Any]", workers: int) -> Iterator[Batch]:
-    """Iterate with a few batches decoded ahead, by threads or by worker processes."""
-    if workers == 0:
-        options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
-        return iter(batches.to_iter_dataset(options))
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which we do not use
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-    processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-    return iter(batches.to_iter_dataset(options).mp_prefetch(processes))
+def read(batches: "grain.MapDataset[Any]", workers: int) -> Batches:
+    """Iterate with a few batches decoded ahead, by threads or by worker processes.
 
-
-def network_size(data: DataConfig, source: Source, output_stride: int) -> Size:
-    """The size that every picture is brought to at evaluation: one compiled shape serves all.
+    Workers end when the iterator is closed or dropped, and with the process that started them.
 
     Raises:
-      UserError: a picture is larger than `data.eval_size` and `data.resize` is "keep".
+      ReaderFailed: in place of what Grain raises, as when a worker was killed.
+    """
+    threads = grain.ReadOptions(num_threads=1 if workers else 2, prefetch_buffer_size=2)
+    dataset = batches.to_iter_dataset(threads)
+    if workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which we do not use
+        processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        dataset = dataset.mp_prefetch(processes, outlive_nothing)
+    with closing(iter(dataset)) as iterator:
+        try:
+            with signals_held_back():  # in the workers, which the first batch starts, for good
+                first = next(iterator, None)
+            if first is not None:
+                yield first
+                yield from iterator
+        except UserError:
+            raise
+        except Exception as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise ReaderFailed(
+                f"error: reading the data failed ({type(error).__name__}: {reason:.300}). If the"
+                " machine was short of memory, fewer --data.workers help. The same command goes on"
+            ) from error
+
+
+@contextmanager
+def signals_held_back() -> Iterator[None]:
+    """Processes started inside do not hear SIGINT and SIGTERM, from their very first moment.
+
+    Ctrl-C goes to all processes of a terminal, a cluster's SIGTERM to all of a job; but the run
+    that they work for needs them until it has saved. This process hears both, at the latest at the
+    end. Where there are no masks (Windows), nothing is done.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # It starts with the first process, and would take the mask away from the thread it starts in.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def outlive_nothing(worker: int, workers: int) -> None:
+    """In a worker: end with the process that started it, also when that was killed."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+# ---- evaluation
+
+
+def input_size(size: Size, data: DataConfig, output_stride: int) -> Size:
+    """Height and width that the network gets for an image of `size`: by that image alone.
+
+    The one rule of prediction and evaluation, so that neither an image's neighbours in a batch nor
+    the rest of its split change what is predicted: `data.eval_size` where the image fits into it or
+    is scaled to fit; else its own size, rounded up to k * output_stride + 1, k from 2. What the
+    image does not fill is padded at the bottom and on the right, and image pooling sees that.
     """
     if data.one_label:
         return data.eval_size or data.crop_size
-    largest = largest_size(source)
-    if data.eval_size is None:
-        stride = output_stride
-        h, w = (round_up(n, stride) for n in largest)
-        return (h, w)
-    if data.resize == "keep" and any(n > e for n, e in zip(largest, data.eval_size, strict=True)):
-        raise UserError(
-            f"data.eval_size = {data.eval_size}, but the largest picture is {largest} (height,"
-            " width): enlarge it, leave it out (None: sized by the data) or set --data.resize=fit"
-        )
-    return data.eval_size
+    if data.eval_size is not None:
+        room = zip(size, data.eval_size, strict=True)
+        if data.resize == "fit" or all(n <= most for n, most in room):
+            return data.eval_size
+    h, w = (max(round_up(n, output_stride), 2 * output_stride + 1) for n in size)
+    return (h, w)
 
 
-def largest_size(source: Source) -> Size:
-    """Largest height and largest width of a source's pictures."""
-    sizes = source.sizes()
-    return (max(h for h, _ in sizes), max(w for _, w in sizes))
+class Row(NamedTuple):
+    """A row of a batch: its record, past the end for a row to fill up with, and two sizes.
+
+    `input_size` is what the network gets, `label_size` what its label map is padded to.
+    """
+
+    record: int
+    input_size: Size
+    label_size: Size
 
 
-def eval_example(
-    index: int,
+def plan_evaluation(
     source: Source,
     data: DataConfig,
-    input_size: Size,
-    label_size: Size,
-    fill: Pixel = GREY,
-) -> Batch:
-    """One whole picture for evaluation; an index past the end gives an example of ignored pixels.
+    *,
+    output_stride: int,
+    batch_size: int,
+    shares: int = 1,
+    only: Sequence[int] | None = None,
+) -> list[list[Row]]:
+    """Every image once (or `only` these), in batches of one input size each.
+
+    Where the split has fewer images of a size than a batch holds, their batch has so many rows as
+    to be a multiple of `shares`, the parts that devices split it into. An image whose header cannot
+    be read stands with those of the most frequent size.
+    """
+    sizes = source.sizes() if not data.one_label else [(1, 1)] * len(source)
+    known = [input_size(s, data, output_stride) for s in sizes if s is not None]
+    common = Counter(known or [input_size((1, 1), data, output_stride)]).most_common(1)[0][0]
+    boxes = [common if s is None else input_size(s, data, output_stride) for s in sizes]
+    counts, largest = Counter(boxes), largest_size(sizes)
+    groups: dict[Size, list[Row]] = {}
+    for i in range(len(source)) if only is None else only:
+        label_size = (1, 1) if data.one_label else largest if data.resize == "fit" else boxes[i]
+        groups.setdefault(boxes[i], []).append(Row(i, boxes[i], label_size))
+    batches = []
+    for box, rows in groups.items():
+        n = min(batch_size, -(-counts[box] // shares) * shares)
+        rows += [rows[0]._replace(record=len(source))] * (-len(rows) % n)
+        batches += [rows[i : i + n] for i in range(0, len(rows), n)]
+    return batches
+
+
+def largest_size(sizes: Sequence[Size | None]) -> Size:
+    """Largest height and largest width; unknown sizes count as 1 x 1."""
+    known = [size for size in sizes if size is not None] or [(1, 1)]
+    return (max(h for h, _ in known), max(w for _, w in known))
+
+
+def eval_example(row: Row, source: Source, data: DataConfig, fill: Pixel = GREY) -> Batch:
+    """One whole image for evaluation; an index past the end gives an example of ignored pixels.
 
     So does a record that cannot be read, marked as bad. image u8 [*input_size, 3], scaled to
-    `scaled` (h, w) and padded; label u8 [*label_size], at the picture's own `size` (h, w) and
-    padded with the ignored label. A picture with one label, u16 [1 1], is cut to its centre, and
+    `scaled` (h, w) and padded; label u8 [*label_size], at the image's own `size` (h, w) and
+    padded with the ignored label. An image with one label, u16 [1 1], is cut to its centre, and
     both sizes are the label's.
     """
+    index, box, label_size = row
     one = {"scaled": np.ones(2, np.int32), "size": np.ones(2, np.int32)}
     read = read_record(source, index) if index < len(source) else ""
     if isinstance(read, str):
-        example = blank(source, data, input_size, label_size, fill)
+        example = blank(source, data, box, label_size, fill)
         return {**example, **one, **about(index, bad=read != "")}
     image, label = read
     if data.one_label:
-        image = cut(image, central_crop(input_size), input_size, fill, smooth=True)
+        image = cut(image, central_crop(box), box, fill, smooth=True)
         return {"image": image, "label": label, **one, **about(index)}
     size = image.shape[:2]
-    scaled = fit_size(size, input_size) if data.resize == "fit" else size
+    scaled = fit_size(size, box) if data.resize == "fit" else size
     return {
-        "image": whole(image, scaled, input_size, fill, smooth=True),
+        "image": whole(image, scaled, box, fill, smooth=True),
         "label": pad(label, label_size, source.ignore_label),
         "scaled": np.array(scaled, np.int32),
         "size": np.array(size, np.int32),
@@ -285,27 +395,21 @@ def eval_example(
 def eval_batches(
     source: Source,
     data: DataConfig,
+    plan: list[list[Row]],
     *,
-    batch_size: int,
-    input_size: Size,
     host: int = 0,
     hosts: int = 1,
     fill: Pixel = GREY,
-    only: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
-    """Every picture once, in order (or `only` these, in theirs).
+    """The batches of `plan_evaluation`; of each, this host's rows, every `hosts`-th."""
 
-    The last batch is filled up with ignored pixels.
-    """
-    make = partial(
-        eval_example,
-        source=source,
-        data=data,
-        input_size=input_size,
-        label_size=(1, 1) if data.one_label else largest_size(source),
-        fill=fill,
-    )
-    indices = range(len(source)) if only is None else only
-    past_the_end = [len(source)] * (-len(indices) % batch_size)
-    examples = grain.MapDataset.source([*indices, *past_the_end]).map(make)
-    return read(examples[host::hosts].batch(batch_size // hosts), data.workers)
+    make = partial(eval_batch, source=source, data=data, host=host, hosts=hosts, fill=fill)
+    return read(grain.MapDataset.source(plan).map(make), data.workers)
+
+
+def eval_batch(
+    rows: list[Row], source: Source, data: DataConfig, host: int, hosts: int, fill: Pixel
+) -> Batch:
+    """A host's rows of a batch, read and stacked."""
+    examples = [eval_example(row, source, data, fill) for row in rows[host::hosts]]
+    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}

@@ -1,10 +1,10 @@
 """Random access to examples: folders of picture and mask pairs, and data sets prepared by TFDS."""
 
 import contextlib
-import fcntl
 import io
 import re
 import shutil
+import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,10 +18,18 @@ import tensorflow_datasets as tfds
 from deeplab_jax.config import DataKind
 from deeplab_jax.data import cityscapes, scenes, voc
 from deeplab_jax.data.colors import Color, voc_colormap
-from deeplab_jax.data.decode import decode_image, decode_label, image_size, read_file
+from deeplab_jax.data.decode import (
+    Held,
+    MaskError,
+    count_values,
+    decode_image,
+    decode_label,
+    image_size,
+    read_file,
+)
 from deeplab_jax.data.walk import SUFFIXES, walk_images
 from deeplab_jax.errors import UserError
-from deeplab_jax.files import writable_folder
+from deeplab_jax.files import locked, writable_folder
 
 DATA_DIR = "~/.cache/deeplab_jax/tfds"
 # What reading a record raises where it is not sound; the last two are ArrayRecord's own.
@@ -29,6 +37,11 @@ UNREADABLE = (UserError, OSError, ValueError, RuntimeError)
 
 
 Size = tuple[int, int]
+# Of what one mask alone does not decide.
+SEE_ALL = (
+    "What helps depends on all masks: python -m deeplab_jax check-data, with the same arguments, "
+    "reads and judges them"
+)
 NO_CLASS = 65535  # the ignored label of pictures with one class: above every class id
 
 
@@ -128,20 +141,26 @@ def check_pair(id: str, size: Size, label: np.ndarray, num_classes: int, ignore_
     wrong = label[(label >= num_classes) & (label != ignore_label)]
     if wrong.size:
         values = np.unique(wrong).tolist()
-        raise UserError(
+        raise MaskError(
             f"{id}: the mask holds {_some(values)}; allowed are the classes 0 to {num_classes - 1} "
-            f"and {ignore_label} (ignore_label). {_guess(values, num_classes)}"
+            f"and {ignore_label} (ignore_label)",
+            Held(count_values(label)),
         )
+
+
+def evenly_spread(count: int, samples: int = 16) -> list[int]:
+    """Positions among `count` of the samples that are looked at before training."""
+    return np.unique(np.linspace(0, count - 1, min(samples, count)).astype(int)).tolist()
 
 
 def check_source(source: Source, samples: int = 16) -> None:
     """Decode `samples` examples, evenly spread; raises UserError that names the first bad one."""
-    picks = np.unique(
-        np.linspace(0, len(source) - 1, min(samples, len(source))).astype(int)
-    ).tolist()
     values: set[int] = set()
-    for index in picks:
-        example = source[index]
+    for index in evenly_spread(len(source), samples):
+        try:
+            example = source[index]
+        except MaskError as error:
+            raise UserError(f"{error}\n{SEE_ALL}") from error
         decode_image(example["image"], source.name(index))
         values.update(np.unique(example["label"]).tolist())
     wrong = drawn_in_255(values, source.class_names)
@@ -157,28 +176,13 @@ def drawn_in_255(values: set[int], class_names: tuple[str, ...]) -> str:
     if len(class_names) != 2 or values != {0, 255}:
         return ""
     return (
-        f"no mask holds class 1 ({class_names[1]!r}), only 0 and 255, which is ignored: "
-        "they look like binary masks saved as 0/255. Save them as 0/1: mask // 255"
+        f"no mask holds class 1 ({class_names[1]!r}), only 0 and 255: they look like binary masks "
+        "saved as 0/255. Save them as 0/1 (mask // 255) and leave --data.ignore_label at 255"
     )
 
 
 def _holds(source: Source, class_id: int) -> bool:
     return any((source[index]["label"] == class_id).any() for index in range(len(source)))
-
-
-def _guess(values: list[int], num_classes: int) -> str:
-    if values == [255]:
-        if num_classes == 2:
-            return "It looks like a binary mask saved as 0/255: save it as 0/1 (mask // 255)."
-        return "255 usually marks pixels to ignore: set --data.ignore_label=255."
-    if values == [num_classes]:
-        return (
-            f"Perhaps the ids start at 1, perhaps the list lacks a class, or {num_classes} marks "
-            f"pixels to ignore: then set --data.ignore_label={num_classes}."
-        )
-    if len(values) >= 8 or min(values) > 2 * num_classes:
-        return "They look like gray levels or colours, not like class ids."
-    return "Is the list of classes complete?"
 
 
 def _some(values: Iterable[object], at_most: int = 8) -> str:
@@ -312,11 +316,6 @@ def _classes(
         return tuple(f"class {i}" for i in range(num_classes)), voc_colormap(num_classes)
     names, colors = read_classes(path)
     _check_num_classes(len(names), str(path))
-    if num_classes not in (None, len(names)):
-        raise UserError(
-            f"model.num_classes is {num_classes}, but {path} lists {len(names)} classes: "
-            f"set --model.num_classes={len(names)}"
-        )
     return names, colors
 
 
@@ -535,8 +534,7 @@ def prepare(builder: tfds.core.DatasetBuilder, manual_dir: str | None = None) ->
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     # Two processes started together; the system frees the lock of a process that dies.
-    with open(folder / ".lock", "w", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(folder / ".lock", wait=True):
         yield
 
 
@@ -605,3 +603,80 @@ def _open_imagenet(root: str, split: str, data_dir: str, num_classes: int | None
 
 def _expand(path: str) -> str:
     return str(Path(path).expanduser())
+
+
+# ---- the classes in another order
+
+
+@dataclass(frozen=True)
+class ReorderedSource:
+    """A source with its classes in another order: `class_names[i]` was its class `ids[i]`.
+
+    Ignored pixels have an id that is no class, whatever they had before.
+    """
+
+    source: Source
+    class_names: tuple[str, ...]
+    colors: tuple[Color, ...]
+    ids: tuple[int, ...]
+    ignore_label: int
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        example = self.source[index]
+        label = example["label"]
+        table = np.full(np.iinfo(label.dtype).max + 1, self.ignore_label, label.dtype)
+        table[list(self.ids)] = np.arange(len(self.ids))
+        table[self.source.ignore_label] = self.ignore_label
+        return {**example, "label": table[label]}
+
+    def sizes(self) -> list[Size]:
+        """Return (h, w) of every picture, from the headers alone."""
+        return self.source.sizes()
+
+    def name(self, index: int) -> str:
+        """Return the picture's file or id."""
+        return self.source.name(index)
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the source, and the order."""
+        return f"{self.source.fingerprint}, in the order {', '.join(self.class_names)}"
+
+
+def match_classes(
+    source: Source, names: tuple[str, ...], colors: tuple[Color, ...], whose: str
+) -> Source:
+    """The source with its classes in the order of `names`, those that `whose` network predicts.
+
+    The same names in another order are mapped, and this is said; so are names that differ.
+
+    Raises:
+      UserError: there is another number of classes.
+    """
+    theirs = source.class_names
+    if len(theirs) != len(names):
+        raise UserError(
+            f"{whose} predicts {len(names)} classes ({_some(names, 4)}), and the data set has"
+            f" {len(theirs)} ({_some(theirs, 4)}): they cannot be compared. Choose weights that"
+            " were trained on these classes, or the data with the classes of the weights"
+        )
+    if theirs == names:
+        return source
+    if set(theirs) == set(names):
+        print(f"the data's classes are in another order than {whose}'s: mapped", file=sys.stderr)
+        ids = tuple(theirs.index(name) for name in names)
+        wide = source[0]["label"].dtype == np.uint16
+        return ReorderedSource(source, names, colors, ids, NO_CLASS if wide else 255)
+    numbered = tuple(f"class {i}" for i in range(len(names)))
+    if numbered not in (theirs, names):  # without names, nothing can be said
+        pairs = [f"{i}: {a!r} / {b!r}" for i, (a, b) in enumerate(zip(names, theirs, strict=True))]
+        different = [pair for pair, a, b in zip(pairs, names, theirs, strict=True) if a != b]
+        print(
+            f"warning: the classes of {whose} and of the data have other names, and are compared by"
+            f" their ids: {_some(different)}",
+            file=sys.stderr,
+        )
+    return source

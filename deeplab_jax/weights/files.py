@@ -7,7 +7,7 @@ run.
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ from deeplab_jax.config import (
     save_json,
 )
 from deeplab_jax.errors import UserError
+from deeplab_jax.files import json_text
 from deeplab_jax.models.build import abstract_variables
 from deeplab_jax.weights.slots import as_float32, check_finite, shorten
 
@@ -45,6 +46,8 @@ a pickle can run code when it is read, so none is. Save it as safetensors, where
   safetensors.torch.save_file(state, "model.safetensors")
 and make that into a folder: `python -m deeplab_jax convert model.safetensors --out FOLDER`"""
 LFS_POINTER = b"version https://git-lfs"
+NOTE = "deeplab_jax"  # one entry alone: safetensors writes several in an order of chance
+NO_NOTE: Mapping[str, Any] = {}
 MAX_HEADER_BYTES = 2**20  # of safetensors; that of xception_71, with 802 arrays, has 0.1 MB
 MAX_BYTES = 2 * 2**30  # what a file of weights may unpack to; the largest official has about 1 GB
 
@@ -58,8 +61,10 @@ class Weights(NamedTuple):
     colors: Colors
 
 
-def save_weights(directory: Path, weights: Weights) -> None:
+def save_weights(directory: Path, weights: Weights, note: Mapping[str, Any] = NO_NOTE) -> None:
     """Write the folder; an older one is replaced only when the new one is complete.
+
+    `note`, JSON's, is kept in the file of the arrays itself, so that it is always theirs.
 
     Raises:
       OSError: it cannot be written.
@@ -72,13 +77,15 @@ def save_weights(directory: Path, weights: Weights) -> None:
         {"name": n, "color": list(c)}
         for n, c in zip(weights.class_names, weights.colors, strict=True)
     ]
-    (staging / "classes.json").write_text(json.dumps(classes, indent=1) + "\n", encoding="utf-8")
+    (staging / "classes.json").write_text(json_text(classes, indent=1) + "\n", encoding="utf-8")
     # safetensors writes the memory as it lies: an array in Fortran order would come back scrambled
     flat = {
         "/".join(k): np.ascontiguousarray(v) for k, v in flatten_dict(weights.variables).items()
     }
     try:
-        save_file(flat, staging / "model.safetensors")
+        save_file(
+            flat, staging / "model.safetensors", {NOTE: json_text(dict(note))} if note else None
+        )
     except SafetensorError as error:  # a full disk, most likely
         raise OSError(str(error)) from error
     directory.mkdir(parents=True, exist_ok=True)
@@ -154,6 +161,13 @@ def foreign(file: Path) -> str:
     if file.name.endswith((".safetensors", ".npz", ".index", ".tar.gz", ".tgz", ".tar")):
         return CONVERT.format(file)
     return f"{file.name} is not of a kind that can be read, here or by `convert`: {READABLE}"
+
+
+def read_note(directory: Path) -> dict[str, Any]:
+    """The `note` that the weights were saved with; {} without one."""
+    with opened(directory / "model.safetensors") as tensors:
+        note = json.loads((tensors.metadata() or {}).get(NOTE, "{}"))
+    return note if isinstance(note, dict) else {}
 
 
 def read_header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:

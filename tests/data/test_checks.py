@@ -3,20 +3,26 @@
 import io
 import re
 import struct
+import tempfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from synthetic import SIZE, square_picture, write_squares
 
 from deeplab_jax import commands
-from deeplab_jax.config import Config, DataConfig, ModelConfig, load_config_file
+from deeplab_jax.config import Config, DataConfig, ModelConfig, load_config_file, parse
 from deeplab_jax.data import checks, voc
+from deeplab_jax.data.colors import voc_colormap
+from deeplab_jax.data.pipeline import open_split
 from deeplab_jax.data.sources import open_folder
+from deeplab_jax.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 IMAGE, LABEL = square_picture(99)
@@ -66,7 +72,7 @@ REFUSED = [
     ("HTML named .jpg", "page.jpg", b"<html>404</html>", MASK, "content is of another kind"),
     ("truncated mask", "cut_mask.png", encode(PICTURE), MASK[:-30], "not a readable picture"),
     ("palette mask", "palette.png", encode(PICTURE), encode(palette(LABEL)), "palette_masks=True"),
-    ("colour mask", "colour.png", encode(PICTURE), encode(PICTURE), "mask is a colour picture"),
+    ("colour mask", "colour.png", encode(PICTURE), encode(PICTURE), "mask is a colour image"),
     ("JPEG mask", "jpeg.png", encode(PICTURE), encode(LABEL, "JPEG"), "must not be JPEG"),
     ("1 x 1", "dot.png", encode(IMAGE[:1, :1]), encode(LABEL[:1, :1]), "picture is 1 x 1; each"),
     (
@@ -84,7 +90,20 @@ REFUSED = [
         encode(LABEL[:, :50]),
         "the picture is 56 x 40 but its mask 50 x 40",
     ),
-    ("label = number of classes", "three.png", encode(PICTURE), labelled(3), "Perhaps the ids st"),
+    (
+        "label = number of classes",
+        "three.png",
+        encode(PICTURE),
+        labelled(3),
+        "holds 3; allowed are",
+    ),
+    (
+        "gray saved as RGB",
+        "gray_rgb.png",
+        encode(PICTURE),
+        encode(Image.fromarray(LABEL).convert("RGB")),
+        "saved as colours (PIL mode RGB), but all of them are gray, 0 to 255",
+    ),
     ("label out of range", "seven.png", encode(PICTURE), labelled(7), "holds 7; allowed are the"),
     (
         "32-bit float picture",
@@ -107,7 +126,14 @@ READ = [
         "turned.jpg",
         encode(PICTURE, "JPEG", exif=turned(6)),
         MASK,
-        "EXIF orientation 6: training and evaluation read the pixels as stored",
+        "",  # the mask's size proves that it is drawn on the stored pixels
+    ),
+    (
+        "EXIF says upside down",
+        "half_turned.jpg",
+        encode(PICTURE, "JPEG", exif=turned(3)),
+        MASK,
+        "EXIF orientation 3: training and evaluation read the pixels as stored, and nothing proves",
     ),
     (
         "animated GIF",
@@ -200,7 +226,9 @@ def test_all_and_only_the_bad_are_counted(
 ) -> None:
     root, code, text = bad
     assert code == 1
-    assert text.startswith(f"problems: {len(REFUSED)}\n") and "._p00" not in text
+    # One more: what all masks hold.
+    assert text.startswith(f"problems: {len(REFUSED) + 1}\n") and "._p00" not in text
+    assert "train and val  all masks: the masks hold 3, 7, beyond the ids 0 to 2 of the 3" in text
     assert f"{root}/images/train/again.png (train) = {root}/images/train/p00.png (train): " in text
     assert f"{root}/images/train/p01.png (train) = {root}/images/val/leak.png (val): " in text
     assert text.count("byte for byte") == 2
@@ -210,8 +238,9 @@ def test_all_and_only_the_bad_are_counted(
     assert f"train: {total} pictures, {sound} of them sound" in out
     assert "val: 3 pictures, 3 of them sound" in out
     assert "JPEG CMYK (1)" in out and "PNG I;16 (1)" in out and "MPO RGB (1)" in out
-    assert "turned (1)" in out
-    assert "--data.palette_masks=True" in out and "--data.ignore_label=3" in out
+    assert "turned (2)" in out
+    advice = suggestions(out)  # nothing of the kind is decided by such masks
+    assert "--data.palette_masks" not in advice and "--data.ignore_label" not in advice
     with Image.open(root / "out" / "samples.png") as samples:
         assert samples.width == 4 * (320 + 16) + 16
 
@@ -247,6 +276,187 @@ def test_many_problems_of_a_kind_are_one_entry(
     assert out.count("- " + str(tmp_path / "masks" / "train")) == checks.FILES_SHOWN
     assert "and 4 more, see problems.txt" in out
     assert (tmp_path / "out" / "problems.txt").read_text().count("but its mask") == 7
+
+
+class Situation(NamedTuple):
+    """How masks of true classes are stored, and what is set; the highest class always occurs."""
+
+    masks: list[list[int]]  # rows of true ids; -1: to be ignored
+    start: int  # the id of the first class
+    void: int  # the value of ignored pixels
+    form: str  # ids, palette, renumbered, gray, 0/255
+    ignore_label: int
+
+    @property
+    def classes(self) -> int:
+        return max(max(row) for row in self.masks) + 1
+
+
+@st.composite
+def situations(draw: st.DrawFn) -> Situation:
+    n, start = draw(st.integers(2, 4)), draw(st.sampled_from([0, 0, 1]))
+    row = st.lists(st.integers(-1, n - 1), min_size=4, max_size=4)
+    masks = [*draw(st.lists(row, min_size=1, max_size=3)), [0, n - 1, 0, n - 1]]
+    void = draw(st.sampled_from([255, 254, 0 if start else n]))
+    forms = ["ids", "palette", "gray", "0/255", *([] if start else ["renumbered"])]
+    form = draw(st.sampled_from(forms))
+    return Situation(masks, start, void, form, draw(st.sampled_from([255, 254, 0, n])))
+
+
+def write_situation(root: Path, made: Situation) -> None:
+    colors = voc_colormap(256)
+    for i, row in enumerate(made.masks):
+        ids = np.array([made.void if k < 0 else k + made.start for k in row], np.uint8)
+        if made.form == "0/255":
+            ids = np.where(np.array(row) > 0, 255, 0).astype(np.uint8)
+        mask = Image.fromarray(np.tile(ids, (4, 1)))
+        if made.form == "palette":
+            mask.putpalette(np.array(colors, np.uint8).tobytes())
+        elif made.form == "renumbered":  # as programs that reduce colours do
+            values, numbers = np.unique(ids, return_inverse=True)
+            palette = [colors[value] for value in values[::-1]]
+            mask = Image.fromarray(np.tile((len(values) - 1 - numbers).astype(np.uint8), (4, 1)))
+            mask.putpalette(np.array(palette, np.uint8).tobytes())
+        elif made.form == "gray":
+            mask = mask.convert("RGB")
+        for kind, image in (("masks", mask), ("images", Image.fromarray(IMAGE[:4, i : i + 4]))):
+            for split in ("train", "val"):
+                file = root / kind / split / f"{i}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                image.save(file)
+
+
+def examine(config: Config) -> tuple[checks.SplitCheck, list[checks.Finding], list[str]]:
+    """What is found in training's split, every problem, and what is suggested."""
+    splits = (config.data.train_split, config.data.eval_split)
+    sources = {split: open_split(config.data, split, config.model) for split in splits}
+    found = {split: checks.check_split(source, split) for split, source in sources.items()}
+    problems = checks.find_problems(list(found.values()), sources, config)
+    warnings = checks.find_warnings(list(found.values()), sources, config.data)
+    advice = checks.suggest(found, [*problems, *warnings], config)
+    return found["train"], problems, [argument for argument, _ in advice]
+
+
+@settings(max_examples=60, deadline=None)
+@given(situations())
+def test_what_is_suggested_works_and_names_every_class_rightly(made: Situation) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        write_situation(Path(folder), made)
+        arguments = [
+            f"--data.root={folder}",
+            f"--model.num_classes={made.classes}",
+            f"--data.ignore_label={made.ignore_label}",
+        ]
+        _, problems, advice = examine(parse(arguments, str(CONFIGS / "folder.py")))
+        if not problems or not any("label" in flag or "palette" in flag for flag in advice):
+            return
+        pasted = [word for argument in advice for word in argument.split()]
+        check, problems, _ = examine(parse([*arguments, *pasted], str(CONFIGS / "folder.py")))
+        truth = [4 * sum(row.count(k) for row in made.masks) for k in range(made.classes)]
+        assert problems == [] and check.pixels.tolist() == truth
+
+
+def rewrite_masks(root: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    for file in (root / "masks").rglob("*.png"):
+        Image.fromarray(change(np.array(Image.open(file))).astype(np.uint8)).save(file)
+
+
+def suggestions(text: str) -> str:
+    return text.split("\nsuggestions")[1]
+
+
+@pytest.mark.parametrize("void", [0, 1], ids=["0 is void", "0 never occurs"])
+def test_ids_from_one_are_told_and_the_advice_works(
+    void: int, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """What the check cannot decide, it does not suggest; here id 0 is void, if it occurs."""
+    write_squares(tmp_path, {"train": 4, "val": 2})
+    rewrite_masks(tmp_path, lambda label: np.where(label == 255, void, label + 1))
+    assert run(tmp_path, tmp_path / "out") == 1
+    out = capsys.readouterr().out
+    told = "ut a name for id 0, such as void, first in classes.txt, and set"
+    arguments = ("--model.num_classes=4", "--data.ignore_label=0")
+    assert f"{told} {' '.join(arguments)}" in out
+    if void == 0:
+        assert "3 marks pixels to ignore: set --data.ignore_label=3\n" in out
+        assert "the list lacks a class" in out
+    assert "label" not in suggestions(out) and "num_classes" not in suggestions(out)
+    names = (tmp_path / "classes.txt").read_text()
+    (tmp_path / "classes.txt").write_text(f"void\n{names}")
+    assert run(tmp_path, tmp_path / "out", *arguments) == 0
+    out = capsys.readouterr().out
+    labels = [np.array(Image.open(mask)) for mask in (tmp_path / "masks" / "train").iterdir()]
+    ids = np.concatenate([label.ravel() for label in labels])
+    for k, name in ((1, "grey"), (2, "red"), (3, "blue")):
+        share = 100 * (ids == k).sum() / (ids > 0).sum()
+        assert re.search(rf"^{name} +{share:.3f} +4 ", out, re.MULTILINE)
+
+
+def test_twelve_bits_in_sixteen_have_a_remedy_where_all_agree(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_squares(tmp_path, {"train": 3, "val": 1})
+    images = sorted((tmp_path / "images").rglob("*.png"))
+    for file in images:
+        gray = np.array(Image.open(file).convert("L")).astype(np.uint16)
+        Image.fromarray(gray * 16).save(file)
+    assert run(tmp_path, tmp_path / "out") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"the image uses [1-6]\.\d % of the range up to 65535, which looks near", out)
+    assert out.count("nearly black") == 2 and "\n  --data.white=4095\n" in suggestions(out)
+    assert run(tmp_path, tmp_path / "out", "--data.white=4095") == 0
+    assert "nearly black" not in capsys.readouterr().out
+    assert run(tmp_path, tmp_path / "out", "--data.white=1023") == 0
+    assert "all above data.white = 1023 are white" in capsys.readouterr().out
+    Image.fromarray(np.full(SIZE, 60000, np.uint16)).save(images[0])  # so it was dark, no more
+    assert run(tmp_path, tmp_path / "out") == 0
+    out = capsys.readouterr().out
+    assert "nearly black" not in out and "--data.white" not in out
+
+
+def test_training_warns_of_what_the_check_would(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Each kind once, with a count and one file."""
+    write_squares(tmp_path, {"train": 5, "val": 2})
+    rewrite_masks(tmp_path, lambda label: np.where(label == 0, 1, label))
+    folder = tmp_path / "images" / "train"
+    for i in (1, 2):
+        (folder / f"p0{i}.png").unlink()
+        PICTURE.save(folder / f"p0{i}.jpg", exif=turned(3))
+    (folder / "p03.png").unlink()
+    PICTURE.save(folder / "p03.gif", save_all=True, append_images=OTHERS)
+    (folder / "p04.png").unlink()
+    Image.fromarray(IMAGE[..., 0].astype(np.uint16) * 16).save(folder / "p04.png")
+    Image.fromarray(np.full(SIZE, 255, np.uint8)).save(tmp_path / "masks" / "val" / "p00.png")
+    config = parse([f"--data.root={tmp_path}", "--model.num_classes=3"], str(CONFIGS / "folder.py"))
+    sources = {split: open_split(config.data, split, config.model) for split in ("train", "val")}
+    checks.warn_of_samples(sources, config.data)
+    lines = capsys.readouterr().err.splitlines()
+    expected = [
+        r"p01\.jpg: EXIF orientation 3.*exif_upright=True \(2 of 7 samples\)",
+        r"p03\.gif: the file holds 3 frames.*\(1 of 7 samples\)",
+        r"val/p00\.png: every pixel of the mask is ignored.*\(1 of 7 samples\)",
+        r"all masks: no mask holds class 0 \('grey'\)\. If your ids start at 1",
+        r"all 1 images of more than 8 bits: .*nearly black: set --data\.white=4095",
+        r"python -m deeplab_jax check-data.* reads them all$",
+    ]
+    for pattern, line in zip(expected, lines, strict=True):
+        assert re.search(pattern, line)
+    write_squares(tmp_path / "good", {"train": 2, "val": 1})
+    sources = {"train": open_folder(str(tmp_path / "good"), "train")}
+    checks.warn_of_samples(sources, config.data)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_out_folder_is_tried_before_the_reading(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_squares(tmp_path, {"train": 1, "val": 1})
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--out = .*file: that is a file; name a folder"):
+        run(tmp_path, tmp_path / "file")
+    assert "reading" not in capsys.readouterr().err
 
 
 def test_what_concerns_all_pictures_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

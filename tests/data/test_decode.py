@@ -1,6 +1,7 @@
 """The one decoder: what it accepts, what it refuses and whether the refusal helps."""
 
 import io
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -11,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deeplab_jax.data import decode
 from deeplab_jax.data.decode import (
     Header,
     decode_image,
     decode_label,
+    describe_range,
     examine_image,
     image_size,
     read_file,
@@ -40,13 +41,14 @@ def palette_png(ids: np.ndarray) -> bytes:
     return encode(image)
 
 
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """A part of a PNG."""
+    check = struct.pack(">I", zlib.crc32(kind + body))
+    return struct.pack(">I", len(body)) + kind + body + check
+
+
 def png_header(width: int, height: int) -> bytes:
     """A PNG that claims a size and holds hardly anything."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        check = struct.pack(">I", zlib.crc32(kind + body))
-        return struct.pack(">I", len(body)) + kind + body + check
-
     size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"\0"))
 
@@ -66,6 +68,51 @@ def test_gray_is_repeated_and_alpha_dropped() -> None:
 def test_16_bits_are_scaled_not_clipped() -> None:
     deep = (IDS.astype(np.uint16) * 257) + 3
     np.testing.assert_array_equal(decode_image(encode(deep), "a.png")[..., 0], IDS)
+
+
+def deep_rgb_png(rgb: np.ndarray) -> bytes:
+    """A PNG of 16 bits a channel, which PIL reads but does not write."""
+    size = struct.pack(">IIBBBBB", rgb.shape[1], rgb.shape[0], 16, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.tobytes() for row in rgb.astype(">u2"))
+    data = chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + data + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("dtype", "format"), [("u2", "PNG"), ("u2", "TIFF"), ("i4", "TIFF")])
+def test_white_is_what_the_data_say(dtype: str, format: str) -> None:
+    twelve = IDS.astype(dtype) * 178  # up to 4094
+    data = encode(twelve, format)
+    assert decode_image(data, "a").max() == 15  # of 65535, nearly black
+    white = decode_image(data, "a", white=4095)[..., 0]
+    np.testing.assert_array_equal(white, twelve.astype(int) * 255 // 4095)
+    assert (decode_image(data, "a", white=255)[..., 0] == (twelve * 1.0).clip(0, 255)).all()
+    header = examine_image(data, "a")
+    assert header.peak == 4094
+    assert re.search(r"uses 6\.2 % .*--data.white=4095", describe_range(4094, header.mode))
+    assert describe_range(4094, header.mode, white=4095) == describe_range(40940, "I;16") == ""
+    np.testing.assert_array_equal(
+        decode_image(encode(RGB), "a", white=4095), RGB
+    )  # 8 bits are 8 bits
+
+
+def test_white_that_the_file_names_is_used() -> None:
+    body = struct.pack(">4H", 0, 1000, 2000, 4095)
+    for white in (None, 4095):
+        pgm = decode_image(b"P5 2 2 4095\n" + body, "a.pgm", white=white)
+        np.testing.assert_allclose(pgm[..., 0].ravel(), [0, 62, 124, 255], atol=1)
+    assert examine_image(b"P5 2 2 4095\n" + body, "a.pgm").peak is None
+    assert examine_image(b"P5 2 2 65535\n" + body, "a.pgm").peak == 4095
+    assert decode_image(b"P5 2 2 65535\n" + body, "a.pgm", white=4095).max() == 255
+
+
+def test_of_deep_colour_the_upper_bits_are_read() -> None:
+    rgb = RGB.astype(np.uint16)
+    np.testing.assert_array_equal(decode_image(deep_rgb_png(rgb * 257), "a"), RGB)
+    twelve = deep_rgb_png(rgb * 57)  # up to 4047
+    assert examine_image(twelve, "a").peak == 15 * 257
+    assert re.search("5.9 % .*black: save it with 8 bits", describe_range(15 * 257, "RGB"))
+    with pytest.raises(UserError, match=r"a\.png: data\.white = 4095 is for grayscale.*8 bits"):
+        decode_image(twelve, "a.png", white=4095)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
@@ -125,7 +172,7 @@ def test_files_too_large_or_not_there_are_refused_unread(
     path.write_bytes(encode(RGB))
     assert read_file(path) == encode(RGB)
     with path.open("r+b") as file:
-        file.truncate(decode.MAX_BYTES + 2**20)  # takes no space on disk
+        file.truncate(256 * 2**20 + 2**20)  # takes no space on disk
     with pytest.raises(UserError, match=r"a\.png: the file has 257 MB; at most 256 MB"):
         read_file(path)
     with pytest.raises(UserError, match=r"b\.png: the file cannot be read \(No such file"):
@@ -211,6 +258,6 @@ def test_too_little_memory_is_no_fault_of_the_image(monkeypatch: pytest.MonkeyPa
     def raising(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(decode.Image, "open", raising)
+    monkeypatch.setattr("deeplab_jax.data.decode.Image.open", raising)
     with pytest.raises(MemoryError):
         decode_image(encode(RGB), "a.png")

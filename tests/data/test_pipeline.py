@@ -1,20 +1,29 @@
 """The same batches for any number of workers, hosts and restarts; every picture evaluated once."""
 
 import dataclasses
+import multiprocessing
+import os
 import shutil
+import signal
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import grain
 import numpy as np
 import pytest
+from PIL import Image
 
-from deeplab_jax import Config, UserError
+from deeplab_jax import Config, DataConfig, ModelConfig, UserError
+from deeplab_jax.data import pipeline
 from deeplab_jax.data.pipeline import (
     BadRecords,
     Batch,
+    ReaderFailed,
     eval_batches,
-    network_size,
+    input_size,
     open_split,
+    plan_evaluation,
     train_batches,
 )
 from deeplab_jax.data.sources import Source
@@ -48,6 +57,71 @@ def test_batches_are_the_same_for_any_number_of_workers(
 ) -> None:
     none = take(tiny_config, train_source, 4)
     assert_equal(none, take(tiny_config, train_source, 4, workers=2))
+
+
+def test_the_order_is_that_of_endless_data(tiny_config: Config, train_source: Source) -> None:
+    """As Grain's own repeat() gives it, in which batches of one overflow."""
+    n, position = len(train_source), 1_000_003
+    endless = grain.MapDataset.range(n).seed(3).shuffle().repeat()
+    drawn = endless.random_map(lambda index, rng: (index, rng.integers(2**31)))
+    for size in (1, 4):
+        batches = train_batches(
+            train_source,
+            tiny_config.data,
+            batch_size=size,
+            seed=3,
+            start_step=position // size,
+        )
+        first = [next(batches) for _ in range(12 // size)]
+        start = position // size * size
+        records = np.concatenate([batch["record"] for batch in first])
+        assert records.tolist() == [drawn[start + i][0] for i in range(12)]
+
+
+def test_batches_of_one_are_those_of_four_for_any_number_of_workers(
+    tiny_config: Config, train_source: Source
+) -> None:
+    (four,) = take(tiny_config, train_source, 1, start_step=5)
+    for workers in (0, 1):
+        data = dataclasses.replace(tiny_config.data, workers=workers)
+        ones = train_batches(train_source, data, batch_size=1, seed=3, start_step=20)
+        for row, one in enumerate(islice(ones, 4)):
+            np.testing.assert_array_equal(one["image"][0], four["image"][row])
+
+
+def test_workers_end_with_the_iterator_and_a_killed_one_is_said(
+    tiny_config: Config, train_source: Source
+) -> None:
+    data = dataclasses.replace(tiny_config.data, workers=1)
+    batches = train_batches(train_source, data, batch_size=4, seed=3)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    for number in (signal.SIGTERM, signal.SIGINT):  # not for it to answer
+        os.kill(worker.pid, number)
+    next(batches)
+    assert worker.is_alive()
+    batches.close()
+    assert not worker.is_alive()
+    batches = train_batches(train_source, data, batch_size=4, seed=3)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    with pytest.raises(ReaderFailed, match=r"reading the data failed .*terminated unexpectedly"):
+        for _ in range(100):
+            next(batches)
+
+
+def test_what_the_reader_raises_is_a_line_and_an_exit_code(
+    tiny_config: Config, train_source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("a bug\nat length")
+
+    monkeypatch.setattr(pipeline, "train_example", failing)
+    with pytest.raises(ReaderFailed) as raised:
+        take(tiny_config, train_source, 1)
+    assert str(raised.value).startswith("error: reading the data failed (RuntimeError: a bug). ")
+    assert isinstance(raised.value, SystemExit)  # with a text: exit code 1
 
 
 def test_batches_follow_from_the_step_alone(tiny_config: Config, train_source: Source) -> None:
@@ -100,32 +174,54 @@ def test_hosts_share_the_global_batch(tiny_config: Config, train_source: Source)
         np.testing.assert_array_equal(batch["image"], joined)
 
 
+def of_sizes(tmp_path: Path, sizes: list[tuple[int, int]]) -> Source:
+    """A split of images of these sizes (h, w), with class 1 everywhere."""
+    for kind, mode in (("images", "RGB"), ("masks", "L")):
+        folder = tmp_path / kind / "val"
+        folder.mkdir(parents=True)
+        for i, (h, w) in enumerate(sizes):
+            Image.new(mode, (w, h), 1 if mode == "L" else (9, 9, 9)).save(folder / f"{i:02}.png")
+    data = DataConfig(source="folder", root=str(tmp_path))
+    return open_split(data, "val", ModelConfig(num_classes=3))
+
+
+SIZES = [(40, 56), (20, 30), (40, 60), (33, 33), (45, 50), (20, 20)]
+
+
 @pytest.mark.parametrize("hosts", [1, 2])
-def test_every_picture_is_evaluated_once(tiny_config: Config, hosts: int) -> None:
-    source = open_split(
-        tiny_config.data, "val", tiny_config.model
-    )  # five pictures, batches of four
-    size = network_size(tiny_config.data, source, 16)
-    total = sum(
-        int((batch["label"] != 255).sum())
-        for host in range(hosts)
-        for batch in eval_batches(
-            source, tiny_config.data, batch_size=4, input_size=size, host=host, hosts=hosts
-        )
-    )
-    assert total == sum(int((source[i]["label"] != 255).sum()) for i in range(len(source)))
+@pytest.mark.parametrize("resize", ["keep", "fit"])
+def test_every_picture_is_evaluated_once(tmp_path: Path, hosts: int, resize: str) -> None:
+    source = of_sizes(tmp_path, SIZES)
+    data = DataConfig(resize=resize, eval_size=(33, 33))  # type: ignore[arg-type]
+    plan = plan_evaluation(source, data, output_stride=16, batch_size=4, shares=2)
+    batches = [list(eval_batches(source, data, plan, host=h, hosts=hosts)) for h in range(hosts)]
+    records = sorted(r for host in batches for b in host for r in b["record"].tolist())
+    assert records[: len(SIZES)] == [*range(len(SIZES))]
+    assert set(records[len(SIZES) :]) <= {len(SIZES)}
+    pixels = sum(int((b["label"] == 1).sum()) for host in batches for b in host)
+    assert pixels == sum(h * w for h, w in SIZES)
 
 
-def test_network_size_is_the_largest_picture_rounded_up(tiny_config: Config) -> None:
-    source = open_split(tiny_config.data, "val", tiny_config.model)  # pictures of 40 x 56
-    assert network_size(tiny_config.data, source, 16) == (49, 65)
+def test_an_images_input_depends_on_that_image_alone(tmp_path: Path) -> None:
+    """Images of one input size stand together; a batch has no more rows than it needs."""
+    source = of_sizes(tmp_path, SIZES)
+    plan = plan_evaluation(source, DataConfig(), output_stride=16, batch_size=4, shares=2)
+    found = [([row.record for row in batch], batch[0].input_size) for batch in plan]
+    assert found == [([0, 2, 4, 6], (49, 65)), ([1, 3, 5, 6], (33, 33))]
+    few = plan_evaluation(source, DataConfig(), output_stride=16, batch_size=4, shares=2, only=[5])
+    assert [[row.record for row in batch] for batch in few] == [[5, 6, 6, 6]]  # compiled already
 
 
-def test_a_picture_larger_than_eval_size_is_refused(tiny_config: Config) -> None:
-    source = open_split(tiny_config.data, "val", tiny_config.model)
-    data = dataclasses.replace(tiny_config.data, eval_size=(33, 65))
-    with pytest.raises(UserError, match=r"eval_size.*\(40, 56\).*--data.resize=fit"):
-        network_size(data, source, 16)
+def test_the_rule_for_input_sizes() -> None:
+    free, padded = DataConfig(), DataConfig(eval_size=(65, 49))
+    fit = dataclasses.replace(padded, resize="fit")
+    assert [input_size(s, free, 16) for s in ((1, 1), (33, 34), (40, 56))] == [
+        *((33, 33), (33, 49), (49, 65))
+    ]
+    assert [input_size(s, padded, 16) for s in ((20, 30), (65, 49), (66, 20), (20, 50))] == [
+        *((65, 49), (65, 49), (81, 33), (33, 65))
+    ]
+    assert input_size((1000, 20), fit, 16) == (65, 49)
 
 
 def test_another_number_of_classes_is_refused(tiny_config: Config) -> None:

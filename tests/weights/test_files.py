@@ -16,7 +16,13 @@ from safetensors.numpy import load_file, save_file
 from synthetic import random_variables
 
 from deeplab_jax import Config, UserError
-from deeplab_jax.weights.files import Weights, load_weights, read_safetensors, save_weights
+from deeplab_jax.weights.files import (
+    Weights,
+    load_weights,
+    read_note,
+    read_safetensors,
+    save_weights,
+)
 
 CONFIG = Config(model=TINY_MODEL)
 NAMES, COLORS = ("a", "b", "c"), ((0, 0, 0), (1, 2, 3), (4, 5, 6))
@@ -55,6 +61,18 @@ def test_saving_again_replaces(folder: Path, variables: Any) -> None:
         "config.json",
         "model.safetensors",
     ]
+
+
+def test_a_note_is_kept_in_the_file_of_the_arrays(folder: Path, variables: Any) -> None:
+    assert read_note(folder) == {}
+    note = {"value": float("nan"), "by": {"scales": [1.0]}, "step": 3}
+    weights = Weights(CONFIG, variables, NAMES, COLORS)
+    contents = set()
+    for _ in range(3):  # safetensors writes several entries in an order of chance
+        save_weights(folder, weights, note)
+        contents.add((folder / "model.safetensors").read_bytes())
+    assert read_note(folder) == note | {"value": None} and len(contents) == 1
+    chex.assert_trees_all_equal(load_weights(folder).variables, variables)
 
 
 def test_a_backbone_alone_is_enough_to_train_from(variables: Any, tmp_path: Path) -> None:
