@@ -117,7 +117,10 @@ def _read_list(path: Path) -> tuple[str, ...]:
             f"{path}: the name of a list must consist of letters, digits and _, and not be 'all', "
             "because it becomes a TFDS split"
         )
-    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not readable as UTF-8 ({error}); save it as UTF-8") from error
     # Lists of the augmented masks may have lines "/JPEGImages/ID.jpg /SegmentationClassAug/ID.png".
     ids = tuple(Path(words[0]).stem if "/" in words[0] else words[0] for words in lines if words)
     if not ids:

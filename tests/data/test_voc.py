@@ -87,6 +87,13 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         open_voc(devkit, "train", tmp_path / "tfds")
 
 
+def test_a_list_in_another_encoding_is_named(tmp_path: Path) -> None:
+    devkit = make_devkit(tmp_path)
+    (devkit / "VOC2012" / voc.LISTS / "train.txt").write_bytes("a\n".encode("utf-16"))
+    with pytest.raises(UserError, match=r"train\.txt: not readable as UTF-8"):
+        open_source("voc2012", "train", root=str(devkit), data_dir=str(tmp_path / "tfds"))
+
+
 def test_a_colour_mask_is_named_and_leaves_nothing_half_made(tmp_path: Path) -> None:
     devkit = make_devkit(tmp_path / "devkit")
     mask = devkit / "VOC2012" / "SegmentationClass" / "b.png"
