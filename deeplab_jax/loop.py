@@ -22,7 +22,7 @@ from deeplab_jax.data.pipeline import (
     open_split,
     train_batches,
 )
-from deeplab_jax.data.sources import Source, check_source
+from deeplab_jax.data.sources import Source, check_source, other_names
 from deeplab_jax.distributed import wait_for_all, writes
 from deeplab_jax.errors import UserError
 from deeplab_jax.evaluate import Evaluation, Evaluator, protocol, summary, write_evaluation
@@ -351,7 +351,8 @@ def initial_variables(config: Config, source: Source) -> Any:
     variables = init(config.model, jax.random.key(config.train.seed))
     if not config.pretrained:
         return variables
-    variables = overlay(variables, load_weights(config.pretrained, complete=False), config)
+    pretrained = load_weights(config.pretrained, complete=False)
+    variables = overlay(variables, pretrained, config, source.class_names)
     if config.reestimate_batch_norm:
         batches = train_batches(
             source,
@@ -365,12 +366,15 @@ def initial_variables(config: Config, source: Source) -> Any:
     return variables
 
 
-def overlay(variables: Any, pretrained: Weights, config: Config) -> Any:
+def overlay(
+    variables: Any, pretrained: Weights, config: Config, class_names: tuple[str, ...]
+) -> Any:
     """`variables` with every pretrained module put in place.
 
     A module that the pretrained network lacks (a decoder, say) keeps its random start, as does the
     last layer of a segmentation model that starts from a classifier; one of another shape is
-    refused. MobileNetV2's 1280-channel layer is dropped where this network has none.
+    refused. MobileNetV2's 1280-channel layer is dropped where this network has none. Classes of
+    other names or in another order than `class_names` are said where the last layer is taken.
     """
     out: dict[str, Any] = {}
     taken = [m for m in variables["params"] if m in pretrained.variables["params"]]
@@ -386,6 +390,12 @@ def overlay(variables: Any, pretrained: Weights, config: Config) -> Any:
                     theirs = {k: v for k, v in theirs.items() if k != LAST_CONV}
                 check_shapes(f"{collection}/{name}", modules[name], theirs, config.pretrained)
                 out[collection][name] = theirs
+    if "logits" in taken and (other := other_names(pretrained.class_names, class_names)):
+        print(
+            f"warning: the last layer of {config.pretrained} was trained for classes of other names"
+            f" than the data's ({other}); --pretrained_logits=False starts it afresh",
+            file=sys.stderr,
+        )
     left = [m for m in pretrained.variables["params"] if m not in taken]
     note = f"; left out: {', '.join(left)}" if left else ""
     print(f"from {config.pretrained}: {', '.join(taken)}{note}", file=sys.stderr)

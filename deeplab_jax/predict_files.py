@@ -16,9 +16,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from deeplab_jax import pictures
-from deeplab_jax.config import Config
 from deeplab_jax.data import cityscapes, voc
 from deeplab_jax.data.decode import MAX_PIXELS, MAX_WINDOW_PIXELS, decode_image, read_file
+from deeplab_jax.data.sources import other_names
 from deeplab_jax.data.transforms import Size
 from deeplab_jax.data.walk import SUFFIXES, Walk, walk_images
 from deeplab_jax.errors import UserError
@@ -116,7 +116,7 @@ def predict_files(predictor: Predictor, found: Found, out: Path, form: Format = 
       UserError: the network has not the server's number of classes; an output may not or cannot be
         written; no image could be read.
     """
-    check_form(predictor.config, form)
+    check_form(predictor, form)
     plan = plan_outputs(found.sources, out, form)
     check_apart(found.sources, plan, out)
     writable_folder(out, "--out")
@@ -186,7 +186,8 @@ def for_each_image(
         for i, (file, name) in enumerate(found.sources):
             try:
                 data = read_file(file, limit)
-                image = decode_image(data, str(file), exif=exif, max_pixels=limit)
+                white = predictor.config.data.white
+                image = decode_image(data, str(file), exif=exif, white=white, max_pixels=limit)
             except UserError as error:
                 failed += 1
                 print(f"error: {error}", file=sys.stderr, flush=True)
@@ -204,12 +205,27 @@ def for_each_image(
     return failed
 
 
-def check_form(config: Config, form: Format) -> None:
-    """Raise UserError unless the network's classes can be those of the server."""
-    needed = {"voc": len(voc.CLASS_NAMES), "cityscapes": len(cityscapes.CLASS_NAMES)}.get(form)
-    classes = config.model.num_classes
-    if needed not in (None, classes):
-        raise UserError(f"--format={form} is for {needed} classes; these weights have {classes}")
+def check_form(predictor: Predictor, form: Format) -> None:
+    """Raise UserError unless the network's classes can be those of the server, and in its order."""
+    if form == "index":
+        return
+    ours = predictor.class_names
+    theirs = voc.CLASS_NAMES if form == "voc" else cityscapes.CLASS_NAMES
+    if len(ours) != len(theirs):
+        raise UserError(
+            f"--format={form} is for {len(theirs)} classes; these weights have {len(ours)}"
+        )
+    if not (other := other_names(ours, theirs)):
+        return
+    if set(ours) == set(theirs):
+        raise UserError(
+            f"--format={form}: these weights have the server's classes in another order ({other})"
+        )
+    print(
+        f"warning: --format={form}: the server has other names for these classes, which go by"
+        f" their ids: {other}",
+        file=sys.stderr,
+    )
 
 
 def plan_outputs(sources: Sequence[Source], out: Path, form: Format) -> list[Outputs]:

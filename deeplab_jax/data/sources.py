@@ -782,13 +782,22 @@ def match_classes(
         ids = tuple(theirs.index(name) for name in names)
         wide = source[0]["label"].dtype == np.uint16
         return ReorderedSource(source, names, colors, ids, NO_CLASS if wide else 255)
-    numbered = tuple(f"class {i}" for i in range(len(names)))
-    if numbered not in (theirs, names):  # without names, nothing can be said
-        pairs = [f"{i}: {a!r} / {b!r}" for i, (a, b) in enumerate(zip(names, theirs, strict=True))]
-        different = [pair for pair, a, b in zip(pairs, names, theirs, strict=True) if a != b]
+    if other := other_names(names, theirs):
         print(
             f"warning: the classes of {whose} and of the data have other names, and are compared by"
-            f" their ids: {_some(different)}",
+            f" their ids: {other}",
             file=sys.stderr,
         )
     return source
+
+
+def other_names(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
+    """Where as many classes have other names, as "1: 'car' / 'bus'"; "" if nowhere.
+
+    Classes without names, "class 0" and so on, differ from none.
+    """
+    numbered = tuple(f"class {i}" for i in range(len(ours)))
+    if len(ours) != len(theirs) or numbered in (ours, theirs):
+        return ""
+    pairs = enumerate(zip(ours, theirs, strict=True))
+    return _some([f"{i}: {a!r} / {b!r}" for i, (a, b) in pairs if a != b])

@@ -419,7 +419,6 @@ def test_after_a_kill_while_preparing_the_next_start_works(tmp_path: Path) -> No
     assert not list((tmp_path / "tfds").rglob("incomplete.*"))
 
 
-<<<<<<< HEAD
 def changed_digests(root: Path, change: Callable[[], object]) -> bool:
     before = open_folder(str(root), "train", num_classes=2).fingerprint
     change()
@@ -472,8 +471,6 @@ def test_ignored_pixels_stay_ignored_in_another_order(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(mapped)).fingerprint != source.fingerprint
 
 
-=======
->>>>>>> edge
 def test_a_folder_for_prepared_data_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"data\.prepared_dir = .*file/scenes"):
@@ -487,19 +484,3 @@ def test_prepared_data_is_read_where_nothing_can_be_written(
     monkeypatch.setattr(sources, "_locked", None)
     builder = SimpleNamespace(data_dir=tmp_path / "1.0.0", name="x")
     assert sources.prepare(builder) == str(tmp_path / "1.0.0")  # type: ignore[arg-type]
-<<<<<<< HEAD
-=======
-
-
-def test_ignored_pixels_stay_ignored_in_another_order(tmp_path: Path) -> None:
-    """Also where the ignored id is a class id, here 0."""
-    make_folder(tmp_path, ["a"])
-    source = open_folder(str(tmp_path), "train", num_classes=3, ignore_label=0)
-    names = ("class 2", "class 0", "class 1")
-    mapped = match_classes(source, names, source.colors, "this network")
-    old, new = source[0]["label"], mapped[0]["label"]
-    np.testing.assert_array_equal(new, np.where(old == 1, 2, 255))
-    assert mapped.ignore_label == 255 and mapped.class_names == names
-    assert len(mapped) == 1 and mapped.sizes() == source.sizes()
-    assert pickle.loads(pickle.dumps(mapped)).fingerprint != source.fingerprint
->>>>>>> edge
