@@ -92,7 +92,7 @@ def evaluate(arguments: list[str]) -> None:
     config = evaluation_config(rest, weights.config, args.output_stride)
     mesh = device_mesh(config.mesh.shape)
     source = open_split(config.data, config.data.eval_split, config.model)
-    check_source(source)
+    check_source(source, config.data.max_bad_records)
     result = Evaluator(config, source, mesh)(place(weights.variables, mesh))
     out = args.out or Path(args.weights) / "evaluation"
     print(write_evaluation(result, source, out))

@@ -197,7 +197,8 @@ def predict_files(
     for file in files:
         try:
             # A server compares with pictures as they are stored, not as a camera says to turn them.
-            image = decode_image(read_file(file), str(file), exif=form == "index")
+            white = predictor.config.data.white
+            image = decode_image(read_file(file), str(file), exif=form == "index", white=white)
         except UserError as error:
             lines.append(f"error: {error}")
             print(lines[-1], flush=True)
@@ -257,7 +258,8 @@ def classify_files(predictor: Predictor, files: Iterable[Path]) -> list[str]:
     lines = []
     for file in files:
         try:
-            image = decode_image(read_file(file), str(file), exif=True)
+            white = predictor.config.data.white
+            image = decode_image(read_file(file), str(file), exif=True, white=white)
             p = predictor.predict(image, probabilities=True)[0, 0]
             best = [f"{predictor.class_names[i]} {100 * p[i]:.1f} %" for i in np.argsort(-p)[:5]]
             lines.append(f"{file.name}: {', '.join(best)}")

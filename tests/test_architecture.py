@@ -20,6 +20,7 @@ LAYERS = [
         "data.transforms",
         "data.walk",
     ],
+    ["data.layout"],
     [
         "losses",
         "metrics",

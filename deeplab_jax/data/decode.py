@@ -33,6 +33,7 @@ TURN_BACK = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_270,
 }
+TURNING = (5, 6, 7, 8)  # those that exchange width and height
 LAYOUT = "layout"  # where, in an opened image's `info`, it is kept how its file holds the pixels
 
 # PIL warns of odd metadata and large sizes: what matters of it is checked here. Once and for all,

@@ -19,8 +19,7 @@ import numpy as np
 from absl import flags
 
 from deeplab_jax.config import DataConfig, ModelConfig, round_up
-from deeplab_jax.data.decode import decode_image
-from deeplab_jax.data.sources import UNREADABLE, Source, open_source
+from deeplab_jax.data.sources import UNREADABLE, Source, image_of, open_source
 from deeplab_jax.data.transforms import (
     GREY,
     Pixel,
@@ -63,6 +62,8 @@ def open_split(data: DataConfig, split: str, model: ModelConfig) -> Source:
         mask_dir=data.mask_dir,
         holdout=data.holdout or None,
         palette=data.palette_masks,
+        exif_upright=data.exif_upright,
+        white=data.white,
     )
     names = source.class_names
     if len(names) != num_classes:
@@ -109,7 +110,7 @@ def read_record(source: Source, index: int) -> tuple[np.ndarray, np.ndarray] | s
     """Image u8 [h w 3] and label of a record, or why it cannot be read."""
     try:
         example = source[index]
-        return decode_image(example["image"], example["id"]), example["label"]
+        return image_of(example, example["id"]), example["label"]
     except UNREADABLE as error:
         return str(error)
 
@@ -150,7 +151,9 @@ class BadRecords:
             if index in self.names:
                 continue
             self.names[index] = self._source.name(index)
-            reason = read_record(self._source, index)  # once more, for its words alone
+            again = read_record(self._source, index)  # for its words alone
+            passed = "it was read the second time: a passing fault of the disk or network"
+            reason = again if isinstance(again, str) else passed
             print(f"unreadable, so ignored: {self.names[index]} ({reason})", file=sys.stderr)
             if len(self.names) > self._limit:
                 raise UserError(
@@ -242,8 +245,10 @@ def network_size(data: DataConfig, source: Source, output_stride: int) -> Size:
 
 
 def largest_size(source: Source) -> Size:
-    """Largest height and largest width of a source's pictures."""
-    sizes = source.sizes()
+    """Largest height and largest width of a source's pictures, of those that can be read."""
+    sizes = [size for size in source.sizes() if size is not None]
+    if not sizes:
+        raise UserError(f"none of the {len(source)} images can be read, such as {source.name(0)}")
     return (max(h for h, _ in sizes), max(w for _, w in sizes))
 
 

@@ -135,7 +135,7 @@ def test_class_files(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=rf"classes\.txt:{line}:"):
             read_classes(path)
     path.write_text("one\n")
-    with pytest.raises(UserError, match="2 to 256"):
+    with pytest.raises(UserError, match=r"lists one class, 'one'.*'background' on a line before"):
         open_folder(str(tmp_path), "train")
 
 
