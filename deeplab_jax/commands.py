@@ -97,7 +97,7 @@ def evaluate(arguments: list[str]) -> None:
     mesh = device_mesh(config.mesh.shape)
     found = open_data(config.data, config.data.eval_split, config.model)
     source = match_classes(found, weights.class_names, weights.colors, args.weights)
-    check_source(source)
+    check_source(source, config.data.max_bad_records)
     result = Evaluator(config, source, mesh)(place(weights.variables, mesh))
     print(write_evaluation(result, source, out))
     print(f"\n{result.headline}, {len(source)} pictures in {result.seconds:.0f} s", end=" ")

@@ -18,7 +18,6 @@ from PIL import Image
 
 from deeplab_jax import pictures
 from deeplab_jax.config import Config, save_json
-from deeplab_jax.data.decode import decode_image
 from deeplab_jax.data.pipeline import (
     BadRecords,
     Row,
@@ -26,7 +25,7 @@ from deeplab_jax.data.pipeline import (
     for_device,
     plan_evaluation,
 )
-from deeplab_jax.data.sources import Source
+from deeplab_jax.data.sources import Source, image_of
 from deeplab_jax.files import json_text
 from deeplab_jax.metrics import Counts, Scores, boundary_iou, mean_of_defined, scores
 from deeplab_jax.models import mean_pixel
@@ -341,8 +340,7 @@ def write_evaluation(result: Evaluation, source: Source, directory: Path) -> str
 def drawn(result: Evaluation, source: Source) -> Image.Image:
     """The predictions on one sheet."""
     shown = [source[i] for i in result.predictions]
-    white = result.config.data.white
-    images = [decode_image(e["image"], e["id"], white=white) for e in shown]
+    images = [image_of(e, e["id"]) for e in shown]
     if result.one_label:
         return pictures.contact_sheet(images, answers(result, source))
     return pictures.comparison(
@@ -370,7 +368,7 @@ def write_pictures(result: Evaluation, source: Source, directory: Path) -> list[
     shown = []
     for rank, (index, prediction) in enumerate(result.predictions.items()):
         example = source[index]
-        image = decode_image(example["image"], example["id"], white=result.config.data.white)
+        image = image_of(example, example["id"])
         tiles = {"image": image}
         if not result.one_label:
             tiles = pictures.tiles(

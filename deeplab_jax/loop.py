@@ -247,7 +247,7 @@ def open_sources(config: Config) -> tuple[Source, Source]:
     splits = (data.train_split, data.eval_split)
     sources = [open_split(data, split, config.model) for split in splits]
     for source in sources:
-        check_source(source)
+        check_source(source, data.max_bad_records)
     return sources[0], sources[1]
 
 

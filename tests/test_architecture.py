@@ -21,6 +21,7 @@ LAYERS = [
         "data.transforms",
         "data.walk",
     ],
+    ["data.layout"],
     [
         "losses",
         "metrics",

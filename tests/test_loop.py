@@ -310,19 +310,17 @@ def test_going_back_passes_over_the_data_that_spoils_the_numbers(
     assert [row["step"] for row in history(tmp_path / "run") if "loss" in row] == [*range(1, 7)]
 
 
-def test_unreadable_pictures_are_ignored_and_named(
-    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreadable_pictures_are_ignored_and_named(tiny_config: Config, tmp_path: Path) -> None:
     root = tmp_path / "data"
     shutil.copytree(tiny_config.data.root, root)
     for name in ("train/p01.png", "train/p05.png", "val/p03.png"):
         file = root / "images" / name
-        file.write_bytes(file.read_bytes()[:200])  # the header is left
+        file.write_bytes(file.read_bytes()[: 200 if name < "train/p05" else 10])  # or no header
     data = dataclasses.replace(tiny_config.data, root=str(root), max_bad_records=2)
     config = dataclasses.replace(with_workdir(tiny_config, tmp_path / "run"), data=data)
+    none = dataclasses.replace(data, max_bad_records=0)
     with pytest.raises(UserError, match=r"p01\.png"):  # found before the first step
-        fit(config)
-    monkeypatch.setattr(loop, "check_source", lambda source: None)  # as if not among the samples
+        fit(dataclasses.replace(config, data=none))
     fit(config)
     numbers = json.loads((tmp_path / "run" / "evaluation" / "evaluation.json").read_text())
     assert numbers["unreadable"] == [str(root / "images" / "val" / "p03.png")]
@@ -332,6 +330,23 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(tiny_config: Config) -
     train = dataclasses.replace(tiny_config.train, batch_size=6)
     with pytest.raises(UserError, match=r"train.batch_size = 6 .* 8 devices"):
         fit(dataclasses.replace(tiny_config, train=train))
+
+
+def test_a_last_layer_of_other_classes_is_said(
+    unbroken: Path, tiny_config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many, of which one has another name."""
+    from deeplab_jax.loop import initial_variables
+
+    source = open_split(tiny_config.data, "train", tiny_config.model)
+    config = dataclasses.replace(tiny_config, pretrained=str(unbroken))
+    initial_variables(config, source)
+    assert "warning" not in capsys.readouterr().err
+    other = dataclasses.replace(source, class_names=("grey", "rust", "blue"))  # type: ignore[type-var]
+    initial_variables(config, other)
+    assert "other names than the data's (1: 'red' / 'rust')" in capsys.readouterr().err
+    initial_variables(dataclasses.replace(config, pretrained_logits=False), other)
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_pretrained_weights_of_another_class_count(unbroken: Path, tiny_config: Config) -> None:

@@ -319,6 +319,20 @@ def test_files_for_the_servers(form: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.array(cityscapes.ID_TO_TRAIN_ID)[ids], label)
 
 
+def test_a_server_s_classes_in_another_order_are_refused(
+    fake: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(tmp_path, "in/a.png")
+    found = find_pictures([tmp_path / "in"])
+    names = voc.CLASS_NAMES
+    fake.class_names, fake.colors = names[::-1], voc.COLORS
+    with pytest.raises(UserError, match=r"--format=voc: .*another order \(0: 'tvmonitor'"):
+        predict_files(fake, found, tmp_path / "out", "voc")
+    fake.class_names = ("nothing", *names[1:])
+    assert predict_files(fake, found, tmp_path / "out", "voc") == 0
+    assert "other names for these classes" in capsys.readouterr().err
+
+
 def test_a_server_of_other_classes_is_refused(fake: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--format=voc is for 21 classes; these weights have 3"):
         predict_files(fake, Found([]), tmp_path, "voc")

@@ -20,17 +20,24 @@ from PIL import Image
 
 from deeplab_jax.config import Config, DataConfig, round_up
 from deeplab_jax.data.decode import (
+    TURNING,
     Header,
     Held,
     MaskError,
     count_values,
-    decode_image,
     describe_range,
     examine_image,
     likely_white,
 )
 from deeplab_jax.data.pipeline import open_split, read
-from deeplab_jax.data.sources import UNREADABLE, Size, Source, drawn_in_255, evenly_spread
+from deeplab_jax.data.sources import (
+    UNREADABLE,
+    Size,
+    Source,
+    drawn_in_255,
+    evenly_spread,
+    image_of,
+)
 from deeplab_jax.data.transforms import GREY, fit_size, whole
 from deeplab_jax.data.values import Verdict, judge_palettes, judge_values, warn_of_values
 from deeplab_jax.files import writable_folder
@@ -159,6 +166,8 @@ def _examine(index: int, source: Source, split: str) -> Facts | Refused:
         example, name = source[index], source.name(index)
         image, label = example["image"], example["label"]
         header = examine_image(image, name)
+        if example.get("upright") and header.orientation in TURNING:
+            header = header._replace(size=header.size[::-1])
     except UNREADABLE as error:
         where, _, reason = str(error).partition(": ")
         if not reason:
@@ -502,7 +511,7 @@ def draw_samples(
         for facts in _samples(check.sound):
             example = source[facts.position]
             scaled = fit_size(facts.header.size, (SAMPLE_CELL, SAMPLE_CELL))
-            image = decode_image(example["image"], facts.name, white=white)
+            image = image_of(example, facts.name)
             images.append(whole(image, scaled, scaled, GREY, smooth=True))
             ignored = source.ignore_label
             labels.append(whole(example["label"], scaled, scaled, ignored, smooth=False))

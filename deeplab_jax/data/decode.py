@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -34,6 +34,7 @@ TURN_BACK = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_270,
 }
+TURNING = (5, 6, 7, 8)  # those that exchange width and height
 LAYOUT = "layout"  # where, in an opened image's `info`, it is kept how its file holds the pixels
 
 # PIL warns of odd metadata and large sizes: what matters of it is checked here. Once and for all,
@@ -281,17 +282,25 @@ def image_size(data: bytes | Path, name: str) -> tuple[int, int]:
 
     Raises Unreadable, naming `name`, for what is broken or above 64 megapixels.
     """
-    return image_layout(data, name)[0]
 
-
-def image_layout(data: bytes | Path, name: str) -> tuple[tuple[int, int], int]:
-    """Read `image_size`, and the EXIF orientation, 1 to 8; of a PNG only if it stands in front."""
-
-    def read() -> tuple[tuple[int, int], int]:
+    def read() -> tuple[int, int]:
         with _opened(data, name) as image:
-            in_header = image.format != "PNG" or "exif" in image.info  # else PIL reads all of it
-            return (image.height, image.width), _orientation(image) if in_header else 1
+            return image.height, image.width
 
+    return _retried(read, name)
+
+
+def read_orientation(data: bytes | Path, name: str) -> int:
+    """Read the EXIF orientation, 1 to 8; where a PNG has none this reads the whole file."""
+
+    def read() -> int:
+        with _opened(data, name) as image:
+            return _orientation(image)
+
+    return _retried(read, name)
+
+
+def _retried(read: Callable[[], T], name: str) -> T:
     try:
         return with_retries(read)
     except OSError as error:

@@ -26,8 +26,7 @@ import numpy as np
 from absl import flags
 
 from deeplab_jax.config import DataConfig, ModelConfig, round_up
-from deeplab_jax.data.decode import decode_image
-from deeplab_jax.data.sources import UNREADABLE, Source, open_source
+from deeplab_jax.data.sources import UNREADABLE, Source, image_of, open_source
 from deeplab_jax.data.transforms import (
     GREY,
     Pixel,
@@ -89,7 +88,7 @@ def open_data(data: DataConfig, split: str, model: ModelConfig) -> Source:
         mask_dir=data.mask_dir,
         holdout=data.holdout or None,
         palette=data.palette_masks,
-        upright=data.exif_upright,
+        exif_upright=data.exif_upright,
         white=data.white,
     )
 
@@ -105,7 +104,7 @@ def train_example(
 
     A picture with one label has it handed through, u16 [1 1].
     """
-    read = read_record(source, index, data.white)
+    read = read_record(source, index)
     if isinstance(read, str):
         label_size = (1, 1) if data.one_label else data.crop_size
         return blank(source, data, data.crop_size, label_size, fill) | about(index, bad=True)
@@ -126,13 +125,11 @@ def train_example(
     }
 
 
-def read_record(
-    source: Source, index: int, white: int | None = None
-) -> tuple[np.ndarray, np.ndarray] | str:
-    """Image u8 [h w 3] and label of a record, or why it cannot be read; `white` as in decoding."""
+def read_record(source: Source, index: int) -> tuple[np.ndarray, np.ndarray] | str:
+    """Image u8 [h w 3] and label of a record, or why it cannot be read."""
     try:
         example = source[index]
-        return decode_image(example["image"], example["id"], white=white), example["label"]
+        return image_of(example, example["id"]), example["label"]
     except UNREADABLE as error:
         return str(error)
 
@@ -174,8 +171,8 @@ class BadRecords:
                 continue
             self.names[index] = self._source.name(index)
             again = read_record(self._source, index)  # for its words alone
-            passing = "it was read the second time: a passing fault of the disk or network"
-            reason = again if isinstance(again, str) else passing
+            passed = "it was read the second time: a passing fault of the disk or network"
+            reason = again if isinstance(again, str) else passed
             print(f"unreadable, so ignored: {self.names[index]} ({reason})", file=sys.stderr)
             if len(self.names) > self._limit:
                 raise UserError(
@@ -379,7 +376,7 @@ def eval_example(row: Row, source: Source, data: DataConfig, fill: Pixel = GREY)
     """
     index, box, label_size = row
     one = {"scaled": np.ones(2, np.int32), "size": np.ones(2, np.int32)}
-    read = read_record(source, index, data.white) if index < len(source) else ""
+    read = read_record(source, index) if index < len(source) else ""
     if isinstance(read, str):
         example = blank(source, data, box, label_size, fill)
         return {**example, **one, **about(index, bad=read != "")}

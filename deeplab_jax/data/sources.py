@@ -1,18 +1,17 @@
 """Random access to examples: folders of picture and mask pairs, and data sets prepared by TFDS."""
 
 import contextlib
-import functools
 import hashlib
 import io
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Protocol, TypedDict, get_args
+from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict, TypeVar, get_args
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -21,24 +20,29 @@ from deeplab_jax.config import DataKind
 from deeplab_jax.data import cityscapes, scenes, voc
 from deeplab_jax.data.colors import Color, voc_colormap
 from deeplab_jax.data.decode import (
+    TURNING,
     Held,
     MaskError,
     Unreadable,
     count_values,
     decode_image,
     decode_label,
-    image_layout,
     image_size,
     read_file,
+    read_orientation,
 )
+from deeplab_jax.data.layout import folders_of, near_misses, other_layout
 from deeplab_jax.data.walk import SUFFIXES, walk_images
 from deeplab_jax.errors import UserError
-from deeplab_jax.files import locked, with_retries, writable_folder
+from deeplab_jax.files import locked, read_text, with_retries, writable_folder
 
 DATA_DIR = "~/.cache/deeplab_jax/tfds"
 # What reading a record raises where it is not sound; the last two are ArrayRecord's own.
-UNREADABLE = (UserError, OSError, ValueError, RuntimeError)
+BROKEN_RECORD = (OSError, ValueError, RuntimeError)
+UNREADABLE = (UserError, *BROKEN_RECORD)
+READERS = 8  # threads, where many small files are read at once
 
+T = TypeVar("T")
 
 Size = tuple[int, int]
 # Of what one mask alone does not decide.
@@ -50,11 +54,16 @@ NO_CLASS = 65535  # the ignored label of pictures with one class: above every cl
 
 
 class Example(TypedDict):
-    """One picture, encoded or u8[h w 3], and its mask of class ids u8[h w], or one id u16[1 1]."""
+    """One picture, encoded or u8[h w 3], and its mask of class ids u8[h w], or one id u16[1 1].
+
+    `image_of` decodes the image: turned as EXIF says where it is `upright`, scaled by its `white`.
+    """
 
     id: str
     image: bytes | np.ndarray
     label: np.ndarray
+    upright: NotRequired[bool]
+    white: NotRequired[int | None]
 
 
 class Source(Protocol):
@@ -70,7 +79,7 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Example: ...
 
     def sizes(self) -> list[Size | None]:
-        """Return (h, w) of every picture, from the headers alone; None where that is broken."""
+        """Return (h, w) of every image as it is read, from the headers alone; None: unreadable."""
         ...
 
     def name(self, index: int) -> str:
@@ -79,8 +88,14 @@ class Source(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """What a resumed run must find again."""
+        """What a resumed run must find again: the examples, the masks, the classes in order."""
         ...
+
+
+def image_of(example: Example, name: str) -> np.ndarray:
+    """Decode an example's image to RGB u8[h w 3], as its mask and its source want it."""
+    upright, white = example.get("upright", False), example.get("white")
+    return decode_image(example["image"], name, exif=upright, white=white)
 
 
 def open_source(
@@ -96,7 +111,7 @@ def open_source(
     mask_dir: str = "masks",
     holdout: float | None = None,
     palette: bool = False,
-    upright: bool = False,
+    exif_upright: bool = False,
     white: int | None = None,
 ) -> Source:
     """Open a split of a data set, prepared below `data_dir` as ArrayRecord if it comes from TFDS.
@@ -122,7 +137,7 @@ def open_source(
             mask_dir=mask_dir,
             holdout=holdout,
             palette=palette,
-            upright=upright,
+            exif_upright=exif_upright,
             white=white,
         )
     if kind == "voc2012":
@@ -139,22 +154,17 @@ def open_source(
 
 
 def check_pair(
-    id: str,
-    size: Size,
-    label: np.ndarray,
-    num_classes: int,
-    ignore_label: int,
-    orientation: int = 1,
+    id: str, size: Size, label: np.ndarray, num_classes: int, ignore_label: int, note: str = ""
 ) -> None:
     """Raise UserError unless the mask u8[h w] has its picture's size (h, w) and only valid ids.
 
-    `orientation` is EXIF's.
+    `note` says more of a size that does not fit.
     """
     if label.shape != size:
         (h, w), (label_h, label_w) = size, label.shape
         raise UserError(
             f"{id}: the picture is {w} x {h} but its mask {label_w} x {label_h} (width x height); "
-            f"they must be equal{_exif_hint(size, orientation)}"
+            f"they must be equal{note}"
         )
     wrong = label[(label >= num_classes) & (label != ignore_label)]
     if wrong.size:
@@ -166,57 +176,46 @@ def check_pair(
         )
 
 
-def _exif_hint(size: Size, orientation: int) -> str:
-    if orientation == 1:
-        return ""
-    h, w = upright_size(size, orientation)
-    return f". EXIF says to turn the image (orientation {orientation}), which makes it {w} x {h}"
-
-
-def upright_size(size: Size, orientation: int) -> Size:
-    """The size of an image stored with `size`, turned as its EXIF orientation says."""
-    return size[::-1] if orientation >= 5 else size
-
-
 def evenly_spread(count: int, samples: int = 16) -> list[int]:
     """Positions among `count` of the samples that are looked at before training."""
     return np.unique(np.linspace(0, count - 1, min(samples, count)).astype(int)).tolist()
 
 
-def check_source(source: Source, samples: int = 16) -> None:
-    """Decode `samples` examples, evenly spread. What cannot be read at all is left to the run.
+def check_source(source: Source, max_bad: int = 0, samples: int = 16) -> None:
+    """Read `samples` examples, evenly spread, before the work.
+
+    Up to `max_bad` that cannot be read at all are named on stderr.
 
     Raises:
-      UserError: an image or mask is not as it should be, the first one is named; none of the
-        samples can be read; or no mask of the split has a pixel that is not ignored.
+      UserError: an example does not fit, which is named; more are unreadable, or all; the masks
+        hold nothing to learn.
     """
-    values: set[int] = set()
-    unreadable: list[Exception] = []
     picks = evenly_spread(len(source), samples)
+    values: set[int] = set()
+    bad: list[str] = []
     for index in picks:
         try:
             example = source[index]
-            decode_image(example["image"], source.name(index))
+            image_of(example, source.name(index))
+            values.update(np.unique(example["label"]).tolist())
         except MaskError as error:
             raise UserError(f"{error}\n{SEE_ALL}") from error
-        except UNREADABLE as error:
-            if isinstance(error, UserError) and not isinstance(error, Unreadable):
-                raise
-            unreadable.append(error)
-            continue
-        values.update(np.unique(example["label"]).tolist())
-    if len(unreadable) == len(picks):
+        except Unreadable as error:
+            bad.append(str(error))
+            print(f"warning: its pixels are ignored: {error}", file=sys.stderr)
+    if len(bad) > max_bad or len(bad) == len(picks):
         raise UserError(
-            f"none of {len(picks)} samples of the data set can be read; the first: {unreadable[0]}"
+            f"{len(bad)} of {len(picks)} samples cannot be read (data.max_bad_records = {max_bad})."
+            f" The first: {bad[0]}"
         )
     wrong = drawn_in_255(values, source.class_names)
-    if wrong and not _holds(source, lambda label: label == 1):
+    if wrong and not _any_mask(source, lambda label: (label == 1).any()):
         raise UserError(wrong)
     ignored = source.ignore_label
-    if values == {ignored} and not _holds(source, lambda label: label != ignored):
+    if values <= {ignored} and not _any_mask(source, lambda label: (label != ignored).any()):
         raise UserError(
-            f"every pixel of every mask of the split is {ignored}, which is ignored"
-            " (data.ignore_label): there is nothing to learn or to score"
+            f"every pixel of every mask is {ignored}, which is ignored: nothing can be learnt from "
+            f"{len(source)} examples, such as {source.name(0)}. Is data.ignore_label right?"
         )
 
 
@@ -233,11 +232,11 @@ def drawn_in_255(values: set[int], class_names: tuple[str, ...]) -> str:
     )
 
 
-def _holds(source: Source, test: Callable[[np.ndarray], np.ndarray]) -> bool:
-    """Whether a mask that can be read has a pixel for which the test is true."""
+def _any_mask(source: Source, holds: Callable[[np.ndarray], Any]) -> bool:
+    """Whether a mask of the source, read until one is found, has what `holds` tells of it."""
     for index in range(len(source)):
-        with contextlib.suppress(*UNREADABLE):
-            if test(source[index]["label"]).any():
+        with contextlib.suppress(Unreadable):
+            if holds(source[index]["label"]):
                 return True
     return False
 
@@ -248,7 +247,42 @@ def _some(values: Iterable[object], at_most: int = 8) -> str:
     return ", ".join(shown[:at_most]) + more
 
 
+def _each(function: Callable[..., T], *arguments: Iterable[Any]) -> list[T]:
+    """Apply a function that waits for the disk to each of many, several at a time."""
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(function, *arguments))
+
+
+def _digest(parts: Iterable[object]) -> str:
+    """Eight letters that change with any part."""
+    return hashlib.blake2b(repr(list(parts)).encode(), digest_size=4).hexdigest()
+
+
 # ---- folders
+
+
+class Turn(NamedTuple):
+    """How an image is read: its size (h, w) then, whether EXIF turns it, and why it may not fit."""
+
+    size: Size
+    upright: bool
+    note: str = ""
+
+
+def turn(image: bytes | Path, name: str, mask_size: Size, exif_upright: bool) -> Turn:
+    """Decide whether an image is read upright or as stored: as its mask's size proves, if it does.
+
+    Else as `exif_upright` says. From the headers alone.
+    """
+    h, w = image_size(image, name)
+    if (h, w) == mask_size and not exif_upright:
+        return Turn((h, w), False)  # most images; a PNG's orientation may stand at its end
+    orientation = read_orientation(image, name)
+    sizes = {False: (h, w), True: (w, h) if orientation in TURNING else (h, w)}
+    proven = [upright for upright, size in sizes.items() if size == mask_size]
+    upright = proven[0] if len(proven) == 1 else exif_upright
+    note = f" (EXIF orientation {orientation} turns it)" if orientation != 1 else ""
+    return Turn(sizes[upright], upright, note)
 
 
 @dataclass(frozen=True)
@@ -260,7 +294,7 @@ class FolderSource:
     colors: tuple[Color, ...]
     ignore_label: int
     palette: bool
-    upright: bool = False
+    exif_upright: bool = False
     white: int | None = None
 
     def __len__(self) -> int:
@@ -268,64 +302,55 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> Example:
         id, image_file, mask_file = self.pairs[index]
-        content = read_file(Path(image_file))
-        image: bytes | np.ndarray = content
+        image = read_file(Path(image_file))
         label = decode_label(read_file(Path(mask_file)), mask_file, palette=self.palette)
-        size, orientation = image_layout(content, image_file)
         h, w = label.shape
-        if self._is_turned(size, orientation, (h, w)):
-            image = decode_image(content, image_file, exif=True, white=self.white)
-            size = (h, w)
-        classes, ignored = len(self.class_names), self.ignore_label
-        check_pair(mask_file, size, label, classes, ignored, orientation)
-        return {"id": id, "image": image, "label": label}
-
-    def _is_turned(self, stored: Size, orientation: int, mask: Size) -> bool:
-        """Whether the image is turned as EXIF says: the mask's size proves it, or `upright`."""
-        fits = upright_size(stored, orientation) == mask
-        return orientation != 1 and fits and (self.upright or stored != mask)
+        size, upright, note = turn(image, image_file, (h, w), self.exif_upright)
+        check_pair(mask_file, size, label, len(self.class_names), self.ignore_label, note)
+        return {
+            "id": id,
+            "image": image,
+            "label": label,
+            "upright": upright,
+            "white": self.white,
+        }
 
     def sizes(self) -> list[Size | None]:
-        """Return (h, w) of every picture, from the headers alone; None where it is broken."""
-        return [self._size(image_file, mask_file) for _, image_file, mask_file in self.pairs]
+        """Return (h, w) of every image as it is read, from the headers alone; None: unreadable."""
 
-    def _size(self, image_file: str, mask_file: str) -> Size | None:
-        try:
-            size, orientation = image_layout(Path(image_file), image_file)
-            if orientation >= 5:  # else it is the same turned or not
-                mask = image_size(Path(mask_file), mask_file)
-                size = mask if self._is_turned(size, orientation, mask) else size
-        except UserError:
-            return None
-        return size
+        def size(pair: tuple[str, str, str]) -> Size | None:
+            _, image, mask = pair
+            try:
+                mask_size = image_size(Path(mask), mask)
+                return turn(Path(image), image, mask_size, self.exif_upright).size
+            except Unreadable:
+                return None
+
+        return _each(size, self.pairs)
 
     def name(self, index: int) -> str:
         """Return the picture's file."""
         return self.pairs[index][1]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """How many pairs and a digest of what they hold; how many classes and one of their names.
+        """How many pairs, a digest of ids, image sizes in bytes and masks, and the classes.
 
-        Of images the sizes of the files, of masks all they hold: so a data set can be moved, but
-        no mask edited.
+        Nothing of where and when: the data may be copied while a run is interrupted.
         """
-        return f"{len(self)} pairs (digest {self._digest}), {describe_classes(self.class_names)}"
+        contents = _digest([self.ignore_label, *_each(_content, self.pairs)])
+        names = f"{len(self.class_names)} classes (names {_digest(self.class_names)})"
+        return f"{len(self)} pairs (contents {contents}), {names}"
 
-    @functools.cached_property
-    def _digest(self) -> str:
-        def of_pair(pair: tuple[str, str, str]) -> tuple[object, ...]:
-            id, image, mask = pair
-            try:
-                size = with_retries(Path(image).stat).st_size
-                content = with_retries(Path(mask).read_bytes)
-            except OSError as error:
-                return id, error.strerror
-            return id, size, digest(content)
 
-        with ThreadPoolExecutor(8) as threads:  # which a network's file system wants
-            pairs = list(threads.map(of_pair, self.pairs))
-        return digest(repr((pairs, self.ignore_label)).encode())
+def _content(pair: tuple[str, str, str]) -> tuple[str, int, bytes]:
+    """What tells a pair from another of its name: the image's bytes counted, the mask's read."""
+    id, image, mask = pair
+    try:
+        digest = hashlib.blake2b(read_file(Path(mask)), digest_size=16).digest()
+        return id, with_retries(Path(image).stat).st_size, digest
+    except (Unreadable, OSError):
+        return id, -1, b"unreadable"
 
 
 def open_folder(
@@ -339,7 +364,7 @@ def open_folder(
     mask_dir: str = "masks",
     holdout: float | None = None,
     palette: bool = False,
-    upright: bool = False,
+    exif_upright: bool = False,
     white: int | None = None,
 ) -> FolderSource:
     """Pair `root/image_dir/split/**` with `root/mask_dir/split/**` by path and name without suffix.
@@ -347,9 +372,9 @@ def open_folder(
     With `holdout` in (0, 1) both folders are flat, and about that fraction, decided by each name
     alone, is the split "val", the rest "train". Classes come from the file `classes` (default:
     root/classes.txt) or, where there is none, are `num_classes` without names. `palette` takes the
-    indices of palette masks as ids; `upright` turns images as EXIF says also where the mask's size
-    does not prove that it was drawn so; `white` is that of `decode_image`. Raises UserError for
-    what is missing or unpaired; what is in the files is checked by reading them (`check_source`).
+    indices of palette masks as ids; `exif_upright` and `white` are those of `DataConfig`. What is
+    passed over is said on stderr. Raises UserError for what is missing or unpaired; what is in the
+    files is checked by reading them (`check_source`).
     """
     folder = Path(root).expanduser()
     names, colors = _classes(folder, classes, num_classes)
@@ -361,7 +386,7 @@ def open_folder(
         if not path.is_dir():
             raise UserError(
                 f"{path} is missing: expected are {folder}/{image_dir}/{split} and "
-                f"{folder}/{mask_dir}/{split}"
+                f"{folder}/{mask_dir}/{split}{other_layout(folder, split, image_dir, mask_dir)}"
             )
     subdir = _split_folder(folder / image_dir, split, holdout)
     pairs = _pairs(folder / image_dir / subdir, folder / mask_dir / subdir)
@@ -372,20 +397,31 @@ def open_folder(
                 f"holdout={holdout} leaves no picture of {folder / image_dir} for {split!r}; "
                 "change it"
             )
-    return FolderSource(pairs, names, colors, ignore_label, palette, upright, white)
+    return FolderSource(pairs, names, colors, ignore_label, palette, exif_upright, white)
+
+
+CLASS_LINE = re.compile(r"\s*([^#]*[^#\s])(?:\s+#([0-9a-fA-F]{6}))?\s*")
+NUMBERED = re.compile(r"\W*(\d+)(?!\w)\W*\w")  # a number before a name
+# A number and a separator, three numbers at the end (a colour), brackets, quotes, a list's dash, an
+# empty last column.
+FOREIGN = re.compile(
+    r"^\W*\d+\s*[,:;=\t]|(?:\d+[\s,:;]+){2}\d+\W*$|[\[\]{}\"=<>;\t]|^\s*[-*']\s*\S|[,:]\s*$"
+)
 
 
 def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[Color, ...]]:
     """Read names and colours (default: VOC's) from a file of lines `name` or `name #rrggbb`.
 
-    Raises UserError for a missing file and for lines that are empty, doubled or malformed.
+    Raises UserError, naming the line, for what is empty, doubled, malformed or a table of numbers.
     """
     if not path.is_file():
         raise UserError(f"{path} is missing: write one class name a line, or give num_classes")
-    lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    parsed = [re.fullmatch(r"\s*([^#]*[^#\s])(?:\s+#([0-9a-fA-F]{6}))?\s*", line) for line in lines]
-    names, colors = [], []
-    for number, (line, match) in enumerate(zip(lines, parsed, strict=True), start=1):
+    lines = read_text(path).rstrip().splitlines()
+    _refuse_tables(path, lines)
+    names: list[str] = []
+    colors: list[Color | None] = []
+    for number, line in enumerate(lines, start=1):
+        match = CLASS_LINE.fullmatch(line)
         if match is None or match[1] in names:
             raise UserError(
                 f"{path}:{number}: {line!r} is not a new 'name' or 'name #rrggbb' "
@@ -396,6 +432,28 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[Color, ...]]:
     return tuple(names), tuple(
         color or default for color, default in zip(colors, voc_colormap(len(names)), strict=True)
     )
+
+
+def _refuse_tables(path: Path, lines: Sequence[str]) -> None:
+    """Raise UserError for what other tools write, which would become part of the names."""
+    listed = [NUMBERED.match(line) for line in lines]
+    counts = [int(match[1]) for match in listed if match]
+    # Two in order are enough: a class may well be called "2 wheeler".
+    if len(lines) > 1 and counts in (list(range(len(lines))), list(range(1, len(lines) + 1))):
+        background = "" if counts[0] == 0 else ", which is often the background"
+        raise UserError(
+            f"{path}:1: {lines[0]!r} and the other lines are numbered from {counts[0]}: write the "
+            f"names alone, one a line; line 1 is class 0{background}"
+        )
+    for number, line in enumerate(lines, start=1):
+        if found := FOREIGN.search(line):
+            raise UserError(
+                f"{path}:{number}: {line!r} looks like a line of a table or a program, because of "
+                f"{found[0]!r}; write a 'name' or 'name #rrggbb', such as 'red #800000' (line 1 is "
+                "class 0, and so on)"
+            )
+    if len(lines) == 1 and "," in lines[0]:
+        raise UserError(f"{path}:1: {lines[0]!r} is one line: write one class name a line")
 
 
 def _rgb(hexadecimal: str) -> Color:
@@ -411,22 +469,33 @@ def _classes(
         _check_num_classes(num_classes, "num_classes")
         return tuple(f"class {i}" for i in range(num_classes)), voc_colormap(num_classes)
     names, colors = read_classes(path)
+    if len(names) == 1:
+        raise UserError(
+            f"{path} lists one class, {names[0]!r}; to tell it from the rest takes two: write "
+            f"'background' on a line before it, and 0 for it in the masks"
+        )
     _check_num_classes(len(names), str(path))
     return names, colors
 
 
 def _check_num_classes(num_classes: int, name: str) -> None:
     if not 2 <= num_classes <= 256:
-        raise UserError(f"{name}: {num_classes} classes; allowed are 2 to 256, background counted")
+        raise UserError(
+            f"{name}: {num_classes} classes; allowed are 2 to 256, background counted: to tell one "
+            "class from the rest takes two"
+        )
 
 
 def _split_folder(images: Path, split: str, holdout: float | None) -> str:
-    splits = sorted(path.name for path in images.iterdir() if path.is_dir())
+    splits = folders_of(images)
     if holdout is None:
         if split in splits:
             return split
         if splits:
-            raise UserError(f"{images} has no split {split!r}; there are {_some(splits)}")
+            raise UserError(
+                f"{images} has no split {split!r}; there are {_some(splits)} (--data.train_split, "
+                "--data.eval_split)"
+            )
         raise UserError(
             f"{images} has no folders for splits, such as {split}/; "
             "set --data.holdout=0.1 to hold out a tenth of a flat folder as 'val'"
@@ -444,34 +513,23 @@ def _split_folder(images: Path, split: str, holdout: float | None) -> str:
 
 
 def _held_out(id: str, holdout: float) -> bool:
-    # By the name alone, so that adding pictures moves none from one side to the other; and by a
-    # digest, as a checksum of names that are alike, IMG_0000 to IMG_0999, is not uniform.
-    hashed = hashlib.blake2b(id.encode(), digest_size=8).digest()
-    return int.from_bytes(hashed, "big") < holdout * 2**64
-
-
-def digest(content: bytes) -> str:
-    """A short digest, in hexadecimal."""
-    return hashlib.blake2b(content, digest_size=6).hexdigest()
-
-
-def describe_classes(names: tuple[str, ...]) -> str:
-    """How many classes, and a digest of their names in order."""
-    return f"{len(names)} classes (digest {digest(repr(names).encode())})"
+    # By the name alone, so that adding pictures moves none from one side to the other.
+    # A checksum would not do: it is far from uniform over names that count up.
+    return int(hashlib.blake2b(id.encode(), digest_size=8).hexdigest(), 16) < holdout * 2**64
 
 
 def _pairs(images: Path, masks: Path) -> tuple[tuple[str, str, str], ...]:
     image_files, mask_files = _files_by_id(images), _files_by_id(masks)
-    for found, missing, what in (
-        (image_files, mask_files, "mask"),
-        (mask_files, image_files, "picture"),
+    lone_images = sorted(image_files.keys() - mask_files.keys())
+    lone_masks = sorted(mask_files.keys() - image_files.keys())
+    for alone, found, what, other in (
+        (lone_images, image_files, "mask", masks),
+        (lone_masks, mask_files, "picture", images),
     ):
-        alone = sorted(found.keys() - missing.keys())
         if alone:
-            other = masks if what == "mask" else images
             raise UserError(
                 f"{len(alone)} of {len(found)} files have no {what} of the same name in {other}: "
-                f"{_some((found[id] for id in alone), 4)}"
+                f"{_some((found[id] for id in alone), 4)}{near_misses(lone_images, lone_masks)}"
             )
     return tuple((id, image_files[id], mask_files[id]) for id in sorted(image_files))
 
@@ -480,7 +538,10 @@ def _files_by_id(folder: Path) -> dict[str, str]:
     if not folder.is_dir():
         raise UserError(f"{folder} is missing")
     files: dict[str, str] = {}
-    for path in walk_images(folder).images:
+    walk = walk_images(folder)
+    if walk.passed_over:
+        _say_once(f"{folder}: {walk.describe()}")
+    for path in walk.images:
         id = path.relative_to(folder).with_suffix("").as_posix()
         if not _is_unicode(id):
             raise UserError(
@@ -495,6 +556,12 @@ def _files_by_id(folder: Path) -> dict[str, str]:
     if not files:
         raise UserError(f"{folder} has no pictures (files ending in {_some(sorted(SUFFIXES), 20)})")
     return files
+
+
+@cache
+def _say_once(text: str) -> None:
+    # Both sides of a holdout walk through the same folder.
+    print(text, file=sys.stderr)
 
 
 def _is_unicode(name: str) -> bool:
@@ -532,8 +599,7 @@ class TfdsSource:
         return len(self._records())
 
     def __getitem__(self, index: int) -> Example:
-        # The last is ArrayRecord's own.
-        record = with_retries(lambda: self._records()[index], (OSError, RuntimeError))
+        record = self._record(index)
         id, image = record[self.id_key].decode(), record[self.image_key]
         if self.label_offset is not None:
             if record[self.label_key] < 0:  # TFDS's -1
@@ -547,27 +613,47 @@ class TfdsSource:
         return {"id": id, "image": image, "label": label}
 
     def sizes(self) -> list[Size | None]:
-        """Return (h, w) of every picture, None of a broken one; decodes only the headers."""
-        return [self._size(index) for index in range(len(self))]
+        """Return (h, w) of every image from its header; None: unreadable. Reads all records."""
 
-    def _size(self, index: int) -> Size | None:
-        try:
-            return image_size(self._records()[index][self.image_key], f"{self.split}[{index}]")
-        except UNREADABLE:
-            return None
+        def size(index: int) -> Size | None:
+            try:
+                return image_size(self._record(index)[self.image_key], self.name(index))
+            except Unreadable:
+                return None
+
+        return [size(index) for index in range(len(self))]
 
     def name(self, index: int) -> str:
-        """Return the record's id."""
-        id: str = self._records()[index][self.id_key].decode()
+        """Return the record's id, or its place where it cannot be read."""
+        try:
+            id: str = self._record(index)[self.id_key].decode()
+        except Unreadable:
+            return f"{self.split}[{index}]"
         return id
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Name, version and split of the data set, how many examples and bytes, and the classes."""
+        """Name, version and split of the data set, its examples and bytes, and the classes."""
         info = tfds.builder_from_directory(self.builder_dir).info
-        size = info.splits[self.split.split("[")[0]].num_bytes
-        examples = f"{len(self)} examples of {self.split} (of {size} bytes)"
-        return f"{info.full_name}, {examples}, {describe_classes(self.class_names)}"
+        size = info.splits[self.split].num_bytes
+        examples = f"{len(self)} examples of {self.split} ({size} bytes)"
+        names = f"{len(self.class_names)} classes (names {_digest(self.class_names)})"
+        return f"{info.full_name}, {examples}, {names}"
+
+    def _record(self, index: int) -> dict[str, Any]:
+        def read() -> dict[str, Any]:
+            try:
+                record: dict[str, Any] = self._records()[index]
+            except BROKEN_RECORD:
+                _open_records.cache_clear()  # a reader that has failed stays so
+                raise
+            return record
+
+        try:
+            return with_retries(read, BROKEN_RECORD)
+        except BROKEN_RECORD as error:
+            name = f"{self.split}[{index}]"
+            raise Unreadable(f"{name}: the record cannot be read ({error})") from error
 
     def _records(self) -> Any:
         # Not held by the object: open files cannot be pickled; each worker process opens its own.

@@ -12,7 +12,9 @@ from PIL import Image
 
 from deeplab_jax.data.colors import voc_colormap
 from deeplab_jax.data.decode import decode_label
+from deeplab_jax.data.layout import VOC_IMAGES, VOC_LISTS
 from deeplab_jax.errors import UserError
+from deeplab_jax.files import read_text
 
 # Source: the VOC2012 devkit, VOCinit.m; background is 0.
 CLASS_NAMES = (
@@ -34,8 +36,7 @@ CLASS_NAMES = (
 COLORS = voc_colormap(len(CLASS_NAMES))
 IGNORE_LABEL = 255
 
-LISTS = "ImageSets/Segmentation"
-IMAGES = "JPEGImages"
+LISTS, IMAGES = VOC_LISTS, VOC_IMAGES
 # The augmented masks (Hariharan et al. 2011) where they are, else the original ones.
 MASKS = ("SegmentationClassAug", "SegmentationClass")
 
@@ -55,14 +56,14 @@ class Voc2012Segmentation(tfds.core.GeneratorBasedBuilder):
         self._files = {
             id_: _find_files(self._folder, id_) for ids in self._lists.values() for id_ in ids
         }
-        # Another devkit or an extended list must not be served from what was prepared before.
+        # What is prepared is of one devkit, with its lists and masks as they were.
         super().__init__(data_dir=str(Path(data_dir) / self._fingerprint()))
 
     def _fingerprint(self) -> str:
-        # An edited mask is another devkit: files as they are now, by size and time.
-        files = sorted({self._folder / file for pair in self._files.values() for file in pair})
-        now = [(status.st_size, status.st_mtime_ns) for status in map(Path.stat, files)]
-        content = repr((str(self._folder.resolve()), self._lists, self._files, now))
+        files = [file for pair in self._files.values() for file in pair]
+        stats = [(self._folder / file).stat() for file in files]
+        states = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+        content = repr((str(self._folder.resolve()), self._lists, files, states))
         return f"devkit_{zlib.crc32(content.encode()):08x}"
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -117,10 +118,7 @@ def _read_list(path: Path) -> tuple[str, ...]:
             f"{path}: the name of a list must consist of letters, digits and _, and not be 'all', "
             "because it becomes a TFDS split"
         )
-    try:
-        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not readable as UTF-8 ({error}); save it as UTF-8") from error
+    lines = [line.split() for line in read_text(path).splitlines()]
     # Lists of the augmented masks may have lines "/JPEGImages/ID.jpg /SegmentationClassAug/ID.png".
     ids = tuple(Path(words[0]).stem if "/" in words[0] else words[0] for words in lines if words)
     if not ids:

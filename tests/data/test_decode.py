@@ -25,9 +25,9 @@ from deeplab_jax.data.decode import (
     decode_label,
     describe_range,
     examine_image,
-    image_layout,
     image_size,
     read_file,
+    read_orientation,
 )
 from deeplab_jax.errors import UserError
 
@@ -155,7 +155,7 @@ def test_a_turned_tiff_is_read_as_stored(orientation: int) -> None:
     np.testing.assert_array_equal(decode_label(encode(IDS, "TIFF", exif=exif), "a.tif"), IDS)
     assert image_size(data, "a.tif") == (4, 6)
     for file in (data, png):
-        assert image_layout(file, "a")[1] == examine_image(file, "a").orientation == orientation
+        assert read_orientation(file, "a") == examine_image(file, "a").orientation == orientation
     shown = decode_image(data, "a.tif", exif=True)
     np.testing.assert_array_equal(shown, decode_image(png, "a.png", exif=True))
 

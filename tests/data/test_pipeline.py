@@ -160,6 +160,17 @@ def test_an_unreadable_record_is_ignored_in_its_place(
             BadRecords(damaged, limit=0).note(batch)
 
 
+def test_a_record_read_the_second_time_is_said_to_be(
+    tiny_config: Config, train_source: Source, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (batch,) = take(tiny_config, train_source, 1)
+    batch["bad"][0] = True  # as if a fault of the disk had lasted for the retries
+    BadRecords(train_source, limit=1).note(batch)
+    assert "(it was read the second time: a passing fault" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"the last is .*\.png \(it was read the second time"):
+        BadRecords(train_source, limit=0).note(batch)
+
+
 def test_a_single_picture_is_enough(tiny_config: Config, train_source: Source) -> None:
     one = dataclasses.replace(train_source, pairs=train_source.pairs[:1])  # type: ignore
     (batch,) = take(tiny_config, one, 1)

@@ -1,16 +1,18 @@
 """Sources: pairs are found, in order and completely; what is wrong is said in words."""
 
+import dataclasses
 import errno
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,15 +20,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deeplab_jax import DataConfig, ModelConfig
+from deeplab_jax import DataConfig, ModelConfig, files
 from deeplab_jax.data import cityscapes, sources, voc
 from deeplab_jax.data.colors import voc_colormap
-from deeplab_jax.data.decode import ORIENTATION, TURN_BACK, decode_image
-from deeplab_jax.data.pipeline import open_data, read_record
+from deeplab_jax.data.decode import Unreadable
+from deeplab_jax.data.layout import near_misses
+from deeplab_jax.data.pipeline import open_split, read_record
 from deeplab_jax.data.sources import (
     FolderSource,
     check_pair,
     check_source,
+    image_of,
     match_classes,
     open_folder,
     open_source,
@@ -132,6 +136,120 @@ def test_holdout_splits_a_flat_folder_and_new_pictures_move_none(tmp_path: Path)
         assert [i for i in ids_of(open_two(tmp_path, split, 0.25)) if i[0] == "i"] == ids
 
 
+@pytest.mark.parametrize("form", ["IMG_{:04}", "frame_{:06}", "{}", "p{:02}", "a/b/{:05}_left"])
+def test_a_tenth_of_counted_names_is_held_out(form: str) -> None:
+    held = sum(sources._held_out(form.format(i), 0.1) for i in range(1000))
+    assert abs(held - 100) <= 3 * (1000 * 0.1 * 0.9) ** 0.5
+
+
+def test_the_fingerprint_is_that_of_the_contents(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "a", ["x", "y"])
+    (root / "classes.txt").write_text("sky\nroad\n")
+    first = open_folder(str(root), "train").fingerprint
+    assert re.fullmatch(r"2 pairs \(contents \w{8}\), 2 classes \(names \w{8}\)", first)
+    shutil.copytree(root, tmp_path / "b", copy_function=shutil.copyfile)  # with other times
+    assert open_folder(str(tmp_path / "b"), "train").fingerprint == first
+    os.utime(root / "masks" / "train" / "x.png", (0, 0))
+    assert open_folder(str(root), "train").fingerprint == first
+    found = {first, open_folder(str(root), "train", ignore_label=1).fingerprint}
+    (root / "classes.txt").write_text("road\nsky\n")
+    found.add(open_folder(str(root), "train").fingerprint)
+    mask = root / "masks" / "train" / "x.png"
+    data = bytearray(mask.read_bytes())
+    data[-20] ^= 1  # as many bytes
+    mask.write_bytes(data)
+    found.add(open_folder(str(root), "train").fingerprint)
+    image = root / "images" / "train" / "y.jpg"
+    image.write_bytes(image.read_bytes() + b"more")
+    found.add(open_folder(str(root), "train").fingerprint)
+    assert len(found) == 5
+
+
+def test_the_fingerprint_is_made_once_and_unreadable_masks_do_not_end_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_two(make_folder(tmp_path, ["x", "y"]))
+    (tmp_path / "masks" / "train" / "x.png").unlink()
+    first = source.fingerprint
+    monkeypatch.setattr(sources, "_content", None)
+    assert source.fingerprint == first == pickle.loads(pickle.dumps(source)).fingerprint
+
+
+def test_hidden_folders_are_no_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_folder(tmp_path, [f"p{i}" for i in range(20)], "")
+    for name in (".ipynb_checkpoints", "__MACOSX", "@eaDir"):
+        save(tmp_path / "images" / name / "thumb.jpg", np.zeros((6, 8, 3), np.uint8))
+    (tmp_path / "images" / "Thumbs.db").write_bytes(b"")
+    both = [open_two(tmp_path, split, 0.3) for split in ("train", "val")]
+    assert sum(map(len, both)) == 20
+    assert capsys.readouterr().err == f"{tmp_path}/images: 1 file passed over (1 .db)\n"  # once
+    make_folder(tmp_path / "split", ["a"])
+    (tmp_path / "split" / "images" / ".cache").mkdir()
+    with pytest.raises(UserError, match=r"no split 'val'; there are train \(--data.train_split"):
+        open_two(tmp_path / "split", "val")
+
+
+# ---- images turned by EXIF
+
+
+def turned(root: Path, orientation: int, mask: np.ndarray, side: int = 8) -> FolderSource:
+    """One image, 6 x `side` as stored, whose first row is white, and its mask."""
+    image = np.zeros((6, side, 3), np.uint8)
+    image[0] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (root / "images" / "train").mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(root / "images" / "train" / "a.png", exif=exif)
+    save(root / "masks" / "train" / "a.png", mask)
+    return open_two(root)
+
+
+def read(source: FolderSource) -> np.ndarray:
+    return image_of(source[0], "a")[..., 0] == 255
+
+
+def test_an_image_is_turned_where_the_size_of_its_mask_proves_it(tmp_path: Path) -> None:
+    upright = np.zeros((8, 6), np.uint8)
+    upright[:, -1] = 1  # where 6, to be turned clockwise, brings the first row
+    source = turned(tmp_path, 6, upright)
+    np.testing.assert_array_equal(read(source), upright == 1)
+    assert source.sizes() == [(8, 6)]
+    check_source(source)
+    stored = turned(tmp_path, 6, np.ones((6, 8), np.uint8))
+    for asked in (False, True):  # what the size proves, no setting overrules
+        source = dataclasses.replace(stored, exif_upright=asked)
+        assert read(source)[0].all() and source.sizes() == [(6, 8)]
+
+
+def test_where_the_size_proves_nothing_the_setting_decides(tmp_path: Path) -> None:
+    for orientation, side, row in ((3, 8, (-1,)), (4, 8, (-1,)), (6, 6, (slice(None), -1))):
+        source = turned(tmp_path, orientation, np.ones((6, side), np.uint8), side)
+        assert read(source)[0].all()
+        source = dataclasses.replace(source, exif_upright=True)
+        assert read(source)[row].all() and source.sizes() == [(6, side)]
+
+
+def test_a_size_that_never_fits_is_told_with_a_word_of_exif(tmp_path: Path) -> None:
+    source = turned(tmp_path, 6, np.ones((5, 5), np.uint8))
+    with pytest.raises(UserError, match=r"a\.png: the picture is 8 x 6 .*EXIF orientation 6"):
+        source[0]
+
+
+def test_white_reaches_what_is_read(tmp_path: Path) -> None:
+    make_folder(tmp_path, ["a"])
+    (tmp_path / "images" / "train" / "a.jpg").unlink()
+    save(tmp_path / "images" / "train" / "a.png", np.full((6, 8), 4095, np.uint16))
+    data = DataConfig(source="folder", root=str(tmp_path), white=4095)
+    model = ModelConfig(num_classes=2)
+    image, _ = read_record(open_split(data, "train", model), 0)
+    assert (image == 255).all()  # type: ignore[comparison-overlap]
+    image, _ = read_record(open_split(dataclasses.replace(data, white=None), "train", model), 0)
+    assert (image == 15).all()  # type: ignore[comparison-overlap]
+
+
+# ---- texts that people write
+
+
 def test_class_files(tmp_path: Path) -> None:
     path = tmp_path / "classes.txt"
     path.write_text("\ufeffsky\ntraffic light  #FF8000\nroad\n\n", encoding="utf-8")
@@ -143,11 +261,112 @@ def test_class_files(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=rf"classes\.txt:{line}:"):
             read_classes(path)
     path.write_text("one\n")
-    with pytest.raises(UserError, match="2 to 256"):
+    with pytest.raises(UserError, match=r"lists one class, 'one'.*'background' on a line before"):
         open_folder(str(tmp_path), "train")
 
 
+def test_class_files_in_other_encodings(tmp_path: Path) -> None:
+    path, names = tmp_path / "classes.txt", ("Hintergrund", "Straße", "青")
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        for end in ("\n", "\r\n", "\r"):
+            path.write_bytes((end.join(names) + end).encode(encoding))
+            assert read_classes(path)[0] == names
+    for data, line, what in (
+        ("background\nStraße\n".encode("cp1252"), 2, rb"\\xdf.*UTF-8".decode()),
+        ("a\nb\n".encode("utf-16-le"), 1, "NUL.*UTF-8"),  # without its mark
+        ("a\nb\n".encode("utf-32"), 1, "NUL.*UTF-8"),
+        ("a\nb\n".encode("utf-16") + b"c", 3, "UTF-16"),
+        (b"a\nb\n\0", 3, "NUL"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=rf"classes\.txt:{line}: holds .*{what}"):
+            read_classes(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("0: background\n1: red", 1),
+        ("0,background\n1,red", 1),
+        ("0 background\n1 red", 1),
+        ("1 red\n2 blue", 1),
+        ("1. red\n2. blue", 1),
+        ("0\tbackground\n1\tred", 1),
+        ("background\n7: red", 2),
+        ("background 0 0 0\nred 128 0 0", 1),
+        ("background,0,0,0\nred,128,0,0", 1),
+        ("background:0,0,0::\nred:128,0,0::", 1),
+        ("# label:color_rgb:parts:actions\nred:128,0,0::", 2),
+        ("background,red,blue", 1),
+        ('["background", "red"]', 1),
+        ("names:\n- background\n- red", 1),
+        ('item {\n  id: 1\n  name: "red"\n}', 1),
+        ("background,\nred,", 1),
+        ("background;red\nblue", 1),
+        ("background = 0\nred = 1", 1),
+    ],
+)
+def test_class_files_of_other_tools_never_become_names(
+    tmp_path: Path, text: str, line: int
+) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_text(text)
+    with pytest.raises(UserError, match=rf"classes\.txt:{line}: .*name"):
+        read_classes(path)
+
+
+def test_odd_names_of_classes_remain_names(tmp_path: Path) -> None:
+    names = ("2 wheeler", "4 wheeler", "building, edifice", "n01440764 tench", "T-shirt", "no. 5")
+    names = (*names, "3d printer", "pole (group)", "object--car", "rock & roll", "Citroën 2CV")
+    path = tmp_path / "classes.txt"
+    path.write_text("\n".join(names), encoding="utf-8")
+    assert read_classes(path)[0] == names
+    path.write_text("0\n1\n2\n")  # digits
+    assert read_classes(path)[0] == ("0", "1", "2")
+
+
 # ---- folders that are wrong: the message names it
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "advice"),
+    [
+        (["p01", "p02"], ["p01_mask", "p02_mask"], "p01_mask for p01: rename it, without '_mask'"),
+        (["p01", "p02"], ["p01_L", "p02_L"], "without '_L'"),
+        (["p01"], ["p01.jpg"], r"p01\.jpg for p01: .*without '\.jpg'"),  # p01.jpg.png
+        (["p01", "p02"], ["mask_p01", "mask_p02"], "without 'mask_'"),
+        (["img_1", "img_2"], ["gt_1", "gt_2"], "'gt' becoming 'img'"),
+        (["a/x_im", "a/y_im"], ["a/x_gt", "a/y_gt"], "a/x_gt for a/x_im: .*'gt' becoming 'im'"),
+        (["p1", "p2"], ["q7", "r8"], None),
+        (["p05"], ["p07"], None),
+    ],
+)
+def test_names_that_almost_fit(images: list[str], masks: list[str], advice: str | None) -> None:
+    found = near_misses(images, masks)
+    assert re.search(advice, found) if advice else found == ""
+
+
+def test_near_misses_among_many_are_found_quickly() -> None:
+    names = [f"photo_{i:05}" for i in range(20_000)]
+    assert "20000 have one" in near_misses(names, [f"{name}_seg" for name in names])
+
+
+def test_layouts_that_people_have_are_told(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for kind in ("images", "masks"):
+            (tmp_path / "up" / split / kind).mkdir(parents=True)
+    with pytest.raises(UserError, match=r"up/train, the other way round: .* to .*/images/train"):
+        open_two(tmp_path / "up")
+    (tmp_path / "roboflow" / "train").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"move its images to .*/images/train and its masks to"):
+        open_two(tmp_path / "roboflow")
+    make_devkit(tmp_path / "voc")
+    with pytest.raises(UserError, match=r"JPEGImages.*--data.image_dir.*holdout.*source=voc2012"):
+        open_two(tmp_path / "voc" / "VOC2012")
+    (tmp_path / "other" / "img").mkdir(parents=True)
+    (tmp_path / "other" / "gt").mkdir()
+    with pytest.raises(UserError, match=r"There are gt, img: .*--data.image_dir"):
+        open_two(tmp_path / "other")
 
 
 def test_structure_errors(tmp_path: Path) -> None:
@@ -201,111 +420,44 @@ def test_a_bad_pair_is_named_by_the_check_and_when_reached(tmp_path: Path) -> No
         source[49]
 
 
-def break_image(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:30])
+def break_images(root: Path, names: list[str]) -> None:
+    for name in names:
+        (root / "images" / "train" / f"{name}.jpg").write_bytes(b"<html>")
 
 
-def test_a_broken_sample_is_left_to_the_run(tmp_path: Path) -> None:
-    """It becomes ignored pixels there, whether a sample hits it or not, its header too."""
-    make_folder(tmp_path, ["a", "b"])
-    break_image(tmp_path / "images" / "train" / "b.jpg")
+def test_unreadable_samples_are_borne_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_folder(tmp_path, ["a", "b", "c"])
+    break_images(tmp_path, ["b"])
     source = open_two(tmp_path)
+    assert source.sizes() == [(6, 8), None, (6, 8)]
+    check_source(source, max_bad=1)
+    assert capsys.readouterr().err.count("b.jpg: not a readable picture") == 1
+    with pytest.raises(UserError, match=r"1 of 3 samples .*max_bad_records = 0.*b\.jpg: not a"):
+        check_source(source)
+    break_images(tmp_path, ["a", "c"])
+    with pytest.raises(UserError, match="3 of 3 samples cannot be read"):
+        check_source(source, max_bad=10)
+
+
+def test_what_does_not_fit_is_refused_whatever_may_be_unreadable(tmp_path: Path) -> None:
+    make_folder(tmp_path, ["a", "b", "c"])
+    save(tmp_path / "masks" / "train" / "b.png", np.full((6, 8), 7, np.uint8))
+    with pytest.raises(UserError, match=r"b\.png: the mask holds 7"):
+        check_source(open_two(tmp_path), max_bad=10)
+
+
+def test_masks_without_a_label_are_refused(tmp_path: Path) -> None:
+    ids = [f"{i:03}" for i in range(40)]
+    make_folder(tmp_path, ids)
+    for id in ids:
+        save(tmp_path / "masks" / "train" / f"{id}.png", np.full((6, 8), 254, np.uint8))
+    source = open_folder(str(tmp_path), "train", num_classes=2, ignore_label=254)
+    with pytest.raises(UserError, match=r"every pixel of every mask is 254.*nothing can be learnt"):
+        check_source(source)
+    save(tmp_path / "masks" / "train" / "001.png", np.ones((6, 8), np.uint8))  # no sample
     check_source(source)
-    assert source.sizes() == [(6, 8), None]
-    break_image(tmp_path / "images" / "train" / "a.jpg")
-    with pytest.raises(UserError, match=r"none of 2 samples .* can be read; the first: .*a.jpg"):
-        check_source(source)
-
-
-def test_a_split_of_ignored_pixels_alone_is_refused(tmp_path: Path) -> None:
-    make_folder(tmp_path, [f"{i:02}" for i in range(20)])
-    for mask in (tmp_path / "masks" / "train").iterdir():
-        save(mask, np.full((6, 8), 255, np.uint8))
-    source = open_folder(str(tmp_path), "train", num_classes=3)
-    with pytest.raises(UserError, match=r"every pixel of every mask .* 255.*nothing to learn"):
-        check_source(source)
-    make_folder(tmp_path, ["07"])  # one that holds a label, and is no sample of two
-    check_source(source, samples=2)
-
-
-def fails(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
-    """Let reading files fail so many times, as a network's file system may."""
-    read, left = Path.read_bytes, [times]
-
-    def flaky(path: Path) -> bytes:
-        if left[0] > 0:
-            left[0] -= 1
-            raise OSError(errno.EIO, "Input/output error")
-        return read(path)
-
-    monkeypatch.setattr(Path, "read_bytes", flaky)
-    monkeypatch.setattr("deeplab_jax.files.PAUSES", (0.0, 0.0))
-
-
-def test_a_passing_fault_of_the_disk_is_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = open_two(make_folder(tmp_path, ["a"]))
-    fails(monkeypatch, 2)
-    assert source[0]["label"].sum() == 16
-    fails(monkeypatch, 3)
-    with pytest.raises(UserError, match=r"a.jpg: the file cannot be read \(Input/output error\)"):
-        source[0]
-
-
-@pytest.mark.parametrize("form", ["jpg", "tif"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_an_image_is_turned_where_its_mask_proves_it(
-    tmp_path: Path, orientation: int, form: str
-) -> None:
-    """Masks are drawn upright by annotation tools, and on the stored pixels by others."""
-    rng = np.random.default_rng(0)
-    upright = np.kron(rng.integers(0, 256, (2, 3, 1)), np.ones((16, 16, 3))).astype(np.uint8)
-    stored = np.asarray(Image.fromarray(upright))
-    if orientation in TURN_BACK:
-        stored = np.asarray(Image.fromarray(upright).transpose(TURN_BACK[orientation]))
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    for name, mask in (("drawn", upright), ("raw", stored)):
-        (tmp_path / "images" / "train").mkdir(parents=True, exist_ok=True)
-        file = tmp_path / "images" / "train" / f"{name}.{form}"
-        Image.fromarray(stored).save(file, exif=exif, **({"quality": 100} if form == "jpg" else {}))
-        save(tmp_path / "masks" / "train" / f"{name}.png", np.zeros(mask.shape[:2], np.uint8))
-    proven = orientation >= 5
-    for exif_upright in (False, True):
-        source = open_folder(str(tmp_path), "train", num_classes=2, upright=exif_upright)
-        drawn, raw = (decode_image(source[i]["image"], "x") for i in range(2))
-        assert source.sizes() == [drawn.shape[:2], raw.shape[:2]]
-        turned = proven or exif_upright
-        assert np.abs(drawn.astype(int) - (upright if turned else stored)).mean() < 20
-        turned = exif_upright and not proven
-        assert np.abs(raw.astype(int) - (upright if turned else stored)).mean() < 20
-
-
-def test_a_mask_that_fits_neither_way_is_told_of_exif(tmp_path: Path) -> None:
-    make_folder(tmp_path, ["a"])
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6
-    Image.new("RGB", (20, 10)).save(tmp_path / "images" / "train" / "a.jpg", exif=exif)
-    with pytest.raises(UserError, match=r"picture is 20 x 10 but its mask 8 x 6.*EXIF.* 10 x 20"):
-        open_two(tmp_path)[0]
-
-
-def test_white_of_twelve_bits_is_white(tmp_path: Path) -> None:
-    """As stored, and where EXIF turns the image, which is then decoded elsewhere."""
-    deep = np.linspace(0, 4095, 6 * 8).reshape(6, 8).astype(np.uint16)
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6
-    make_folder(tmp_path, ["a", "b"])
-    for name, image, tag in (("a", deep, None), ("b", np.rot90(deep), exif)):
-        (tmp_path / "images" / "train" / f"{name}.jpg").unlink()
-        file = tmp_path / "images" / "train" / f"{name}.png"
-        Image.fromarray(image).save(file, **({"exif": tag} if tag else {}))
-    data = DataConfig(source="folder", root=str(tmp_path), white=4095)
-    source = open_data(data, "train", ModelConfig(num_classes=2))
-    for i in range(2):
-        image, _ = read_record(source, i, data.white)
-        np.testing.assert_array_equal(image[..., 0], deep.astype(int) * 255 // 4095)
 
 
 def test_binary_masks_saved_as_0_and_255(tmp_path: Path) -> None:
@@ -379,6 +531,43 @@ def test_label_map_and_missing_features(tmp_path: Path) -> None:
         [beyond[i] for i in range(3)]
 
 
+def test_a_passing_fault_of_a_record_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "PAUSES", (0, 0, 0))
+    source = open_source("voc2012", "val", root=str(make_devkit(tmp_path)), data_dir=str(tmp_path))
+    assert "(" in source.fingerprint and "bytes" in source.fingerprint
+    first, opened, left = source[0]["id"], sources._open_records, 2
+
+    class Records:
+        def __init__(self, real: Any) -> None:
+            self.real = real
+
+        def __len__(self) -> int:
+            return len(self.real)
+
+        def __getitem__(self, index: int) -> Any:
+            nonlocal left
+            if left:
+                left -= 1
+                raise OSError(errno.EIO, "Input/output error")
+            return self.real[index]
+
+    def open_records(*arguments: Any) -> Records:
+        return Records(opened(*arguments))
+
+    open_records.cache_clear = opened.cache_clear  # type: ignore[attr-defined]
+    monkeypatch.setattr(sources, "_open_records", open_records)
+    assert source[0]["id"] == first and left == 0
+    left = 99
+    with pytest.raises(Unreadable, match=r"val\[0\]: the record cannot be read .*Input/output"):
+        source[0]
+    assert source.name(0) == "val[0]"
+    left = 4
+    assert source.sizes()[0] is None  # and the others are read
+    assert source.sizes() == [(6, 8)] * 3
+
+
 def python(code: str, *arguments: str) -> subprocess.Popen[str]:
     code = "import sys, pickle; from deeplab_jax.data import sources, voc\n" + code
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
@@ -417,45 +606,6 @@ def test_after_a_kill_while_preparing_the_next_start_works(tmp_path: Path) -> No
     assert list((tmp_path / "tfds").rglob("incomplete.*"))
     assert len(open_source("voc2012", "val", root=arguments[0], data_dir=arguments[1])) == 3
     assert not list((tmp_path / "tfds").rglob("incomplete.*"))
-
-
-def changed_digests(root: Path, change: Callable[[], object]) -> bool:
-    before = open_folder(str(root), "train", num_classes=2).fingerprint
-    change()
-    return open_folder(str(root), "train", num_classes=2).fingerprint != before
-
-
-def test_a_fingerprint_notices_what_was_edited(tmp_path: Path) -> None:
-    make_folder(tmp_path, ["a", "b"])
-    masks, classes = tmp_path / "masks" / "train", tmp_path / "classes.txt"
-    other = np.full((6, 8), 1, np.uint8)
-    assert changed_digests(tmp_path, lambda: save(masks / "a.png", other))
-    assert changed_digests(tmp_path, lambda: classes.write_text("cat\ndog\n"))
-    assert changed_digests(tmp_path, lambda: classes.write_text("dog\ncat\n"))
-    assert changed_digests(tmp_path, lambda: (tmp_path / "images" / "train" / "a.jpg").touch()) == 0
-    moved = tmp_path / "moved"
-    shutil.copytree(tmp_path, moved)
-    here, there = (open_two(root).fingerprint for root in (tmp_path, moved))
-    assert here == there
-
-
-def test_an_edited_mask_of_a_devkit_is_prepared_anew(tmp_path: Path) -> None:
-    devkit, cache = make_devkit(tmp_path / "VOCdevkit"), str(tmp_path / "tfds")
-    before = open_source("voc2012", "val", root=str(devkit), data_dir=cache)
-    mask = devkit / "VOC2012" / "SegmentationClass" / "p1.png"
-    save(mask, np.full((6, 8), 9, np.uint8))
-    os.utime(mask, ns=(0, 0))  # whatever the clock's steps
-    after = open_source("voc2012", "val", root=str(devkit), data_dir=cache)
-    assert (before[1]["label"] == 1).all() and (after[1]["label"] == 9).all()
-
-
-@pytest.mark.parametrize("name", ["IMG_{:04}", "frame_{:06}", "city/{:05}_left", "{}"])
-@pytest.mark.parametrize("holdout", [0.1, 0.5])
-def test_a_holdout_is_as_large_as_it_says(name: str, holdout: float) -> None:
-    """Within four standard deviations of a fair draw, whatever the names are like."""
-    n = 2000
-    held = sum(sources._held_out(name.format(i), holdout) for i in range(n))
-    assert abs(held - n * holdout) < 4 * (n * holdout * (1 - holdout)) ** 0.5
 
 
 def test_ignored_pixels_stay_ignored_in_another_order(tmp_path: Path) -> None:

@@ -70,6 +70,26 @@ def test_an_extended_list_is_not_served_from_what_was_prepared(tmp_path: Path) -
     assert len(open_voc(devkit, "train", tmp_path / "tfds")) == 3
 
 
+def test_an_edited_mask_is_prepared_afresh(tmp_path: Path) -> None:
+    devkit = make_devkit(tmp_path / "devkit")
+    before = open_voc(devkit, "val", tmp_path / "tfds")
+    assert set(np.unique(before[0]["label"])) == {3, 255}
+    save_palette(devkit / "VOC2012" / "SegmentationClass" / "c.png", np.full((6, 8), 7, np.uint8))
+    after = open_voc(devkit, "val", tmp_path / "tfds")
+    assert (after[0]["label"] == 7).all() and after.fingerprint != before.fingerprint
+
+
+def test_a_list_in_another_encoding(tmp_path: Path) -> None:
+    devkit = make_devkit(tmp_path / "devkit")
+    path = devkit / "VOC2012" / voc.LISTS / "train.txt"
+    for encoding in ("utf-8-sig", "utf-16"):
+        path.write_text("a\r\nb\r\n", encoding=encoding)
+        assert len(open_voc(devkit, "train", tmp_path / "tfds")) == 2
+    path.write_bytes(b"a\nStra\xdfe\n")
+    with pytest.raises(UserError, match=r"train\.txt:2: .*xdf.*UTF-8"):
+        open_voc(devkit, "train", tmp_path / "tfds")
+
+
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a VOC devkit"):
         open_voc(tmp_path, "train", tmp_path / "tfds")
@@ -85,13 +105,6 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     (devkit / "VOC2012" / "SegmentationClass" / "b.png").unlink()
     with pytest.raises(UserError, match=r"b\.png is in none of SegmentationClassAug and"):
         open_voc(devkit, "train", tmp_path / "tfds")
-
-
-def test_a_list_in_another_encoding_is_named(tmp_path: Path) -> None:
-    devkit = make_devkit(tmp_path)
-    (devkit / "VOC2012" / voc.LISTS / "train.txt").write_bytes("a\n".encode("utf-16"))
-    with pytest.raises(UserError, match=r"train\.txt: not readable as UTF-8"):
-        open_source("voc2012", "train", root=str(devkit), data_dir=str(tmp_path / "tfds"))
 
 
 def test_a_colour_mask_is_named_and_leaves_nothing_half_made(tmp_path: Path) -> None:
