@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from deeplab_jax.checkpoint import About, Checkpoints
 from deeplab_jax.config import Config, flatten, save_json, to_dict
+from deeplab_jax.data.checks import warn_of_samples
 from deeplab_jax.data.pipeline import (
     BadRecords,
     Batches,
@@ -248,6 +249,7 @@ def open_sources(config: Config) -> tuple[Source, Source]:
     sources = [open_split(data, split, config.model) for split in splits]
     for source in sources:
         check_source(source, data.max_bad_records)
+    warn_of_samples(dict(zip(splits, sources, strict=True)), data)
     return sources[0], sources[1]
 
 

@@ -202,6 +202,11 @@ def _judge_masks(checks: Sequence[SplitCheck], source: Source) -> list[Finding]:
         for check in checks
         if (binary := drawn_in_255(set(_values([check], ignored)), names))
     ]
+    problems += [
+        Finding(check.split, "all masks", f"every pixel is {ignored}, which is ignored")
+        for check in checks
+        if set(_values([check], ignored)) == {ignored}
+    ]
     values = _values(checks, ignored)
     verdict = Verdict() if problems else judge_values(values, names, ignored)
     refused = [r.mask for check in checks for r in check.refused if r.mask is not None]

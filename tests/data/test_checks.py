@@ -23,6 +23,7 @@ from deeplab_jax.data.colors import voc_colormap
 from deeplab_jax.data.pipeline import open_split
 from deeplab_jax.data.sources import open_folder
 from deeplab_jax.errors import UserError
+from deeplab_jax.loop import open_sources
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 IMAGE, LABEL = square_picture(99)
@@ -438,8 +439,7 @@ def test_training_warns_of_what_the_check_would(
     Image.fromarray(IMAGE[..., 0].astype(np.uint16) * 16).save(folder / "p04.png")
     Image.fromarray(np.full(SIZE, 255, np.uint8)).save(tmp_path / "masks" / "val" / "p00.png")
     config = parse([f"--data.root={tmp_path}", "--model.num_classes=3"], str(CONFIGS / "folder.py"))
-    sources = {split: open_split(config.data, split, config.model) for split in ("train", "val")}
-    checks.warn_of_samples(sources, config.data)
+    open_sources(config)
     lines = capsys.readouterr().err.splitlines()
     expected = [
         r"p01\.jpg: EXIF orientation 3.*exif_upright=True \(2 of 7 samples\)",
@@ -455,6 +455,36 @@ def test_training_warns_of_what_the_check_would(
     sources = {"train": open_folder(str(tmp_path / "good"), "train")}
     checks.warn_of_samples(sources, config.data)
     assert capsys.readouterr().err == ""
+
+
+def test_exif_is_warned_of_where_no_size_decides(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """And once the setting is made, no more; it is named, but not to be pasted."""
+    write_squares(tmp_path, {"train": 4, "val": 1})
+    folder = tmp_path / "images" / "train"
+    upright = Image.fromarray(np.rot90(IMAGE))  # its mask is drawn as EXIF shows it
+    square = Image.fromarray(IMAGE[:40, :40])
+    Image.fromarray(LABEL[:40, :40]).save(tmp_path / "masks" / "train" / "p02.png")
+    for i, (image, orientation) in enumerate([(PICTURE, 6), (upright, 6), (square, 6)]):
+        (folder / f"p0{i}.png").unlink()
+        image.save(folder / f"p0{i}.jpg", exif=turned(orientation))
+    assert run(tmp_path, tmp_path / "out") == 0
+    out = capsys.readouterr().out
+    assert "warnings: 1\n     1  EXIF orientation 6: " in out and f"- {folder}/p02.jpg" in out
+    assert "if not, set --data.exif_upright=True" in out and "--data.exif" not in suggestions(out)
+    assert "smallest 40 x 40, median 40 x 56, largest 40 x 56" in out  # as they are read
+    assert run(tmp_path, tmp_path / "out", "--data.exif_upright=True") == 0
+    assert "warnings: none" in capsys.readouterr().out
+
+
+def test_masks_of_which_nothing_is_learnt_are_a_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_squares(tmp_path, {"train": 2, "val": 1})
+    rewrite_masks(tmp_path, lambda label: np.full_like(label, 255))
+    assert run(tmp_path, tmp_path / "out") == 1
+    assert "every pixel is 255, which is ignored\n        - all masks" in capsys.readouterr().out
 
 
 def test_the_out_folder_is_tried_before_the_reading(
