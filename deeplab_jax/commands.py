@@ -19,7 +19,7 @@ from deeplab_jax.errors import UserError
 from deeplab_jax.files import writable_file, writable_folder
 
 DEFAULT_CONFIG = "configs/scenes.py"
-TO_NETWORK = ("resize", "eval_size", "white")  # fields of `data` that belong to the weights
+TO_NETWORK = ("resize", "eval_size")  # fields of `data` that belong to the weights
 
 
 def parser(command: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
@@ -93,7 +93,7 @@ def evaluate(arguments: list[str]) -> None:
 
     weights = load_weights(args.weights)
     config = evaluation_config(rest, weights.config, args.output_stride)
-    out = writable_folder(args.out or Path(args.weights) / "evaluation", "--out")
+    out = writable_folder(args.out or beside(Path(args.weights)) / "evaluation", "--out")
     mesh = device_mesh(config.mesh.shape)
     found = open_data(config.data, config.data.eval_split, config.model)
     source = match_classes(found, weights.class_names, weights.colors, args.weights)
@@ -104,16 +104,23 @@ def evaluate(arguments: list[str]) -> None:
     print(f"({result.seconds_per_picture:.2f} s each once compiled); report: {write_report(out)}")
 
 
+def beside(weights: Path) -> Path:
+    """The folder of weights, which may be named by the file in it."""
+    return weights.parent if weights.is_file() else weights
+
+
 def evaluation_config(arguments: list[str], trained: Config, output_stride: int | None) -> Config:
     """The data of --config (or of the weights), the network of the weights, and the changes.
 
-    How an image is brought to the network is the weights' too: resize and size.
+    How an image is brought to the network is the weights' too: resize, size and white.
     """
     path, rest = pop_config(arguments)
     base = dataclasses.replace(trained, mesh=MeshConfig())  # the devices are those of here
     if path:
         chosen = parse([f"--config={path}"], path)
-        to_network = {name: getattr(trained.data, name) for name in TO_NETWORK}
+        # Other sources have no images of more than 8 bits.
+        names = (*TO_NETWORK, "white") if chosen.data.source == "folder" else TO_NETWORK
+        to_network = {name: getattr(trained.data, name) for name in names}
         data = dataclasses.replace(chosen.data, **to_network)
         base = dataclasses.replace(chosen, model=trained.model, train=trained.train, data=data)
     if output_stride is not None:

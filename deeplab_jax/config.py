@@ -41,7 +41,7 @@ MAX_SIDE = 16385  # pixels: beyond, a batch of one picture is beyond any device
 # Fields of `DataConfig` that not every source heeds.
 HEEDED_BY: dict[str, tuple[DataKind, ...]] = {
     **dict.fromkeys(("image_dir", "mask_dir", "holdout", "classes", "ignore_label"), ("folder",)),
-    **dict.fromkeys(("palette_masks", "exif_upright"), ("folder",)),
+    **dict.fromkeys(("palette_masks", "exif_upright", "white"), ("folder",)),
     "root": ("folder", "voc2012", "cityscapes", "imagenet2012"),
     "prepared_dir": ("scenes", "voc2012", "cityscapes", "imagenet2012"),
     **dict.fromkeys(
@@ -234,7 +234,7 @@ class DataConfig:
     Where a mask's size proves one or the other, that decides.
     """
     white: int | None = None
-    """The value that is white in grayscale images of more than 8 bits; None: the file's, or 65535.
+    """folder: the value that is white in grayscale images of more than 8 bits; None: 65535.
 
     12 bits in 16-bit files want 4095: else they are nearly black. Kept for prediction.
     """

@@ -135,7 +135,7 @@ def locked(file: Path, *, wait: bool) -> Iterator[None]:
     Raises:
       Locked: another holds it, and `wait` is False.
     """
-    # Appending: opening must not erase the holder's text. (filelock, the usual package, does.)
+    # Appending: opening must not erase the holder's text.
     with file.open("a+", encoding="utf-8") as stream:
         try:
             _lock(stream.fileno(), wait)

@@ -424,6 +424,7 @@ def scored_by(run: Run) -> dict[str, Any]:
         **{name: config[name] for name in names},
         "eval_size": data.eval_size,
         "resize": data.resize,
+        "white": data.white,
         "evaluation set": run.evaluator.source.fingerprint,
     }
 

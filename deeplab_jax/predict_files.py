@@ -17,7 +17,13 @@ from PIL.PngImagePlugin import PngInfo
 
 from deeplab_jax import pictures
 from deeplab_jax.data import cityscapes, voc
-from deeplab_jax.data.decode import MAX_PIXELS, MAX_WINDOW_PIXELS, decode_image, read_file
+from deeplab_jax.data.decode import (
+    MAX_PIXELS,
+    MAX_WINDOW_PIXELS,
+    decode_image,
+    read_file,
+    warn_of_range,
+)
 from deeplab_jax.data.sources import other_names
 from deeplab_jax.data.transforms import Size
 from deeplab_jax.data.walk import SUFFIXES, Walk, walk_images
@@ -182,12 +188,14 @@ def for_each_image(
     """
     total, failed = len(found.sources), 0
     limit = MAX_WINDOW_PIXELS if predictor.config.eval.window else MAX_PIXELS
+    white = predictor.config.data.white
     with Ticker("predict", total, unit="image") as ticker:
         for i, (file, name) in enumerate(found.sources):
             try:
                 data = read_file(file, limit)
-                white = predictor.config.data.white
                 image = decode_image(data, str(file), exif=exif, white=white, max_pixels=limit)
+                if dark := warn_of_range(data, str(file), white, limit):
+                    print(f"warning: {file}: {dark}", file=sys.stderr)
             except UserError as error:
                 failed += 1
                 print(f"error: {error}", file=sys.stderr, flush=True)

@@ -319,6 +319,24 @@ def test_files_for_the_servers(form: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.array(cityscapes.ID_TO_TRAIN_ID)[ids], label)
 
 
+def test_twelve_bits_in_sixteen_are_warned_of(
+    fake: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deep = np.linspace(0, 4095, 40 * 56).reshape(40, 56).astype(np.uint16)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(deep).save(tmp_path / "in" / "deep.png")
+    draw(tmp_path, "in/a.png")
+    predict_files(fake, find_pictures([tmp_path / "in"]), tmp_path / "out")
+    warnings = [w for w in capsys.readouterr().err.splitlines() if "warning" in w]
+    assert len(warnings) == 1 and "deep.png" in warnings[0] and "--data.white=4095" in warnings[0]
+    data = DataConfig(source="folder", root="x", white=4095)
+    fake.config = dataclasses.replace(fake.config, data=data)
+    predict_files(fake, find_pictures([tmp_path / "in"]), tmp_path / "out")
+    assert "warning" not in capsys.readouterr().err
+    with Image.open(tmp_path / "out" / "deep.png") as label:
+        assert np.asarray(label).any()  # bright enough at last
+
+
 def test_a_server_s_classes_in_another_order_are_refused(
     fake: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

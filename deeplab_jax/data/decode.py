@@ -161,6 +161,16 @@ def describe_range(peak: int, mode: str, white: int | None = None) -> str:
     return f"the image uses {share}, which looks nearly black: {advice}"
 
 
+def warn_of_range(data: bytes, name: str, white: int | None, max_pixels: int) -> str:
+    """`describe_range` of an image's content; "" of 8 bits, of which only the header is read."""
+    with _opened(data, name, max_pixels=max_pixels) as image:
+        deep = image.mode.startswith("I") or _is_deep_colour(image)
+        if not deep or image.width * image.height > MAX_PIXELS:
+            return ""
+    header = examine_image(data, name)
+    return "" if header.peak is None else describe_range(header.peak, header.mode, white)
+
+
 def _to_rgb(image: Image.Image, name: str, white: int | None = None) -> np.ndarray:
     if min(image.size) < MIN_SIDE:
         raise Unreadable(

@@ -388,6 +388,11 @@ def open_folder(
                 f"{path} is missing: expected are {folder}/{image_dir}/{split} and "
                 f"{folder}/{mask_dir}/{split}{other_layout(folder, split, image_dir, mask_dir)}"
             )
+    if (folder / image_dir).samefile(folder / mask_dir):
+        raise UserError(
+            f"data.image_dir = {image_dir} and data.mask_dir = {mask_dir} are the same folder, "
+            "where each image would be its own mask; give the masks a folder of their own"
+        )
     subdir = _split_folder(folder / image_dir, split, holdout)
     pairs = _pairs(folder / image_dir / subdir, folder / mask_dir / subdir)
     if holdout is not None:
@@ -451,6 +456,11 @@ def _refuse_tables(path: Path, lines: Sequence[str]) -> None:
                 f"{path}:{number}: {line!r} looks like a line of a table or a program, because of "
                 f"{found[0]!r}; write a 'name' or 'name #rrggbb', such as 'red #800000' (line 1 is "
                 "class 0, and so on)"
+            )
+        if line.strip() == "__ignore__":
+            raise UserError(
+                f"{path}:{number}: labelme's __ignore__ is no class; leave the line out (its pixels"
+                " are those of data.ignore_label)"
             )
     if len(lines) == 1 and "," in lines[0]:
         raise UserError(f"{path}:1: {lines[0]!r} is one line: write one class name a line")

@@ -379,6 +379,8 @@ def test_structure_errors(tmp_path: Path) -> None:
         open_folder(str(tmp_path), "train")
     with pytest.raises(UserError, match=r"flat folder.*train"):
         open_two(tmp_path, holdout=0.5)
+    with pytest.raises(UserError, match=r"image_dir = images and .* are the same folder"):
+        open_folder(str(tmp_path), "train", num_classes=2, mask_dir="images")
     with pytest.raises(UserError, match="ignore_label is 256"):
         open_folder(str(tmp_path), "train", num_classes=2, ignore_label=256)
     (tmp_path / "masks" / "train" / "b.png").rename(tmp_path / "masks" / "train" / "b_mask.png")
