@@ -372,7 +372,8 @@ def _opened(
     except (
         Exception
     ) as error:  # on broken files PIL raises OSError, SyntaxError, ValueError, struct.error ...
-        if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the content's
+        of_the_disk = isinstance(data, Path) and isinstance(error, OSError) and error.errno
+        if of_the_disk:
             raise
         what: object = error
         if isinstance(error, UnidentifiedImageError):  # which tells the address of a buffer

@@ -428,8 +428,9 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[Color, ...]]:
     for number, line in enumerate(lines, start=1):
         match = CLASS_LINE.fullmatch(line)
         if match is None or match[1] in names:
+            what = f"{line!r}" if line.strip() else "an empty line"
             raise UserError(
-                f"{path}:{number}: {line!r} is not a new 'name' or 'name #rrggbb' "
+                f"{path}:{number}: {what} is not a new 'name' or 'name #rrggbb' "
                 "(line 1 is class 0, and so on)"
             )
         names.append(match[1])
