@@ -41,7 +41,7 @@ def with_retries(read: Callable[[], T], passing: tuple[type[Exception], ...] = (
     return read()
 
 
-def read_text(path: Path) -> str:
+def read_user_text(path: Path) -> str:
     """Return the text of a file that a user wrote: UTF-8, or UTF-16 with its mark.
 
     Raises:

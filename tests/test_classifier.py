@@ -130,7 +130,8 @@ def test_its_backbone_starts_a_segmentation_model(
 ) -> None:
     """Though both have three classes: the last layers have other inputs and another meaning."""
     config = dataclasses.replace(tiny_config, model=TINY_MODEL, pretrained=str(run))
-    variables = initial_variables(config, None)  # type: ignore[arg-type]
+    source = open_split(config.data, "train", config.model)
+    variables = initial_variables(config, source)
     theirs = load_weights(run).variables
     for collection in ("params", "batch_stats"):
         taken = {k: v for k, v in theirs[collection]["backbone"].items() if k != "Conv_1"}

@@ -354,10 +354,11 @@ def test_pretrained_weights_of_another_class_count(unbroken: Path, tiny_config: 
 
     model = dataclasses.replace(tiny_config.model, num_classes=4)
     config = dataclasses.replace(tiny_config, model=model, pretrained=str(unbroken))
+    source = open_split(tiny_config.data, "train", tiny_config.model)
     with pytest.raises(UserError, match="--pretrained_logits=False"):
-        initial_variables(config, None)  # type: ignore[arg-type]
+        initial_variables(config, source)
     config = dataclasses.replace(config, pretrained_logits=False)
-    variables = initial_variables(config, None)  # type: ignore[arg-type]
+    variables = initial_variables(config, source)
     theirs = load_weights(unbroken).variables
     assert variables["params"]["logits"]["bias"].shape == (4,)
     jax.tree.map(
@@ -393,6 +394,7 @@ SMALLEST: dict[str, Any] = {
     "data.max_scale": TINY,
     "data.scale_step": 0.0,
     "data.photometric": 0.0,
+    "data.white": 255,
     "data.workers": 0,
     "data.max_bad_records": 0,
     "optim.learning_rate": TINY,

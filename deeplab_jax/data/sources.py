@@ -34,7 +34,7 @@ from deeplab_jax.data.decode import (
 from deeplab_jax.data.layout import folders_of, near_misses, other_layout
 from deeplab_jax.data.walk import SUFFIXES, walk_images
 from deeplab_jax.errors import UserError
-from deeplab_jax.files import locked, read_text, with_retries, writable_folder
+from deeplab_jax.files import locked, read_user_text, with_retries, writable_folder
 
 DATA_DIR = "~/.cache/deeplab_jax/tfds"
 # What reading a record raises where it is not sound; the last two are ArrayRecord's own.
@@ -421,7 +421,7 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[Color, ...]]:
     """
     if not path.is_file():
         raise UserError(f"{path} is missing: write one class name a line, or give num_classes")
-    lines = read_text(path).rstrip().splitlines()
+    lines = read_user_text(path).rstrip().splitlines()
     _refuse_tables(path, lines)
     names: list[str] = []
     colors: list[Color | None] = []

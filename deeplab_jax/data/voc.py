@@ -14,7 +14,7 @@ from deeplab_jax.data.colors import voc_colormap
 from deeplab_jax.data.decode import decode_label
 from deeplab_jax.data.layout import VOC_IMAGES, VOC_LISTS
 from deeplab_jax.errors import UserError
-from deeplab_jax.files import read_text
+from deeplab_jax.files import read_user_text
 
 # Source: the VOC2012 devkit, VOCinit.m; background is 0.
 CLASS_NAMES = (
@@ -118,7 +118,7 @@ def _read_list(path: Path) -> tuple[str, ...]:
             f"{path}: the name of a list must consist of letters, digits and _, and not be 'all', "
             "because it becomes a TFDS split"
         )
-    lines = [line.split() for line in read_text(path).splitlines()]
+    lines = [line.split() for line in read_user_text(path).splitlines()]
     # Lists of the augmented masks may have lines "/JPEGImages/ID.jpg /SegmentationClassAug/ID.png".
     ids = tuple(Path(words[0]).stem if "/" in words[0] else words[0] for words in lines if words)
     if not ids:

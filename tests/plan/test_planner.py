@@ -122,8 +122,10 @@ def test_a_program_that_cannot_be_written_is_said_before_compiling(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, there: bool
 ) -> None:
     monkeypatch.setattr(compilers, "installed", lambda compiler: there)
-    with pytest.raises(UserError, match="no folder" if there else "pip install libtpu"):
-        commands.plan(["--topology=v5e:4x4", f"--hlo={tmp_path}/nowhere/program.txt"])
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" if there else tmp_path
+    with pytest.raises(UserError, match="--hlo = .*file" if there else "pip install libtpu"):
+        commands.plan(["--topology=v5e:4x4", f"--hlo={folder}/program.txt"])
 
 
 @pytest.mark.parametrize(
