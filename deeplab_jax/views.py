@@ -126,6 +126,8 @@ def mean_probabilities(views: list[Array]) -> Array:
 
 def over_rows(reduce: Callable[[list[Array]], Array], views: list[Array], size: Size) -> Array:
     """`reduce` of the views' logits [b h' w' c], each upsampled to `size`: [b, *size, ...]."""
+    if all(height_width(v) == size for v in views):
+        return reduce(views)  # U-Net's: blocks would multiply each row with an identity's
     height, width = size
 
     def block(matrices: list[Array]) -> Array:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY_MODEL
+from conftest import TINY_MODEL, TINY_UNET
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import random_variables, square_picture
@@ -99,3 +99,15 @@ def test_a_window_as_large_as_the_picture_changes_nothing() -> None:
         for w in (None, (81, 65))
     )
     np.testing.assert_array_equal(whole(VARIABLES, IMAGE), window(VARIABLES, IMAGE))
+
+
+def test_logits_of_the_image_s_size_are_taken_as_they_are() -> None:
+    model = build_model(TINY_UNET)
+    variables = random_variables(TINY_UNET)
+    image = jnp.asarray(square_picture(0)[0][None, :33, :49])
+    logits = model.apply(variables, image.astype(jnp.float32), train=False)
+    assert logits.shape == (1, 33, 49, 3)
+    labels = predict_labels(variables, image, model=model)
+    np.testing.assert_array_equal(labels, logits.argmax(-1))
+    program = jax.jit(partial(predict_labels, model=model)).lower(variables, image).as_text()
+    assert "while" not in program  # no blocks of rows, each a product with an identity's
