@@ -186,7 +186,7 @@ def for_each_image(
     Raises:
       UserError: no image could be read; what `act` raises.
     """
-    total, failed = len(found.sources), 0
+    total, failed, dark = len(found.sources), 0, 0
     limit = MAX_WINDOW_PIXELS if predictor.config.eval.window else MAX_PIXELS
     white = predictor.config.data.white
     with Ticker("predict", total, unit="image") as ticker:
@@ -194,8 +194,10 @@ def for_each_image(
             try:
                 data = read_file(file, limit)
                 image = decode_image(data, str(file), exif=exif, white=white, max_pixels=limit)
-                if dark := warn_of_range(data, str(file), white, limit):
-                    print(f"warning: {file}: {dark}", file=sys.stderr)
+                if why := warn_of_range(data, str(file), white, limit):
+                    dark += 1
+                    if dark == 1:
+                        print(f"warning: {file}: {why}", file=sys.stderr, flush=True)
             except UserError as error:
                 failed += 1
                 print(f"error: {error}", file=sys.stderr, flush=True)
@@ -204,6 +206,8 @@ def for_each_image(
                     said = act(i, image)
                 print(f"{name}{said}", flush=True)
             ticker.tick(i + 1)
+    if dark > 1:
+        print(f"warning: {dark} images use as little of their range", file=sys.stderr)
     if found.passed_over:
         print(found.passed_over)
     if failed == total:

@@ -324,11 +324,13 @@ def test_twelve_bits_in_sixteen_are_warned_of(
 ) -> None:
     deep = np.linspace(0, 4095, 40 * 56).reshape(40, 56).astype(np.uint16)
     (tmp_path / "in").mkdir()
-    Image.fromarray(deep).save(tmp_path / "in" / "deep.png")
+    for name in ("deep", "deep2"):
+        Image.fromarray(deep).save(tmp_path / "in" / f"{name}.png")
     draw(tmp_path, "in/a.png")
     predict_files(fake, find_pictures([tmp_path / "in"]), tmp_path / "out")
     warnings = [w for w in capsys.readouterr().err.splitlines() if "warning" in w]
-    assert len(warnings) == 1 and "deep.png" in warnings[0] and "--data.white=4095" in warnings[0]
+    assert "deep.png" in warnings[0] and "--data.white=4095" in warnings[0]
+    assert warnings[1:] == ["warning: 2 images use as little of their range"]
     data = DataConfig(source="folder", root="x", white=4095)
     fake.config = dataclasses.replace(fake.config, data=data)
     predict_files(fake, find_pictures([tmp_path / "in"]), tmp_path / "out")

@@ -48,15 +48,15 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in SYSTEM_FOLDERS
 
 
-def walk_images(folder: Path, leave_out: Path | None = None) -> Walk:
-    """Find the images of a folder and of the folders in it, links followed; not in `leave_out`.
+def walk_images(folder: Path) -> Walk:
+    """Find the images of a folder and of the folders in it, links followed.
 
     Raises:
       UserError: a folder in it cannot be read.
     """
     images: list[Path] = []
     passed_over: Counter[str] = Counter()
-    for path in _files(folder, leave_out):
+    for path in _files(folder):
         if is_hidden(path.name):
             passed_over[HIDDEN] += 1
         elif is_image(path):
@@ -66,16 +66,15 @@ def walk_images(folder: Path, leave_out: Path | None = None) -> Walk:
     return Walk(sorted(images), passed_over)
 
 
-def _files(folder: Path, leave_out: Path | None) -> Iterator[Path]:
+def _files(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise UserError(f"{error.filename}: this folder cannot be read ({error.strerror})")
 
     # Data sets are often linked into place; a link that leads back up must not be followed again.
     seen: set[str] = set()
-    left = None if leave_out is None else os.path.realpath(leave_out)
     for directory, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         real = os.path.realpath(directory)
-        if real in seen or real == left:
+        if real in seen:
             folders.clear()
             continue
         seen.add(real)
