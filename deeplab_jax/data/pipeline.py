@@ -377,6 +377,8 @@ def eval_example(row: Row, source: Source, data: DataConfig, fill: Pixel = GREY)
     index, box, label_size = row
     one = {"scaled": np.ones(2, np.int32), "size": np.ones(2, np.int32)}
     read = read_record(source, index) if index < len(source) else ""
+    if not isinstance(read, str) and not data.one_label and not fits(read[0], box, data):
+        read = "larger than its header said when the evaluation was planned"
     if isinstance(read, str):
         example = blank(source, data, box, label_size, fill)
         return {**example, **one, **about(index, bad=read != "")}
@@ -393,6 +395,11 @@ def eval_example(row: Row, source: Source, data: DataConfig, fill: Pixel = GREY)
         "size": np.array(size, np.int32),
         **about(index),
     }
+
+
+def fits(image: np.ndarray, box: Size, data: DataConfig) -> bool:
+    """Whether an image fits into its input: not if its header could not be read for the plan."""
+    return data.resize == "fit" or all(n <= m for n, m in zip(image.shape[:2], box, strict=True))
 
 
 def eval_batches(

@@ -223,6 +223,19 @@ def test_an_images_input_depends_on_that_image_alone(tmp_path: Path) -> None:
     assert [[row.record for row in batch] for batch in few] == [[5, 6, 6, 6]]  # compiled already
 
 
+def test_an_image_whose_header_could_not_be_read_for_the_plan_is_bad_where_it_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of the disk that has passed since; the others of its batch are evaluated."""
+    source = of_sizes(tmp_path, [(30, 30), (30, 30), (50, 60)])
+    sizes = [(30, 30), (30, 30), None]
+    monkeypatch.setattr(type(source), "sizes", lambda self: sizes)
+    plan = plan_evaluation(source, DataConfig(), output_stride=16, batch_size=4)
+    (batch,) = eval_batches(source, DataConfig(), plan)
+    assert batch["bad"].tolist() == [False, False, True]
+    assert (batch["label"] == 1).sum((1, 2)).tolist() == [900, 900, 0]
+
+
 def test_the_rule_for_input_sizes() -> None:
     free, padded = DataConfig(), DataConfig(eval_size=(65, 49))
     fit = dataclasses.replace(padded, resize="fit")
