@@ -47,7 +47,7 @@ from deeplab_jax.sharding import (
 from deeplab_jax.state import TrainState
 from deeplab_jax.step import abstract_state, compile_train_step, fresh_state
 from deeplab_jax.weights.batch_norm import reestimate_batch_norm
-from deeplab_jax.weights.files import Weights, load_weights, read_note, save_weights
+from deeplab_jax.weights.files import Weights, load_weights, missing_files, read_note, save_weights
 
 BATCH_NORM_BATCHES = 8  # of training pictures, to re-estimate folded BatchNorm
 # For hundreds of initialisers, run once: a third of the time that a CPU's compiler takes otherwise.
@@ -230,16 +230,29 @@ def saving_what_there_is(run: Run, log: Log, step: int, state: TrainState) -> It
 
 
 def evaluate_when_due(run: Run, log: Log, step: int, state: TrainState) -> None:
-    """Evaluate after every so many steps and after the last, but no step twice."""
+    """Evaluate after every so many steps and after the last, but no step twice.
+
+    Unless the best weights are gone, without which a finished run could not end again.
+    """
     every = run.config.train.eval_every
-    if step == 0 or (step % every and step != run.config.train.steps) or log.evaluated(step):
+    if step == 0 or (step % every and step != run.config.train.steps):
         return
+    best = run.workdir / "best"
+    lost = missing_files(best)
+    if log.evaluated(step):
+        if not lost:
+            return
+        print(
+            f"{best} lacks {', '.join(lost)}: the weights of step {step} take its place",
+            file=sys.stderr,
+        )
     log.flush()
     with suppress(Interrupted):  # the loop saves, then leaves; this is made up for on resuming
         result = run.evaluator(state.averaged)
         # The weights first: a run killed between the two evaluates again.
         keep_best(run, step, state, result)
-        log.evaluation(step, result, run.evaluator.source)
+        if not log.evaluated(step):
+            log.evaluation(step, result, run.evaluator.source)
 
 
 def open_sources(config: Config) -> tuple[Source, Source]:
@@ -442,7 +455,7 @@ def keep_best(run: Run, step: int, state: TrainState, result: Evaluation) -> Non
     if not writes():
         return
     best, note = run.workdir / "best", note_of(run, step, result)
-    if (best / "model.safetensors").exists():
+    if not missing_files(best):
         there = read_note(best).get("value")
         if there is not None and (note["value"] is None or note["value"] < there):
             return
@@ -460,7 +473,7 @@ def write_best(best: Path, weights: Weights, note: dict[str, Any]) -> None:
 def score_best_anew(run: Run) -> None:
     """Where the best weights were scored by another evaluation, score them by this one."""
     best = run.workdir / "best"
-    if not (best / "model.safetensors").exists():
+    if missing_files(best):
         return
     there = read_note(best)
     if there.get("by") == json.loads(json_text(scored_by(run))):

@@ -210,6 +210,19 @@ def test_a_broken_line_of_the_log_costs_that_line_alone(
     assert not (folder / "metrics.jsonl.broken1").exists()
 
 
+@pytest.mark.parametrize("lost", ["best", "best/config.json", "best/model.safetensors"])
+def test_a_finished_run_without_its_best_weights_ends_again(
+    unbroken: Path, tiny_config: Config, tmp_path: Path, lost: str
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(unbroken, folder)
+    rows = history(folder)
+    (shutil.rmtree if lost == "best" else os.remove)(folder / lost)
+    assert int(fit(with_workdir(tiny_config, folder)).step) == 6
+    assert history(folder) == rows
+    load_weights(folder)
+
+
 def test_the_best_weights_carry_their_score(
     unbroken: Path, tiny_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

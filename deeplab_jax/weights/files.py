@@ -127,7 +127,7 @@ def find_weights(given: Path) -> Path:
         folder = next(
             (f for f in (given / "best", given) if (f / "model.safetensors").is_file()), given
         )
-    missing = [name for name in FILES if not (folder / name).is_file()]
+    missing = missing_files(folder)
     if "model.safetensors" in missing:
         raise UserError(f"{given}: no model.safetensors there; {instead_of(given)}")
     if missing:
@@ -136,6 +136,11 @@ def find_weights(given: Path) -> Path:
             f" weights has all three: copy it too. {CONVERT.format(folder / 'model.safetensors')}"
         )
     return folder
+
+
+def missing_files(folder: Path) -> list[str]:
+    """Which files of a folder of weights are not there."""
+    return [name for name in FILES if not (folder / name).is_file()]
 
 
 def instead_of(given: Path) -> str:
