@@ -197,9 +197,7 @@ def _to_rgb(image: Image.Image, name: str, white: int | None = None) -> np.ndarr
         raise UserError(
             f"{name}: a floating-point picture has no known range; save it as 8-bit PNG"
         )
-    if "transparency" in image.info:  # PIL warns unless such a picture goes through RGBA
-        image = image.convert("RGBA")
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image.convert("RGB"))  # an alpha channel or transparent colours dropped
 
 
 def _named_white(image: Image.Image) -> int | None:
