@@ -309,6 +309,8 @@ def situations(draw: st.DrawFn) -> Situation:
     form, ignore_label = draw(st.sampled_from(forms)), draw(st.sampled_from([255, 254, 0, n]))
     # Where 0 occurs and a user has said that n is void, nothing shows that n is a class.
     assume((start, void, ignore_label) != (1, 0, n))
+    # Nor where classes begin at 0, and the user has said that 0 is void.
+    assume((start, ignore_label) != (0, 0))
     return Situation(masks, start, void, form, ignore_label)
 
 
