@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Iterator
 from typing import NoReturn
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)  # what asks a command to stop
 INTERRUPTED = 75  # EX_TEMPFAIL: the same command, run again, goes on
 READER_LEFT = 141  # as a shell reports SIGPIPE
 FULL_DISK = re.compile("no space left|disk quota exceeded", re.IGNORECASE)
@@ -39,12 +40,7 @@ class UserError(Exception):
     """Bad input: a message that names the field or file, the value, what is allowed and what to do.
 
     `python -m deeplab_jax` and `train.py` print it without a traceback and leave with code 2.
-    `remedy`: arguments of the command line that resolve it, where the evidence decides; else "".
     """
-
-    def __init__(self, message: str, remedy: str = "") -> None:
-        super().__init__(message)
-        self.remedy = remedy
 
 
 def leave_when_told() -> None:
@@ -52,7 +48,7 @@ def leave_when_told() -> None:
 
     From here to where a run begins to listen itself (`Interruption`): imports take seconds.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in SIGNALS:
         signal.signal(number, lambda *_: os._exit(INTERRUPTED))
 
 

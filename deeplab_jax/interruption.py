@@ -13,9 +13,8 @@ from types import FrameType
 import jax
 from jax.experimental import multihost_utils
 
-from deeplab_jax.errors import INTERRUPTED
+from deeplab_jax.errors import INTERRUPTED, SIGNALS
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STDERR = 2  # the descriptor: sys.stderr may be something of Python's own
 ANSWER_SECONDS = 2.0  # for the main thread to leave by itself, before the process is ended
 

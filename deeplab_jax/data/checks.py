@@ -172,7 +172,7 @@ def _examine(index: int, source: Source, split: str) -> Facts | Refused:
         where, _, reason = str(error).partition(": ")
         if not reason:
             where, reason = f"record {index}", where
-        finding = Finding(split, where, reason, getattr(error, "remedy", ""))
+        finding = Finding(split, where, reason)
         return Refused(finding, error.held if isinstance(error, MaskError) else None)
     content = image if isinstance(image, bytes) else image.tobytes()
     pixels = count_values(label)

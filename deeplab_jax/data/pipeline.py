@@ -40,10 +40,9 @@ from deeplab_jax.data.transforms import (
     random_scale,
     whole,
 )
-from deeplab_jax.errors import UserError
+from deeplab_jax.errors import SIGNALS, UserError
 
 MOST_EXAMPLES = 2**53  # of "endless" data: Grain counts batches by dividing, as floats
-SIGNALS = (signal.SIGTERM, signal.SIGINT)  # what asks a run to stop
 
 Batch = dict[str, np.ndarray]
 Batches = Generator[Batch, None, None]
