@@ -3,7 +3,7 @@
     python -m benchmarks.growth --axis batch
 
 One axis a run, MobileNetV2 v3+ otherwise as in BASE. Batch, crop and width are timed here. Devices
-are simulated (XLA's CPU devices, as many pictures for each), so that no time means anything: their
+are simulated (XLA's CPU devices, as many images for each), so that no time means anything: their
 rows have what the compiler says of one device, by how the mesh splits the work.
 """
 
@@ -54,14 +54,14 @@ def compiled_step(case: Case) -> Any:
     return lower(config_of(case), jax.devices()[: case.devices]).compile()
 
 
-def seconds_per_picture(case: Case, step: Any) -> float:
-    """The median of a few training steps, by picture."""
+def seconds_per_image(case: Case, step: Any) -> float:
+    """The median of a few training steps, by image."""
     import jax
     import numpy as np
 
     from deeplab_jax.models.build import init_variables
-    from deeplab_jax.sharding import device_mesh, place_batch
-    from deeplab_jax.step import fresh_state
+    from deeplab_jax.parallel.mesh import device_mesh, place_batch
+    from deeplab_jax.training.step import fresh_state
 
     mesh, config = device_mesh(devices=jax.devices()[:1]), config_of(case)
     rng, shape = np.random.default_rng(0), (case.batch, case.crop, case.crop)
@@ -79,14 +79,14 @@ def seconds_per_picture(case: Case, step: Any) -> float:
 
 
 def time_table(axis: str) -> None:
-    """Seconds a picture and temporaries, as ratios to the first row."""
-    print(f"| {axis} | s a picture | of the first | a pixel | temporaries, GB a picture |")
+    """Seconds an image and temporaries, as ratios to the first row."""
+    print(f"| {axis} | s an image | of the first | a pixel | temporaries, GB an image |")
     print("|---|---|---|---|---|")
     first = None
     for value in AXES[axis]:
         case = BASE._replace(**{axis: value})
         step = compiled_step(case)
-        seconds = seconds_per_picture(case, step)
+        seconds = seconds_per_image(case, step)
         gb = step.memory_analysis().temp_size_in_bytes / 1e9 / case.batch
         first = first or (seconds, case.crop**2)
         ratio, pixels = seconds / first[0], case.crop**2 / first[1]
@@ -94,7 +94,7 @@ def time_table(axis: str) -> None:
 
 
 def device_table() -> None:
-    """What the compiler says of one device, with as many pictures for each."""
+    """What the compiler says of one device, with as many images for each."""
     print("| devices | mesh | collectives: how many, MB of their results | temporaries, GB |")
     print("|---|---|---|---|")
     for split in MESHES:
@@ -125,7 +125,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from deeplab_jax.cpu import restart_with_huge_pages
+    from deeplab_jax.hugepages import restart_with_huge_pages
 
     restart_with_huge_pages()
     main()

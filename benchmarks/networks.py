@@ -19,12 +19,12 @@ import jax
 
 from deeplab_jax import Config, ModelConfig
 from deeplab_jax.config import load_config_file
-from deeplab_jax.cpu import restart_with_huge_pages
 from deeplab_jax.data.pipeline import train_batches
-from deeplab_jax.loop import fit, initial_variables, open_sources
+from deeplab_jax.hugepages import restart_with_huge_pages
 from deeplab_jax.models.summary import multiply_adds, parameters
-from deeplab_jax.sharding import device_mesh, place_batch
-from deeplab_jax.step import compile_train_step, fresh_state
+from deeplab_jax.parallel.mesh import device_mesh, place_batch
+from deeplab_jax.training.loop import fit, initial_variables, open_sources
+from deeplab_jax.training.step import compile_train_step, fresh_state
 
 CONTEXT, BOUNDARIES = ("boat", "car"), ("person", "buoy")
 
@@ -60,7 +60,7 @@ def seconds_per_step(config: Config) -> float:
 
 def train(config: Config, minutes: float) -> None:
     """One network for the given time, or nothing where that is done already."""
-    if (Path(config.workdir) / "evaluation" / "evaluation.json").exists():
+    if (Path(config.machine.workdir) / "evaluation" / "evaluation.json").exists():
         return
     steps = int(60 * minutes / seconds_per_step(config))
     options = dataclasses.replace(
@@ -71,7 +71,7 @@ def train(config: Config, minutes: float) -> None:
 
 def row(name: str, config: Config) -> str:
     """A line of the table."""
-    folder = Path(config.workdir)
+    folder = Path(config.machine.workdir)
     result = json.loads((folder / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
     steps = json.loads((folder / "config.json").read_text(encoding="utf-8"))["train"]["steps"]
 

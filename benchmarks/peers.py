@@ -63,10 +63,11 @@ def ours(network: str, mode: str, batch: int, *, lax: bool = False) -> Callable[
     import numpy as np
 
     from deeplab_jax import Config, DataConfig, TrainConfig
+    from deeplab_jax.inference.step import predict_labels
     from deeplab_jax.models import build_model, layers
     from deeplab_jax.models.build import init_variables
-    from deeplab_jax.sharding import device_mesh, place_batch
-    from deeplab_jax.step import compile_train_step, fresh_state, predict_labels
+    from deeplab_jax.parallel.mesh import device_mesh, place_batch
+    from deeplab_jax.training.step import compile_train_step, fresh_state
 
     if lax:
         layers.depthwise_conv = lax_depthwise
@@ -265,7 +266,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     if "--worker" in sys.argv and not PEERS.keys() & set(sys.argv):
-        from deeplab_jax.cpu import restart_with_huge_pages
+        from deeplab_jax.hugepages import restart_with_huge_pages
 
         restart_with_huge_pages()
     main()

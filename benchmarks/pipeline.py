@@ -1,4 +1,4 @@
-"""Our input pipeline beside tf.data doing the same, in pictures a second on one core.
+"""Our input pipeline beside tf.data doing the same, in images a second on one core.
 
     python -m benchmarks.pipeline --root PATH/VOCdevkit
 
@@ -72,7 +72,7 @@ def tf_data(root: str) -> Callable[[], Any]:
 
 
 def write_tf_records(folder: Path) -> str:
-    """The devkit's training pictures as encoded, their palette masks as PNGs of ids."""
+    """The devkit's training images as encoded, their palette masks as PNGs of ids."""
     import io
     import tempfile
 
@@ -102,7 +102,7 @@ def write_tf_records(folder: Path) -> str:
 CONTENDERS = {"ours": ours, "tf_data": tf_data}
 
 
-def pictures_per_second(name: str, root: str) -> Callable[[], float]:
+def images_per_second(name: str, root: str) -> Callable[[], float]:
     """Measures some batches of a contender, on one core."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -121,7 +121,7 @@ def pictures_per_second(name: str, root: str) -> Callable[[], float]:
 
 
 def v5e_bound() -> float:
-    """Pictures a second of an Xception-65 training step at UTILISATION of a chip's peak."""
+    """Images a second of an Xception-65 training step at UTILISATION of a chip's peak."""
     from deeplab_jax import ModelConfig
     from deeplab_jax.models.summary import multiply_adds
 
@@ -139,7 +139,7 @@ def main() -> None:
     args = parser.parse_args()
     root = str(args.root.absolute())
     if args.worker:
-        serve(partial(pictures_per_second, args.worker, root), PACKAGES[args.worker])
+        serve(partial(images_per_second, args.worker, root), PACKAGES[args.worker])
         return
     python = {
         "ours": sys.executable,
@@ -150,17 +150,17 @@ def main() -> None:
         for name in CONTENDERS
     }
     found = take_turns(contenders, args.rounds)
-    print_table(found, contenders, "pictures/s", "tf_data")
+    print_table(found, contenders, "images/s", "tf_data")
     rate, mine = v5e_bound(), statistics.median(found["ours"])
     print(
         f"\nA v5e chip at {UTILISATION:.0%} of {V5E_FLOPS / 1e12:g} TFLOP/s (assumed, not measured)"
-        f" trains {rate:.0f} Xception-65 pictures a second: {rate / mine:.1f} cores"
+        f" trains {rate:.0f} Xception-65 images a second: {rate / mine:.1f} cores"
     )
 
 
 if __name__ == "__main__":
     if "--worker" in sys.argv and "ours" in sys.argv:
-        from deeplab_jax.cpu import restart_with_huge_pages
+        from deeplab_jax.hugepages import restart_with_huge_pages
 
         restart_with_huge_pages()  # as train.py does
     main()

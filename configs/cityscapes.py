@@ -1,27 +1,33 @@
 """Cityscapes, 19 classes (paper section 4.4; official README): Xception-65, v3+, crops of 769.
 
-    python train.py --config=configs/cityscapes.py --data.root=PATH --pretrained=WEIGHTS
+    python train.py --config=configs/cityscapes.py --machine.root=PATH --pretrained=WEIGHTS
 
 PATH holds leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip as downloaded; TFDS prepares
 them once, which needs TensorFlow (pip install tensorflow-cpu). Paper: 78.79 mIoU on val (Table 7),
-evaluated on whole pictures, after 90,000 steps. Not measured here, neither is preparing the data
+evaluated on whole images, after 90,000 steps. Not measured here, neither is preparing the data
 set.
 """
 
-from deeplab_jax import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig
+from deeplab_jax import (
+    Config,
+    DataConfig,
+    MachineConfig,
+    ModelConfig,
+    OptimConfig,
+    TaskConfig,
+    TrainConfig,
+)
 
 
 def get_config() -> Config:
     return Config(
-        workdir="runs/cityscapes",
         model=ModelConfig(backbone="xception_65", num_classes=19),
+        task=TaskConfig(eval_size=(1025, 2049)),
         data=DataConfig(
             source="cityscapes",
-            root="data/cityscapes",
             crop_size=(769, 769),
-            eval_size=(1025, 2049),
         ),
         optim=OptimConfig(learning_rate=0.007, weight_decay=4e-5),
-        train=TrainConfig(steps=90_000, batch_size=16, eval_every=5000, checkpoint_every=500),
-        eval=EvalConfig(batch_size=8),
+        train=TrainConfig(steps=90_000, batch_size=16),
+        machine=MachineConfig(workdir="runs/cityscapes", root="data/cityscapes", eval_every=5000),
     )

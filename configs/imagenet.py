@@ -1,11 +1,11 @@
 """ImageNet-1k, the paper's recipe (section 4): an Xception-65 classifier, to pretrain a backbone.
 
-    python train.py --config=configs/imagenet.py --data.root=PATH
-    python train.py --config=configs/voc.py --data.root=PATH/VOCdevkit --pretrained=runs/imagenet
+    python train.py --config=configs/imagenet.py --machine.root=PATH
+    python train.py --config=configs/voc.py --machine.root=PATH/VOCdevkit --pretrained=runs/imagenet
 
 PATH holds ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar as downloaded; TFDS prepares them
 once, which needs TensorFlow (pip install tensorflow-cpu). A data set that is prepared already, as
-ArrayRecord, is named by --data.prepared_dir.
+ArrayRecord, is named by --machine.prepared_dir.
 
 Momentum 0.9 (Nesterov), rate 0.05, times 0.94 every two epochs, weight decay 4e-5, 299 x 299. The
 paper trains on 50 GPUs that update asynchronously, each by batches of 32: an update here is one of
@@ -15,7 +15,15 @@ optim.slow_start_steps). The number of epochs is ours: the paper names none. Pap
 (Table 4). Not measured here.
 """
 
-from deeplab_jax import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig
+from deeplab_jax import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    MachineConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+)
 
 BATCH = 32
 EPOCH = 1_281_167 // BATCH
@@ -23,11 +31,10 @@ EPOCH = 1_281_167 // BATCH
 
 def get_config() -> Config:
     return Config(
-        workdir="runs/imagenet",
         model=ModelConfig(
             backbone="xception_65", head="classifier", num_classes=1000, output_stride=32
         ),
-        data=DataConfig(source="imagenet2012", root="data/imagenet", crop_size=(299, 299)),
+        data=DataConfig(source="imagenet2012", crop_size=(299, 299)),
         optim=OptimConfig(
             learning_rate=0.05,
             nesterov=True,
@@ -36,12 +43,13 @@ def get_config() -> Config:
             decay_rate=0.94,
             weight_decay=4e-5,
         ),
-        train=TrainConfig(
-            steps=100 * EPOCH,
-            batch_size=BATCH,
+        train=TrainConfig(steps=100 * EPOCH, batch_size=BATCH),
+        eval=EvalConfig(batch_size=64),
+        machine=MachineConfig(
+            workdir="runs/imagenet",
+            root="data/imagenet",
             log_every=100,
             eval_every=EPOCH,
             checkpoint_every=2000,
         ),
-        eval=EvalConfig(batch_size=64),
     )

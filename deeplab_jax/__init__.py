@@ -13,23 +13,27 @@ if TYPE_CHECKING:
     from deeplab_jax.config import Config as Config
     from deeplab_jax.config import DataConfig as DataConfig
     from deeplab_jax.config import EvalConfig as EvalConfig
+    from deeplab_jax.config import MachineConfig as MachineConfig
     from deeplab_jax.config import MeshConfig as MeshConfig
     from deeplab_jax.config import ModelConfig as ModelConfig
     from deeplab_jax.config import OptimConfig as OptimConfig
+    from deeplab_jax.config import TaskConfig as TaskConfig
     from deeplab_jax.config import TrainConfig as TrainConfig
+    from deeplab_jax.inference.predict import load as load
     from deeplab_jax.models import build_model as build_model
-    from deeplab_jax.predict import load as load
 
 MODULES = {
     "Config": "config",
     "DataConfig": "config",
     "EvalConfig": "config",
+    "MachineConfig": "config",
     "MeshConfig": "config",
     "ModelConfig": "config",
     "OptimConfig": "config",
+    "TaskConfig": "config",
     "TrainConfig": "config",
     "build_model": "models",
-    "load": "predict",
+    "load": "inference.predict",
 }
 
 

@@ -27,7 +27,7 @@ OUT_OF_MEMORY = re.compile(
 NO_DEVICE = re.compile("unable to initialize backend|no visible .* devices", re.IGNORECASE)
 LESS_MEMORY = {
     "predict": "--eval.window 513 513 (a window that slides over each image),"
-    " --data.resize=fit --data.eval_size 513 513 (smaller images), --eval.batch_size=1",
+    " --task.resize=fit --task.eval_size 513 513 (smaller images), --eval.batch_size=1",
     "train": "--train.batch_size (smaller), --train.accumulate=2 (the batch in parts),"
     " --model.remat=units (compute again instead of keeping), --data.crop_size 321 321 (smaller);"
     " at an evaluation --eval.window 513 513, --eval.batch_size=1",
@@ -100,7 +100,7 @@ def known(error: BaseException, command: str) -> str:
     if isinstance(error, RuntimeError) and "home directory" in text:  # of Path.expanduser
         return (
             "a path begins with ~, but there is no such home folder: write the path out; the"
-            " default of --data.prepared_dir is such a path too"
+            " default of --machine.prepared_dir is such a path too"
         )
     if isinstance(error, UnicodeError):
         return f"a text is not readable as UTF-8 ({first}); save it as UTF-8"

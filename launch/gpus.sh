@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train on all GPUs of this machine, in one process: it takes every device that JAX sees.
 #
-#   launch/gpus.sh --config=configs/voc.py --data.root=/data/VOCdevkit
+#   launch/gpus.sh --config=configs/voc.py --machine.root=/data/VOCdevkit
 #
 # CUDA_VISIBLE_DEVICES=0,1 chooses some. Interrupted (exit code 75), the same command resumes.
 set -euo pipefail

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train on several GPU nodes under SLURM, and queue again when preempted.
 #
-#   sbatch --nodes=2 launch/slurm.sh --config=configs/voc.py --data.root=/data/VOCdevkit \
+#   sbatch --nodes=2 launch/slurm.sh --config=configs/voc.py --machine.root=/data/VOCdevkit \
 #       --workdir=/shared/runs/voc
 #
 # One process a node, with all of its GPUs. Submit from the repository, where .venv is.

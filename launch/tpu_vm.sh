@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train on all workers of a Cloud TPU VM slice. They find each other by JAX's own detection.
 #
-#   TPU=my-slice ZONE=us-west4-a launch/tpu_vm.sh --config=configs/voc.py --data.root=/data/VOCdevkit \
+#   TPU=my-slice ZONE=us-west4-a launch/tpu_vm.sh --config=configs/voc.py --machine.root=/data/VOCdevkit \
 #       --workdir=/shared/runs/voc       # a folder that all workers see
 #
 # The repository and its .venv (with `pip install "jax[tpu]"`) are at ~/deeplab_jax on every worker.

@@ -21,7 +21,15 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 import jax
 import pytest
 
-from deeplab_jax import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig
+from deeplab_jax import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    MachineConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+)
 
 jax.config.update("jax_num_cpu_devices", 8)
 gc.set_threshold(100_000, 50, 50)
@@ -50,16 +58,14 @@ def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     root = tmp_path_factory.mktemp("squares")
     write_squares(root, {"train": 12, "val": 5})
     return Config(
-        workdir=str(root / "run"),
         model=TINY_UNET,
-        data=DataConfig(
-            source="folder", root=str(root), eval_split="val", crop_size=(33, 49), max_scale=1.5
-        ),
+        data=DataConfig(source="folder", eval_split="val", crop_size=(33, 49), max_scale=1.5),
         optim=OptimConfig(learning_rate=0.05),
-        train=TrainConfig(
-            steps=6, batch_size=8, log_every=1, eval_every=3, checkpoint_every=2, seed=1
+        train=TrainConfig(steps=6, batch_size=8, seed=1),
+        eval=EvalConfig(batch_size=8, images=2),
+        machine=MachineConfig(
+            workdir=str(root / "run"), root=str(root), log_every=1, eval_every=3, checkpoint_every=2
         ),
-        eval=EvalConfig(batch_size=8, pictures=2),
     )
 
 

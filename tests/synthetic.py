@@ -1,4 +1,4 @@
-"""Tiny pictures whose labels are plain to see, networks of random weights, and comparing trees."""
+"""Tiny images whose labels are plain to see, networks of random weights, and comparing trees."""
 
 import math
 from pathlib import Path
@@ -13,13 +13,13 @@ from PIL import Image
 
 from deeplab_jax import ModelConfig
 from deeplab_jax.models.build import abstract_variables
-from deeplab_jax.sharding import Shape, device_mesh
+from deeplab_jax.parallel.mesh import Shape, device_mesh
 
 COLORS = np.array([(40, 40, 40), (220, 60, 60), (60, 90, 220)], np.uint8)
 SIZE = (40, 56)
 
 
-def square_picture(seed: int) -> tuple[np.ndarray, np.ndarray]:
+def square_image(seed: int) -> tuple[np.ndarray, np.ndarray]:
     """A red and a blue square on noisy grey, void around: image u8 [40 56 3], label u8 [40 56]."""
     rng = np.random.default_rng(seed)
     label = np.zeros(SIZE, np.uint8)
@@ -32,13 +32,13 @@ def square_picture(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_squares(root: Path, splits: dict[str, int]) -> None:
-    """A folder data set of `square_picture`s."""
+    """A folder data set of `square_image`s."""
     seed = 0
     for split, count in splits.items():
         for kind in ("images", "masks"):
             (root / kind / split).mkdir(parents=True, exist_ok=True)
         for i in range(count):
-            image, label = square_picture(seed)
+            image, label = square_image(seed)
             Image.fromarray(image).save(root / "images" / split / f"p{i:02d}.png")
             Image.fromarray(label).save(root / "masks" / split / f"p{i:02d}.png")
             seed += 1
@@ -62,7 +62,7 @@ def random_variables(model: ModelConfig, seed: int = 0) -> Any:
 
 
 def patches(size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Eight noisy pictures of 4 x 4 patches, labelled by their red; sizes as evaluation wants."""
+    """Eight noisy images of 4 x 4 patches, labelled by their red; sizes as evaluation wants."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 180, (8, size[0] // 4 + 1, size[1] // 4 + 1, 3), dtype=np.uint8)
     image = np.repeat(np.repeat(coarse, 4, 1), 4, 2)[:, : size[0], : size[1]]

@@ -1,4 +1,4 @@
-"""A classifier: a label a picture all the way, and its weights start a segmentation model."""
+"""A classifier: a label an image all the way, and its weights start a segmentation model."""
 
 import dataclasses
 import io
@@ -17,8 +17,16 @@ from official import shared
 from PIL import Image
 
 import deeplab_jax
-from deeplab_jax import Config, DataConfig, EvalConfig, OptimConfig, TrainConfig, UserError
-from deeplab_jax.commands import convert, evaluate, predict
+from deeplab_jax import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    MachineConfig,
+    OptimConfig,
+    TrainConfig,
+    UserError,
+)
+from deeplab_jax.cli import convert, evaluate, predict
 from deeplab_jax.data.checks import check_data
 from deeplab_jax.data.pipeline import (
     eval_batches,
@@ -27,19 +35,19 @@ from deeplab_jax.data.pipeline import (
     train_batches,
 )
 from deeplab_jax.data.sources import NO_CLASS
-from deeplab_jax.loop import fit, initial_variables
-from deeplab_jax.losses import pixel_losses
-from deeplab_jax.metrics import confusion_matrix
-from deeplab_jax.report import read_metrics
-from deeplab_jax.sharding import device_mesh
+from deeplab_jax.inference.metrics import confusion_matrix
+from deeplab_jax.parallel.mesh import device_mesh
+from deeplab_jax.reporting.report import read_metrics
+from deeplab_jax.training.loop import fit, initial_variables
+from deeplab_jax.training.losses import pixel_losses
 from deeplab_jax.weights.files import load_weights
 
 WORDNET_IDS = ("n01", "n02", "n03")
 COLORS = np.array([(200, 60, 60), (60, 200, 60), (60, 60, 200)])
 
 
-def picture(seed: int) -> tuple[np.ndarray, int]:
-    """A noisy red, green or blue picture of any size, and its class."""
+def noise_image(seed: int) -> tuple[np.ndarray, int]:
+    """A noisy red, green or blue image of any size, and its class."""
     rng = np.random.default_rng(seed)
     size = rng.integers(30, 60, 2)
     image = COLORS[seed % 3] + rng.integers(-50, 50, (*size, 3))
@@ -67,7 +75,7 @@ class Imagenet2012(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, split: str, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
         for seed in range(count):
-            image, label = picture(seed)
+            image, label = noise_image(seed)
             jpeg = io.BytesIO()
             Image.fromarray(image).save(jpeg, "JPEG")
             name = f"{WORDNET_IDS[label]}_{seed}.JPEG"
@@ -80,16 +88,16 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     root = tmp_path_factory.mktemp("imagenet")
     Imagenet2012(data_dir=str(root)).download_and_prepare(file_format="array_record")
     return Config(
-        workdir=str(root / "run"),
         model=dataclasses.replace(
             TINY_MODEL, head="classifier", output_stride=32, batch_norm_decay=0.8
         ),
-        data=DataConfig(
-            source="imagenet2012", root="nowhere", prepared_dir=str(root), crop_size=(33, 33)
-        ),
+        data=DataConfig(source="imagenet2012", crop_size=(33, 33)),
         optim=OptimConfig(learning_rate=0.01, nesterov=True, schedule="step", decay_steps=20),
-        train=TrainConfig(steps=40, batch_size=16, eval_every=20),
-        eval=EvalConfig(batch_size=8, pictures=2),
+        train=TrainConfig(steps=40, batch_size=16),
+        eval=EvalConfig(batch_size=8, images=2),
+        machine=MachineConfig(
+            workdir=str(root / "run"), root="nowhere", prepared_dir=str(root), eval_every=20
+        ),
     )
 
 
@@ -98,9 +106,9 @@ def run(config: Config) -> Path:
     """A whole run, on one device, which compiles faster than eight."""
     with pytest.MonkeyPatch.context() as patch:
         one = device_mesh(devices=jax.devices()[:1])
-        patch.setattr("deeplab_jax.loop.device_mesh", lambda shape: one)
+        patch.setattr("deeplab_jax.training.loop.device_mesh", lambda shape: one)
         fit(config)
-    return Path(config.workdir)
+    return Path(config.machine.workdir)
 
 
 def test_a_classifier_learns(run: Path) -> None:
@@ -116,8 +124,8 @@ def test_evaluate_and_predict(
 ) -> None:
     evaluate(["--weights", str(run), "--out", str(tmp_path)])
     printed = capsys.readouterr().out.splitlines()
-    assert printed[-1].startswith("accuracy ") and "11 pictures" in printed[-1]
-    image, class_id = picture(1000)
+    assert printed[-1].startswith("accuracy ") and "11 images" in printed[-1]
+    image, class_id = noise_image(1000)
     assert deeplab_jax.load(run).predict(image).tolist() == [[class_id]]
     Image.fromarray(image).save(tmp_path / "a.png")
     predict([str(tmp_path / "a.png"), "--weights", str(run)])
@@ -150,7 +158,7 @@ def test_one_class_more_is_a_background(config: Config) -> None:
         assert source.class_names[example["label"].item()] == example["id"][:3]
 
 
-def test_batches_have_one_label_a_picture(config: Config) -> None:
+def test_batches_have_one_label_a_image(config: Config) -> None:
     source = open_split(config.data, "validation", config.model)
     plan = plan_evaluation(source, config.data, output_stride=16, batch_size=8)
     first, last = eval_batches(source, config.data, plan)
@@ -189,7 +197,7 @@ def test_head_and_source_must_agree(config: Config) -> None:
 
 def test_its_data_can_be_checked(config: Config, tmp_path: Path) -> None:
     text, sound = check_data(config, tmp_path)
-    assert sound and "train: 30 pictures, 30 of them sound" in text
+    assert sound and "train: 30 images, 30 of them sound" in text
     assert re.search(r"^n02 +33\.333 +10 +36\.364 +4$", text, re.MULTILINE)
     assert "JPEG RGB (30)" in text and "suggestions: none" in text
     assert [path.name for path in tmp_path.iterdir()] == ["problems.txt"]
@@ -209,7 +217,7 @@ def test_an_official_classifier_knows_the_photos(
     source = shared("weights", "mobilenet_v2_1.0_224_imagenet_ptq_dequant.npz")
     convert(
         f"{source} --out {tmp_path} --model.backbone=mobilenet_v2 --model.head=classifier"
-        " --model.num_classes=1001 --model.output_stride=32 --data.eval_size 224 224".split()
+        " --model.num_classes=1001 --model.output_stride=32 --task.eval_size 224 224".split()
     )
     capsys.readouterr()
     predict([str(shared("photos")), "--weights", str(tmp_path)])

@@ -12,8 +12,10 @@ from deeplab_jax import (
     Config,
     DataConfig,
     EvalConfig,
+    MachineConfig,
     ModelConfig,
     OptimConfig,
+    TaskConfig,
     TrainConfig,
     UserError,
 )
@@ -28,9 +30,9 @@ from deeplab_jax.config import (
     save_json,
     to_dict,
 )
+from deeplab_jax.parallel.mesh import device_mesh
 from deeplab_jax.plan.compilers import batch_shapes
-from deeplab_jax.sharding import device_mesh
-from deeplab_jax.step import abstract_state, compile_train_step
+from deeplab_jax.training.step import abstract_state, compile_train_step
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
 
@@ -78,11 +80,14 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
         (lambda: ModelConfig(width=1e18), r"model.width = 1e\+18 .* up to 16"),
         (lambda: ModelConfig(aspp_channels=2**40), r"model.aspp_channels .* 1 to 8192"),
         (lambda: ModelConfig(atrous_rates=(1,) * 17), r"model.atrous_rates .* at most 16"),
-        (lambda: DataConfig(source="folder"), r"data.root = '' .*--data.root=PATH"),
-        (lambda: DataConfig(root="mine"), r"data.root = 'mine' .*scenes takes no notice.*folder"),
+        (lambda: DataConfig(source="folder"), r"machine.root = '' .*--machine.root=PATH"),
+        (
+            lambda: DataConfig(root="mine"),
+            r"machine.root = 'mine' .*scenes takes no notice.*folder",
+        ),
         (
             lambda: DataConfig(source="voc2012", root="x", ignore_label=0),
-            r"data.ignore_label = 0 .*voc2012 takes no notice of it: leave 255, .*=folder",
+            r"task.ignore_label = 0 .*voc2012 takes no notice of it: leave 255, .*=folder",
         ),
         (
             lambda: DataConfig(source="imagenet2012", root="x", min_scale=0.75),
@@ -90,11 +95,11 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
         ),
         (
             lambda: DataConfig(source="folder", root="x", prepared_dir="y"),
-            r"data.prepared_dir = 'y' .*folder takes no notice",
+            r"machine.prepared_dir = 'y' .*folder takes no notice",
         ),
-        (lambda: DataConfig(source="folder", root="x", white=200), r"data.white = 200 .*4095"),
+        (lambda: DataConfig(source="folder", root="x", white=200), r"task.white = 200 .*4095"),
         (lambda: ModelConfig(num_classes=1), r"num_classes = 1 .*the background is class 0"),
-        (lambda: DataConfig(resize="fit"), r"data.eval_size = None .* fit"),
+        (lambda: DataConfig(resize="fit"), r"task.eval_size = None .* fit"),
         (lambda: DataConfig(min_scale=2.0, max_scale=1.0), r"data.min_scale, max_scale"),
         (
             lambda: Config(data=DataConfig(crop_size=(500, 513))),
@@ -118,9 +123,11 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
         ),
         (
             lambda: Config(
-                data=DataConfig(eval_size=(368, 480)), eval=EvalConfig(window=(257, 257))
+                data=DataConfig(),
+                eval=EvalConfig(window=(257, 257)),
+                task=TaskConfig(eval_size=(368, 480)),
             ),
-            r"data.eval_size = \(368, 480\) .* eval.window needs .* such as \(369, 481\)",
+            r"task.eval_size = \(368, 480\) .* eval.window needs .* such as \(369, 481\)",
         ),
         (
             lambda: Config(
@@ -136,7 +143,10 @@ def test_contradictions(make: object, message: str) -> None:
 
 
 def test_json_round_trip(tmp_path: Path) -> None:
-    config = Config(model=ModelConfig(atrous_rates=(), width=0.5), workdir="somewhere")
+    config = Config(
+        model=ModelConfig(atrous_rates=(), width=0.5),
+        machine=MachineConfig(workdir="somewhere"),
+    )
     save_json(config, tmp_path / "config.json")
     assert load_json(tmp_path / "config.json") == config
 
@@ -168,7 +178,7 @@ def test_an_evaluation_protocol_survives_the_command_line_and_json(tmp_path: Pat
         ({"model": {"multi_grid": [1, 2]}}, r"model.multi_grid = \[1, 2\]: expected 3 values"),
         ({"model": {"head": ["pspnet"]}}, r"model.head = \['pspnet'\] .* choose one of"),
         ({"eval": {"scales": [1, "2"]}}, r"eval.scales\[1\] = '2': expected float"),
-        ({"data": {"eval_size": [33, None]}}, r"data.eval_size\[1\] = None: expected int"),
+        ({"data": {"eval_size": [33, None]}}, r"task.eval_size\[1\] = None: expected int"),
         ({"train": {"steps": None}}, "train.steps = None: expected int"),
         ({"train": {"steps": True}}, "train.steps = True: expected int"),
         ({"train": {"seed": 2**63}}, "train.seed = 92.* 64 bits"),
@@ -228,8 +238,8 @@ def test_what_is_not_finite_on_the_command_line() -> None:
         ("--data.crop_size=513x257", "data.crop_size", [513, 257]),
         ("--data.crop_size=(513,257)", "data.crop_size", [513, 257]),
         ("--data.crop-size 33 49", "data.crop_size", [33, 49]),
-        ("--data.eval_size=[513, 257]", "data.eval_size", [513, 257]),
-        ("--data.eval_size=513X257 --data.eval_size=None", "data.eval_size", None),
+        ("--task.eval_size=[513, 257]", "task.eval_size", [513, 257]),
+        ("--task.eval_size=513X257 --task.eval_size=None", "task.eval_size", None),
         ("--model.image_pooling_crop_size 513,513", "model.image_pooling_crop_size", [513, 513]),
         ("--model.multi_grid=1,2,4", "model.multi_grid", [1, 2, 4]),
         ("--model.atrous_rates=6,12", "model.atrous_rates", [6, 12]),
@@ -263,7 +273,7 @@ def test_how_values_may_be_written(argument: str, field: str, value: object) -> 
         ("--eval.scales=0.5,big", "eval.scales = 'big' .* a number"),
         ("--eval.flip", "eval.flip = '' .* one value"),
         ("--eval.flip=yes", "eval.flip = 'yes' .* True or False"),
-        ("--data.root my images", "data.root = 'my images' .* quote"),
+        ("--machine.root my images", "machine.root = 'my images' .* quote"),
         ("--model.backbone=unett", "model.backbone = 'unett' .*did you mean 'unet'"),
         ("configs/voc.py", "--config=configs/voc.py"),
         ("--config=", "--config: the file is missing"),
@@ -336,7 +346,7 @@ def test_every_config_makes_a_training_step(file: Path) -> None:
     assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
     mesh = device_mesh(devices=jax.devices()[:1])
     state = abstract_state(config, mesh)
-    step = compile_train_step(config, state, mesh, config.data.ignore_label)
+    step = compile_train_step(config, state, mesh, config.task.ignore_label)
     after, metrics = jax.eval_shape(step, state, batch_shapes(config))
     assert jax.tree.structure(after) == jax.tree.structure(state)
     assert metrics["loss"].shape == ()

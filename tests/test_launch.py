@@ -52,12 +52,12 @@ def test_slurm_queues_an_interrupted_run_again_and_no_other(code: int, tmp_path:
 
 def test_every_worker_of_a_tpu_vm_gets_the_arguments_as_they_are(tmp_path: Path) -> None:
     commands = {"gcloud": 'for a in "$@"; do echo "$a"; done'}
-    arguments = ("--config=configs/voc.py", "--data.root=/my data")
+    arguments = ("--config=configs/voc.py", "--machine.root=/my data")
     done = run("tpu_vm.sh", commands, tmp_path, *arguments, TPU="slice", ZONE="z")
     assert done.returncode == 0
     assert {"slice", "--zone=z", "--worker=all"} <= set(done.stdout.splitlines())
     command = done.stdout.splitlines()[-1].removeprefix("--command=")
-    assert shlex.split(command)[-1] == "--data.root=/my data"
+    assert shlex.split(command)[-1] == "--machine.root=/my data"
     assert_known(command)
 
 
@@ -89,5 +89,5 @@ def assert_known(command: str) -> None:
     words = shlex.split(command)
     arguments = words[words.index("train.py") + 1 :]
     assert arguments
-    rooted = [a for a in arguments if not a.startswith("--data.root")]
-    parse([*rooted, "--data.root=/data/VOCdevkit"], "")
+    rooted = [a for a in arguments if not a.startswith("--machine.root")]
+    parse([*rooted, "--machine.root=/data/VOCdevkit"], "")

@@ -27,7 +27,7 @@ def augment(
 def color_jitter(key: Array, image: Array, strength: float) -> Array:
     """Random brightness, contrast, saturation: factors uniform in 1 +- strength, a draw an image.
 
-    Padding (grey 127) moves with the rest, as it would in a picture that has it.
+    Padding (grey 127) moves with the rest, as it would in an image that has it.
     """
     low, high = 1.0 - strength, 1.0 + strength
     factors = jax.random.uniform(key, (3, image.shape[0], 1, 1, 1), minval=low, maxval=high)

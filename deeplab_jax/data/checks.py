@@ -1,4 +1,4 @@
-"""Every picture and mask of a data set, read once: what is in it, what is wrong, what would help.
+"""Every image and mask of a data set, read once: what is in it, what is wrong, what would help.
 
 A *problem* is a record that training cannot read, or all of a kind; a *warning* is worth knowing.
 """
@@ -18,7 +18,7 @@ import grain
 import numpy as np
 from PIL import Image
 
-from deeplab_jax.config import Config, DataConfig, round_up
+from deeplab_jax.config import PAPER_CROP, Config, DataConfig, TaskConfig, round_up
 from deeplab_jax.data.decode import (
     TURNING,
     Header,
@@ -29,22 +29,20 @@ from deeplab_jax.data.decode import (
     examine_image,
     likely_white,
 )
-from deeplab_jax.data.pipeline import open_split, read
+from deeplab_jax.data.masks import Verdict, judge_palettes, judge_values, warn_of_values
+from deeplab_jax.data.pipeline import crop_size, open_split, read
 from deeplab_jax.data.sources import (
     UNREADABLE,
-    Size,
     Source,
     drawn_in_255,
     evenly_spread,
     image_of,
 )
 from deeplab_jax.data.transforms import GREY, fit_size, whole
-from deeplab_jax.data.values import Verdict, judge_palettes, judge_values, warn_of_values
 from deeplab_jax.files import writable_folder
-from deeplab_jax.pictures import gallery
 from deeplab_jax.progress import Ticker
+from deeplab_jax.reporting.figures import gallery
 
-CROP_LIMIT = 769  # the paper's largest crop, of Cityscapes (section 4.4)
 FILES_SHOWN = 3  # of each kind of finding
 SAMPLES = 8  # of each split
 SAMPLE_CELL = 320  # pixels
@@ -84,7 +82,7 @@ class Facts(NamedTuple):
 class SplitCheck:
     """What one reading of a split has found: facts of the sound examples, and the refused.
 
-    `pixels` and `pictures`, i64[classes], count a class's pixels and the pictures that show it;
+    `pixels` and `images`, i64[classes], count a class's pixels and the images that show it;
     `ignored` counts the ignored pixels.
     """
 
@@ -93,7 +91,7 @@ class SplitCheck:
     sound: tuple[Facts, ...]
     refused: tuple[Refused, ...]
     pixels: np.ndarray
-    pictures: np.ndarray
+    images: np.ndarray
     ignored: int
 
 
@@ -108,16 +106,16 @@ def check_data(config: Config, out: Path) -> tuple[str, bool]:
     writable_folder(out, "--out")
     data = config.data
     splits = dict.fromkeys((data.train_split, data.eval_split))
-    sources = {split: open_split(data, split, config.model) for split in splits}
-    checks = {split: check_split(sources[split], split, data.workers) for split in splits}
+    sources = {split: open_split(config, split) for split in splits}
+    checks = {split: check_split(sources[split], split, config.machine.workers) for split in splits}
     found, class_names = list(checks.values()), sources[data.train_split].class_names
     problems = find_problems(found, sources, config)
-    warnings = find_warnings(found, sources, data)
+    warnings = find_warnings(found, sources, config)
     listed = [list_findings(problems, "problems"), list_findings(warnings, "warnings")]
     (out / "problems.txt").write_text(
         "\n\n".join(listed) + "\n", encoding="utf-8", errors="backslashreplace"
     )
-    samples = None if data.one_label else draw_samples(sources, found, data.white)
+    samples = None if data.one_label else draw_samples(sources, found, config.task.white)
     if samples:
         samples.save(out / "samples.png")
     text = [
@@ -129,7 +127,7 @@ def check_data(config: Config, out: Path) -> tuple[str, bool]:
         f"all findings: {out / 'problems.txt'}",
     ]
     if samples:
-        text[-1] += f"; pictures under their masks: {out / 'samples.png'}"
+        text[-1] += f"; images under their masks: {out / 'samples.png'}"
     return "\n\n".join(text), not problems
 
 
@@ -142,7 +140,7 @@ def check_split(source: Source, split: str, workers: int = 0) -> SplitCheck:
     examples = grain.MapDataset.source(range(len(source))).map(examine)
     found: list[Facts | Refused] = []
     items: Iterator[Any] = read(examples, workers)
-    with Ticker(f"reading {split}", len(source), unit="picture") as ticker:
+    with Ticker(f"reading {split}", len(source), unit="image") as ticker:
         for item in items:
             found.append(item)
             ticker.tick(len(found))
@@ -152,13 +150,13 @@ def check_split(source: Source, split: str, workers: int = 0) -> SplitCheck:
 def _sum_up(source: Source, split: str, found: Sequence[Facts | Refused]) -> SplitCheck:
     sound = tuple(item for item in found if isinstance(item, Facts))
     refused = tuple(item for item in found if isinstance(item, Refused))
-    pixels, pictures = np.zeros((2, len(source.class_names)), np.int64)
+    pixels, images = np.zeros((2, len(source.class_names)), np.int64)
     for facts in sound:
         for class_id, count in facts.pixels.items():
             pixels[class_id] += count
-            pictures[class_id] += 1
+            images[class_id] += 1
     ignored = sum(facts.ignored for facts in sound)
-    return SplitCheck(split, len(found), sound, refused, pixels, pictures, ignored)
+    return SplitCheck(split, len(found), sound, refused, pixels, images, ignored)
 
 
 def _examine(index: int, source: Source, split: str) -> Facts | Refused:
@@ -242,41 +240,39 @@ def _values(checks: Sequence[SplitCheck], ignore_label: int) -> Counter[int]:
 
 
 def find_warnings(
-    checks: Sequence[SplitCheck], sources: Mapping[str, Source], data: DataConfig
+    checks: Sequence[SplitCheck], sources: Mapping[str, Source], config: Config
 ) -> list[Finding]:
     """What training would pass over: as `warn_of_reading`, doubled images and absent classes."""
-    train = data.train_split
+    train = config.data.train_split
     pixels = next(check.pixels for check in checks if check.split == train)
     names = zip(sources[train].class_names, pixels, strict=True)
     absent = [name for name, n in names if n == 0 and pixels.any()]
     reason = f"these classes never occur in {train}"
     return [
-        *warn_of_reading(checks, sources[train], data),
+        *warn_of_reading(checks, sources[train], config),
         *(Finding(train, name, reason) for name in absent),
         *_find_doubles(checks),
     ]
 
 
-def warn_of_reading(
-    checks: Sequence[SplitCheck], source: Source, data: DataConfig
-) -> list[Finding]:
+def warn_of_reading(checks: Sequence[SplitCheck], source: Source, config: Config) -> list[Finding]:
     """What is read in another way than it may be meant; `source` is that of any split."""
     warnings = [
         Finding(check.split, facts.name, reason)
         for check in checks
         for facts in check.sound
-        for reason in _warn(facts, data)
+        for reason in _warn(facts, config.data)
     ]
     every, ignored = _name_all(checks), source.ignore_label
-    if data.source == "folder" and (
+    if config.data.source == "folder" and (
         reason := warn_of_values(_values(checks, ignored), source.class_names, ignored)
     ):
         warnings.append(Finding(every, "all masks", reason))
     headers = [facts.header for check in checks for facts in check.sound]
-    return warnings + _warn_of_range(headers, every, data.white)
+    return warnings + _warn_of_range(headers, every, config.task.white)
 
 
-def warn_of_samples(sources: Mapping[str, Source], data: DataConfig) -> None:
+def warn_of_samples(sources: Mapping[str, Source], config: Config) -> None:
     """Print what check-data would warn of, from the samples that `check_source` reads.
 
     Each kind once, with a count and one file. What cannot be read is not the matter here.
@@ -285,7 +281,7 @@ def warn_of_samples(sources: Mapping[str, Source], data: DataConfig) -> None:
     for split, source in sources.items():
         samples = [_examine(i, source, split) for i in evenly_spread(len(source))]
         checks.append(_sum_up(source, split, samples))
-    kinds = _by_kind(warn_of_reading(checks, sources[data.train_split], data))
+    kinds = _by_kind(warn_of_reading(checks, sources[config.data.train_split], config))
     count = sum(check.count for check in checks)
     for alike in kinds:
         _, where, reason, _ = alike[0]
@@ -333,10 +329,10 @@ def _warn_of_range(headers: Sequence[Header], split: str, white: int | None) -> 
     narrow = any(h.peak is None and (h.format, h.mode) == ("TIFF", "I") for h in headers)
     where = f"all {len(deep)} images of more than 8 bits"
     if deep and white is not None and peak > white:
-        reason = f"values go up to {peak}: all above data.white = {white} are white"
+        reason = f"values go up to {peak}: all above task.white = {white} are white"
         return [Finding(split, where, reason)]
     reason = describe_range(peak, fixed.mode if fixed else "I", white)
-    remedy = "" if fixed or narrow else f"--data.white={likely_white(peak)}"
+    remedy = "" if fixed or narrow else f"--task.white={likely_white(peak)}"
     return [Finding(split, where, reason, remedy)] if deep and reason else []
 
 
@@ -351,9 +347,9 @@ def _find_doubles(checks: Sequence[SplitCheck]) -> list[Finding]:
             splits = list(dict.fromkeys(split for split, _ in same))
             where = " = ".join(f"{name} ({split})" for split, name in same)
             reason = (
-                f"the same picture, byte for byte, in {' and '.join(splits)}: scores will flatter"
+                f"the same image, byte for byte, in {' and '.join(splits)}: scores will flatter"
                 if len(splits) > 1
-                else f"the same picture, byte for byte, more than once in {splits[0]}"
+                else f"the same image, byte for byte, more than once in {splits[0]}"
             )
             doubles.append(Finding(same[0][0], where, reason))
     return doubles
@@ -371,18 +367,6 @@ def class_weights(pixels: np.ndarray) -> np.ndarray:
     return np.divide(1 / roots.sum(), roots, out=np.ones_like(roots), where=roots > 0)
 
 
-def crop_size(sizes: np.ndarray, stride: int) -> Size:
-    """A crop k * stride + 1 for pictures of sizes [n 2]: the median picture, at most 769.
-
-    It is square where some pictures are upright and some not, as the paper's 513 x 513 for VOC.
-    """
-    h, w = (min(max(17, int(n)), CROP_LIMIT) for n in np.median(sizes, axis=0))
-    upright, lying = (sizes[:, 0] > sizes[:, 1]).any(), (sizes[:, 0] < sizes[:, 1]).any()
-    if upright and lying:
-        h = w = max(h, w)
-    return (round_up(h, stride), round_up(w, stride))
-
-
 def suggest(
     checks: Mapping[str, SplitCheck], findings: Sequence[Finding], config: Config
 ) -> list[tuple[str, str]]:
@@ -394,15 +378,15 @@ def suggest(
     if data.one_label or not train.sound:
         return advice
     crop, now = crop_size(sizes_of(train), stride), data.crop_size
-    if crop != tuple(round_up(n, stride) for n in now):
+    if now is not None and crop != tuple(round_up(n, stride) for n in now):
         advice.append(
             (
                 f"--data.crop_size {crop[0]} {crop[1]}",
-                f"the median picture of {train.split} as k * {stride} + 1, at most {CROP_LIMIT}; "
+                f"the median image of {train.split} as k * {stride} + 1, at most {max(PAPER_CROP)}; "
                 f"now {now[0]} {now[1]}; smaller crops cost less",
             )
         )
-    advice += _suggest_eval_size(sizes_of(evaluation), data, stride)
+    advice += _suggest_eval_size(sizes_of(evaluation), config.task, stride)
     if train.pixels.any() and not remedies:  # which may change what is counted
         weights = " ".join(f"{w:.3g}" for w in class_weights(train.pixels))
         reason = (
@@ -413,31 +397,29 @@ def suggest(
     return advice
 
 
-def _suggest_eval_size(sizes: np.ndarray, data: DataConfig, stride: int) -> list[tuple[str, str]]:
-    if data.eval_size is not None or len(np.unique(sizes, axis=0)) < 2:
+def _suggest_eval_size(sizes: np.ndarray, task: TaskConfig, stride: int) -> list[tuple[str, str]]:
+    if task.eval_size is not None or len(np.unique(sizes, axis=0)) < 2:
         return []
     largest, median = sizes.max(axis=0), np.median(sizes, axis=0)
     if largest.prod() > 4 * median.prod():
         h, w = (round_up(max(17, int(n)), stride) for n in median)
-        reason = (
-            "the largest picture has over 4 times the median's pixels, and all are padded to it"
-        )
-        return [(f"--data.resize=fit --data.eval_size {h} {w}", reason)]
+        reason = "the largest image has over 4 times the median's pixels, and all are padded to it"
+        return [(f"--task.resize=fit --task.eval_size {h} {w}", reason)]
     h, w = (round_up(max(17, int(n)), stride) for n in largest)
-    return [(f"--data.eval_size {h} {w}", "the largest picture, which all are padded to: as now")]
+    return [(f"--task.eval_size {h} {w}", "the largest image, which all are padded to: as now")]
 
 
-# ---- as text and as a picture
+# ---- as text and as an image
 
 
 def sizes_of(check: SplitCheck) -> np.ndarray:
-    """Heights and widths i64[n 2] of the sound pictures."""
+    """Heights and widths i64[n 2] of the sound images."""
     return np.array([facts.header.size for facts in check.sound], np.int64).reshape(-1, 2)
 
 
 def describe_split(check: SplitCheck) -> str:
-    """Number, sizes and kinds of a split's pictures, and the share of ignored pixels."""
-    title = f"{check.split}: {check.count} pictures, {len(check.sound)} of them sound"
+    """Number, sizes and kinds of a split's images, and the share of ignored pixels."""
+    title = f"{check.split}: {check.count} images, {len(check.sound)} of them sound"
     if not check.sound:
         return title
     sizes = sizes_of(check)
@@ -462,12 +444,12 @@ def describe_split(check: SplitCheck) -> str:
 
 
 def class_table(checks: Sequence[SplitCheck], class_names: Sequence[str]) -> str:
-    """A line per class: its share of each split's labelled pixels, and pictures that show it."""
+    """A line per class: its share of each split's labelled pixels, and images that show it."""
     width = max(len(name) for name in [*class_names, "class"])
-    heads = [(f"{check.split} %", "in pictures") for check in checks]
+    heads = [(f"{check.split} %", "in images") for check in checks]
     lines = [f"{'class':<{width}}" + "".join(f"  {a:>12}  {b:>11}" for a, b in heads)]
     for k, name in enumerate(class_names):
-        cells = ((100 * c.pixels[k] / max(1, c.pixels.sum()), c.pictures[k]) for c in checks)
+        cells = ((100 * c.pixels[k] / max(1, c.pixels.sum()), c.images[k]) for c in checks)
         lines.append(f"{name:<{width}}" + "".join(f"  {a:>12.3f}  {b:>11}" for a, b in cells))
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""The one decoder of pictures and masks, used in training, evaluation and prediction alike."""
+"""The one decoder of images and masks, used in training, evaluation and prediction alike."""
 
 import io
 import warnings
@@ -21,8 +21,8 @@ T = TypeVar("T")
 MAX_PIXELS = 64 * 2**20
 MAX_WINDOW_PIXELS = 2**30  # where a window slides over the image
 BYTES_PER_PIXEL = 4  # at most, of a file: raw RGB has 3
-MIN_SIDE = 2  # what counts visits to web pages has 1 x 1 pixels, and is downloaded with pictures
-# PIL knows more, some of which start other programs (EPS): not for pictures from anywhere.
+MIN_SIDE = 2  # what counts visits to web pages has 1 x 1 pixels, and is downloaded with images
+# PIL knows more, some of which start other programs (EPS): not for images from anywhere.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 ORIENTATION = 0x0112  # the EXIF tag, and what undoes its values from 2 to 8
 TURN_BACK = {
@@ -73,7 +73,7 @@ class Unreadable(UserError):
 
 
 class Header(NamedTuple):
-    """What a picture's file says of itself; `size` (h, w) in stored pixels."""
+    """What an image's file says of itself; `size` (h, w) in stored pixels."""
 
     size: tuple[int, int]
     format: str
@@ -95,7 +95,7 @@ def read_file(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
         if size > limit:
             raise Unreadable(
                 f"{path}: the file has {size / 2**20:.0f} MB; at most {limit // 2**20} MB are "
-                f"read{_larger(max_pixels)}: scale the picture down or cut it first"
+                f"read{_larger(max_pixels)}: scale the image down or cut it first"
             )
         return with_retries(path.read_bytes)
     except OSError as error:
@@ -110,11 +110,11 @@ def decode_image(
     white: int | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
-    """Decode a picture to RGB u8[h w 3]; a u8[h w 3] array is handed through.
+    """Decode an image to RGB u8[h w 3]; a u8[h w 3] array is handed through.
 
     Grayscale is repeated, an alpha channel dropped. More than 8 bits are scaled to 8, so that
     `white` becomes 255 and so does all above it; None: what the file names, else 65535. `exif`
-    turns the picture as its EXIF tag says: right for users' photos; the masks of data sets are
+    turns the image as its EXIF tag says: right for users' photos; the masks of data sets are
     often drawn on the stored pixels.
     Raises Unreadable, naming `name`, for what is broken, above `max_pixels` or a pixel wide, and
     UserError for pixels of a type that has no known range.
@@ -128,7 +128,7 @@ def decode_image(
 
 
 def examine_image(data: bytes | np.ndarray, name: str) -> Header:
-    """Decode a picture as `decode_image` does, raising what it raises, and return its header."""
+    """Decode an image as `decode_image` does, raising what it raises, and return its header."""
     if isinstance(data, np.ndarray):
         height, width = decode_image(data, name).shape[:2]
         return Header((height, width), "array", "RGB")
@@ -154,7 +154,7 @@ def describe_range(peak: int, mode: str, white: int | None = None) -> str:
     full = white or 65535
     if 4 * peak >= full:
         return ""
-    advice = f"set --data.white={likely_white(peak)}"
+    advice = f"set --task.white={likely_white(peak)}"
     if not mode.startswith("I"):
         advice = "save it with 8 bits a channel, scaled to the full range"
     share = f"{100 * peak / full:.2g} % of the range up to {full}"
@@ -174,7 +174,7 @@ def warn_of_range(data: bytes, name: str, white: int | None, max_pixels: int) ->
 def _to_rgb(image: Image.Image, name: str, white: int | None = None) -> np.ndarray:
     if min(image.size) < MIN_SIDE:
         raise Unreadable(
-            f"{name}: the picture is {image.width} x {image.height}; each side needs at least "
+            f"{name}: the image is {image.width} x {image.height}; each side needs at least "
             f"{MIN_SIDE} pixels: remove it"
         )
     if image.mode.startswith("I"):  # 16 bits; PIL's own convert() would clip instead of scale
@@ -190,13 +190,11 @@ def _to_rgb(image: Image.Image, name: str, white: int | None = None) -> np.ndarr
         return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=-1)
     if white is not None and _is_deep_colour(image):
         raise UserError(
-            f"{name}: data.white = {white} is for grayscale images; of 16-bit colour only the "
+            f"{name}: task.white = {white} is for grayscale images; of 16-bit colour only the "
             "upper 8 bits can be read: save it with 8 bits a channel, scaled to the full range"
         )
     if image.mode == "F":
-        raise UserError(
-            f"{name}: a floating-point picture has no known range; save it as 8-bit PNG"
-        )
+        raise UserError(f"{name}: a floating-point image has no known range; save it as 8-bit PNG")
     return np.asarray(image.convert("RGB"))  # an alpha channel or transparent colours dropped
 
 
@@ -225,7 +223,7 @@ def _peak(image: Image.Image, rgb: np.ndarray) -> int | None:
 def decode_label(data: bytes | np.ndarray, name: str, *, palette: bool = False) -> np.ndarray:
     """Decode a mask to class ids u8[h w].
 
-    `palette` takes the indices of a palette picture as the ids, as PASCAL VOC does. Raises
+    `palette` takes the indices of a palette image as the ids, as PASCAL VOC does. Raises
     UserError, naming `name` and what to do, for a colour mask, a JPEG, ids above 255, and the
     unreadable; MaskError for a palette image without `palette` and a gray image saved as colour.
     """
@@ -379,13 +377,13 @@ def _opened(
         if isinstance(error, UnidentifiedImageError):  # which tells the address of a buffer
             what = "the file is empty" if data == b"" else "its content is of another kind"
         raise Unreadable(
-            f"{name}: not a readable picture ({what}); formats: {', '.join(FORMATS)}"
+            f"{name}: not a readable image ({what}); formats: {', '.join(FORMATS)}"
         ) from error
 
 
 def _too_large(name: str, size: str, max_pixels: int) -> str:
     limit = f"at most {max_pixels // 2**20} megapixels are read{_larger(max_pixels)}"
-    return f"{name}: the picture is {size}; {limit}: scale it down or cut it first"
+    return f"{name}: the image is {size}; {limit}: scale it down or cut it first"
 
 
 def _larger(max_pixels: int) -> str:

@@ -1,14 +1,18 @@
 """What to tell of a folder of images and masks that is laid out or named in another way."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
+from deeplab_jax.config import Config
 from deeplab_jax.data.walk import is_hidden
 
 VOC_LISTS = "ImageSets/Segmentation"
 VOC_IMAGES = "JPEGImages"
+TRAIN_SPLITS, EVAL_SPLITS = ("train", "training"), ("val", "valid", "validation", "test")
+HOLDOUT = 0.1  # of images that have no splits
 
 
 def folders_of(folder: Path) -> list[str]:
@@ -32,6 +36,25 @@ def other_layout(folder: Path, split: str, image_dir: str, mask_dir: str) -> str
             "alone (its 21 classes: --data.source=voc2012)"
         )
     return advice if found else ""
+
+
+def settings_for(base: Config, root: Path, *, named: bool) -> Config:
+    """`base` on the data in a folder; unless a configuration was `named`, splits as they are found.
+
+    The run's folder is runs/NAME of the data.
+    """
+    name = root.resolve().name or "data"
+    machine = replace(base.machine, root=str(root), workdir=f"runs/{name}")
+    data = base.data
+    images = root.expanduser() / data.image_dir
+    if not named and images.is_dir():
+        there = folders_of(images)
+        split = next((s for s in EVAL_SPLITS if s in there), data.eval_split)
+        train = next((s for s in TRAIN_SPLITS if s in there), data.train_split)
+        data = replace(data, train_split=train, eval_split=split)
+        if not there:
+            data = replace(data, holdout=HOLDOUT)
+    return replace(base, machine=machine, data=data)
 
 
 class Renaming(NamedTuple):

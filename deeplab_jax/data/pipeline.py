@@ -16,7 +16,7 @@ import threading
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import resource_tracker
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from deeplab_jax.config import DataConfig, ModelConfig, round_up
+from deeplab_jax.config import PAPER_CROP, Config, ModelConfig, TaskConfig, round_up
 from deeplab_jax.data.sources import UNREADABLE, Source, image_of, open_source
 from deeplab_jax.data.transforms import (
     GREY,
@@ -52,24 +52,25 @@ class ReaderFailed(SystemExit):
     """What reads the data came to an end that it should not: one line, exit code 1."""
 
 
-def open_split(data: DataConfig, split: str, model: ModelConfig) -> Source:
+def open_split(config: Config, split: str) -> Source:
     """The source of one split, checked to have the model's kind and number of classes.
 
     Raises:
       UserError: what is missing or does not fit, named.
     """
-    source = open_data(data, split, model)
+    source, wanted = open_data(config, split), config.model.num_classes
     names = source.class_names
-    if len(names) != model.num_classes:
+    if wanted is not None and len(names) != wanted:
         raise UserError(
-            f"model.num_classes = {model.num_classes}, but the data set has {len(names)} classes"
+            f"model.num_classes = {wanted}, but the data set has {len(names)} classes"
             f" ({', '.join(names[:4])}, ...): set --model.num_classes={len(names)}"
         )
     return source
 
 
-def open_data(data: DataConfig, split: str, model: ModelConfig) -> Source:
+def open_data(config: Config, split: str) -> Source:
     """The source of one split for a model of the same kind, whatever its number of classes."""
+    data, task, machine, model = config.data, config.task, config.machine, config.model
     if data.one_label != (model.head == "classifier"):
         raise UserError(
             f"model.head = {model.head!r} does not fit data.source = {data.source!r}: classifier is"
@@ -78,48 +79,88 @@ def open_data(data: DataConfig, split: str, model: ModelConfig) -> Source:
     return open_source(
         data.source,
         split,
-        root=data.root or None,
-        data_dir=data.prepared_dir,
+        root=machine.root or None,
+        data_dir=machine.prepared_dir,
         classes=data.classes or None,
         num_classes=model.num_classes,
-        ignore_label=data.ignore_label,
+        ignore_label=255 if task.ignore_label is None else task.ignore_label,
         image_dir=data.image_dir,
         mask_dir=data.mask_dir,
         holdout=data.holdout or None,
         palette=data.palette_masks,
         exif_upright=data.exif_upright,
-        white=data.white,
+        white=task.white,
     )
+
+
+def settle(config: Config, train_source: Source) -> Config:
+    """The configuration with what "from the data" stands for filled in.
+
+    Classes, colours and the ignored label are the source's; a crop is as large as the images in
+    the middle of the order of sizes, at most the paper's.
+    """
+    model, task, data = config.model, config.task, config.data
+    names, colors = train_source.class_names, train_source.colors
+    ignored = train_source.ignore_label if data.source == "folder" else None
+    crop = data.crop_size
+    if crop is None and model.head == "classifier":
+        crop = input_size((1, 1), model, task)
+    elif crop is None:
+        sizes = [size for size in train_source.sizes() if size is not None] or [PAPER_CROP]
+        crop = crop_size(np.array(sizes), model.output_stride)
+    task = replace(task, classes=names, colors=colors, ignore_label=ignored)
+    if model.head == "classifier":
+        task = replace(task, eval_size=task.eval_size or crop)
+    return replace(
+        config,
+        model=replace(model, num_classes=len(names)),
+        task=task,
+        data=replace(data, crop_size=crop),
+    )
+
+
+def crop_size(sizes: np.ndarray, stride: int) -> Size:
+    """A crop k * stride + 1 for images of sizes [n 2]: the median image, at most the paper's.
+
+    It is square where some images are upright and some not, as the paper's 513 x 513 for VOC.
+    """
+    sides = zip(np.median(sizes, axis=0), PAPER_CROP, strict=True)
+    h, w = (min(max(17, int(n)), most) for n, most in sides)
+    upright, lying = (sizes[:, 0] > sizes[:, 1]).any(), (sizes[:, 0] < sizes[:, 1]).any()
+    if upright and lying:
+        h = w = max(h, w)
+    return (round_up(h, stride), round_up(w, stride))
 
 
 def train_example(
     index: int,
     rng: np.random.Generator,
     source: Source,
-    data: DataConfig,
+    config: Config,
     fill: Pixel = GREY,
 ) -> Batch:
     """Decode, scale, crop and pad a record: image u8 [*crop_size, 3], label u8 [*crop_size].
 
-    A picture with one label has it handed through, u16 [1 1].
+    An image with one label has it handed through, u16 [1 1].
     """
+    data, task, size = config.data, config.task, config.data.crop
     read = read_record(source, index)
     if isinstance(read, str):
-        label_size = (1, 1) if data.one_label else data.crop_size
-        return blank(source, data, data.crop_size, label_size, fill) | about(index, bad=True)
+        label_size = (1, 1) if data.one_label else size
+        return blank(source, size, label_size, fill) | about(index, bad=True)
     image, label = read
     if data.one_label:
-        crop = inception_crop(rng, image.shape[:2], data.crop_size)
-        image = cut(image, crop, data.crop_size, fill, smooth=True)
+        crop = inception_crop(rng, image.shape[:2], size)
+        image = cut(image, crop, size, fill, smooth=True)
         return {"image": image, "label": label, **about(index)}
     scale = random_scale(rng, data.min_scale, data.max_scale, data.scale_step)
-    size = image.shape[:2]
-    if data.resize == "fit" and data.eval_size is not None:
-        size = fit_size(size, data.eval_size)
-    crop = random_crop(rng, size, scale, data.crop_size)
+    whole_size = image.shape[:2]
+    if task.resize == "fit" and task.eval_size is not None:
+        whole_size = fit_size(whole_size, task.eval_size)
+    crop = random_crop(rng, whole_size, scale, size)
     return {
-        "image": cut(image, crop, data.crop_size, fill, smooth=True),
-        "label": cut(label, crop, data.crop_size, source.ignore_label, smooth=False),
+        "image": cut(image, crop, size, fill, smooth=True),
+        "label": cut(label, crop, size, source.ignore_label, smooth=False),
         **about(index),
     }
 
@@ -133,9 +174,9 @@ def read_record(source: Source, index: int) -> tuple[np.ndarray, np.ndarray] | s
         return str(error)
 
 
-def blank(source: Source, data: DataConfig, size: Size, label_size: Size, fill: Pixel) -> Batch:
+def blank(source: Source, size: Size, label_size: Size, fill: Pixel) -> Batch:
     """An example whose pixels are all ignored."""
-    dtype = np.uint16 if data.one_label else np.uint8
+    dtype = np.uint16 if source.ignore_label > 255 else np.uint8
     return {
         "image": np.full((*size, 3), fill, np.uint8),
         "label": np.full(label_size, source.ignore_label, dtype),
@@ -175,7 +216,7 @@ class BadRecords:
             print(f"unreadable, so ignored: {self.names[index]} ({reason})", file=sys.stderr)
             if len(self.names) > self._limit:
                 raise UserError(
-                    f"{len(self.names)} records could not be read, more than data.max_bad_records ="
+                    f"{len(self.names)} records could not be read, more than machine.max_bad_records ="
                     f" {self._limit}; the last is {self.names[index]} ({reason}). See them all:"
                     " python -m deeplab_jax check-data"
                 )
@@ -183,10 +224,8 @@ class BadRecords:
 
 def train_batches(
     source: Source,
-    data: DataConfig,
+    config: Config,
     *,
-    batch_size: int,
-    seed: int,
     start_step: int = 0,
     host: int = 0,
     hosts: int = 1,
@@ -194,19 +233,20 @@ def train_batches(
 ) -> Batches:
     """Shuffled batches from `start_step` on, without end: this host's share of each global batch.
 
-    `fill` is the pixel that pictures are padded with (`models.build.mean_pixel`).
+    `fill` is the pixel that images are padded with (`models.build.mean_pixel`).
     """
-    make = partial(train_example, source=source, data=data, fill=fill)
+    batch_size = config.train.batch_size
+    make = partial(train_example, source=source, config=config, fill=fill)
     # Not repeat(), whose length overflows in batches of one.
     epochs = MOST_EXAMPLES // len(source)
-    shuffled = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(epochs)
+    shuffled = grain.MapDataset.range(len(source)).seed(config.train.seed).shuffle().repeat(epochs)
     examples = shuffled.random_map(make)[start_step * batch_size :]
     mine = (
         examples
         if hosts == 1
         else grain.MapDataset.source(Share(examples, batch_size, host, hosts))
     )
-    return read(mine.batch(batch_size // hosts), data.workers)
+    return read(mine.batch(batch_size // hosts), config.machine.workers)
 
 
 @dataclass(frozen=True)
@@ -259,7 +299,7 @@ def read(batches: "grain.MapDataset[Any]", workers: int) -> Batches:
             reason = str(error).strip().partition("\n")[0]
             raise ReaderFailed(
                 f"error: reading the data failed ({type(error).__name__}: {reason:.300}). If the"
-                " machine was short of memory, fewer --data.workers help. The same command goes on"
+                " machine was short of memory, fewer --machine.workers help. The same command goes on"
             ) from error
 
 
@@ -298,21 +338,24 @@ def outlive_nothing(worker: int, workers: int) -> None:
 # ---- evaluation
 
 
-def input_size(size: Size, data: DataConfig, output_stride: int) -> Size:
+def input_size(size: Size, model: ModelConfig, task: TaskConfig) -> Size:
     """Height and width that the network gets for an image of `size`: by that image alone.
 
     The one rule of prediction and evaluation, so that neither an image's neighbours in a batch nor
-    the rest of its split change what is predicted: `data.eval_size` where the image fits into it or
+    the rest of its split change what is predicted: `task.eval_size` where the image fits into it or
     is scaled to fit; else its own size, rounded up to k * output_stride + 1, k from 2. What the
     image does not fill is padded at the bottom and on the right, and image pooling sees that.
+    A classifier sees the centre of an image in one size: `task.eval_size`, or ImageNet's usual one.
     """
-    if data.one_label:
-        return data.eval_size or data.crop_size
-    if data.eval_size is not None:
-        room = zip(size, data.eval_size, strict=True)
-        if data.resize == "fit" or all(n <= most for n, most in room):
-            return data.eval_size
-    h, w = (max(round_up(n, output_stride), 2 * output_stride + 1) for n in size)
+    if model.head == "classifier":
+        side = 299 if model.backbone.startswith("xception") else 224
+        return task.eval_size or (side, side)
+    if task.eval_size is not None:
+        room = zip(size, task.eval_size, strict=True)
+        if task.resize == "fit" or all(n <= most for n, most in room):
+            return task.eval_size
+    stride = model.output_stride
+    h, w = (max(round_up(n, stride), 2 * stride + 1) for n in size)
     return (h, w)
 
 
@@ -329,9 +372,9 @@ class Row(NamedTuple):
 
 def plan_evaluation(
     source: Source,
-    data: DataConfig,
+    model: ModelConfig,
+    task: TaskConfig,
     *,
-    output_stride: int,
     batch_size: int,
     shares: int = 1,
     only: Sequence[int] | None = None,
@@ -342,14 +385,15 @@ def plan_evaluation(
     to be a multiple of `shares`, the parts that devices split it into. An image whose header cannot
     be read stands with those of the most frequent size.
     """
-    sizes = source.sizes() if not data.one_label else [(1, 1)] * len(source)
-    known = [input_size(s, data, output_stride) for s in sizes if s is not None]
-    common = Counter(known or [input_size((1, 1), data, output_stride)]).most_common(1)[0][0]
-    boxes = [common if s is None else input_size(s, data, output_stride) for s in sizes]
+    one_label = model.head == "classifier"
+    sizes = source.sizes() if not one_label else [(1, 1)] * len(source)
+    known = [input_size(s, model, task) for s in sizes if s is not None]
+    common = Counter(known or [input_size((1, 1), model, task)]).most_common(1)[0][0]
+    boxes = [common if s is None else input_size(s, model, task) for s in sizes]
     counts, largest = Counter(boxes), largest_size(sizes)
     groups: dict[Size, list[Row]] = {}
     for i in range(len(source)) if only is None else only:
-        label_size = (1, 1) if data.one_label else largest if data.resize == "fit" else boxes[i]
+        label_size = (1, 1) if one_label else largest if task.resize == "fit" else boxes[i]
         groups.setdefault(boxes[i], []).append(Row(i, boxes[i], label_size))
     batches = []
     for box, rows in groups.items():
@@ -365,7 +409,7 @@ def largest_size(sizes: Sequence[Size | None]) -> Size:
     return (max(h for h, _ in known), max(w for _, w in known))
 
 
-def eval_example(row: Row, source: Source, data: DataConfig, fill: Pixel = GREY) -> Batch:
+def eval_example(row: Row, source: Source, task: TaskConfig, fill: Pixel = GREY) -> Batch:
     """One whole image for evaluation; an index past the end gives an example of ignored pixels.
 
     So does a record that cannot be read, marked as bad. image u8 [*input_size, 3], scaled to
@@ -376,17 +420,18 @@ def eval_example(row: Row, source: Source, data: DataConfig, fill: Pixel = GREY)
     index, box, label_size = row
     one = {"scaled": np.ones(2, np.int32), "size": np.ones(2, np.int32)}
     read = read_record(source, index) if index < len(source) else ""
-    if not isinstance(read, str) and not data.one_label and not fits(read[0], box, data):
+    one_label = label_size == (1, 1)
+    if not isinstance(read, str) and not one_label and not fits(read[0], box, task):
         read = "larger than its header said when the evaluation was planned"
     if isinstance(read, str):
-        example = blank(source, data, box, label_size, fill)
+        example = blank(source, box, label_size, fill)
         return {**example, **one, **about(index, bad=read != "")}
     image, label = read
-    if data.one_label:
+    if one_label:
         image = cut(image, central_crop(box), box, fill, smooth=True)
         return {"image": image, "label": label, **one, **about(index)}
     size = image.shape[:2]
-    scaled = fit_size(size, box) if data.resize == "fit" else size
+    scaled = fit_size(size, box) if task.resize == "fit" else size
     return {
         "image": whole(image, scaled, box, fill, smooth=True),
         "label": pad(label, label_size, source.ignore_label),
@@ -396,29 +441,29 @@ def eval_example(row: Row, source: Source, data: DataConfig, fill: Pixel = GREY)
     }
 
 
-def fits(image: np.ndarray, box: Size, data: DataConfig) -> bool:
+def fits(image: np.ndarray, box: Size, task: TaskConfig) -> bool:
     """Whether an image fits into its input: not if its header could not be read for the plan."""
-    return data.resize == "fit" or all(n <= m for n, m in zip(image.shape[:2], box, strict=True))
+    return task.resize == "fit" or all(n <= m for n, m in zip(image.shape[:2], box, strict=True))
 
 
 def eval_batches(
     source: Source,
-    data: DataConfig,
+    task: TaskConfig,
     plan: list[list[Row]],
     *,
+    workers: int = 0,
     host: int = 0,
     hosts: int = 1,
     fill: Pixel = GREY,
 ) -> Iterator[Batch]:
     """The batches of `plan_evaluation`; of each, this host's rows, every `hosts`-th."""
-
-    make = partial(eval_batch, source=source, data=data, host=host, hosts=hosts, fill=fill)
-    return read(grain.MapDataset.source(plan).map(make), data.workers)
+    make = partial(eval_batch, source=source, task=task, host=host, hosts=hosts, fill=fill)
+    return read(grain.MapDataset.source(plan).map(make), workers)
 
 
 def eval_batch(
-    rows: list[Row], source: Source, data: DataConfig, host: int, hosts: int, fill: Pixel
+    rows: list[Row], source: Source, task: TaskConfig, host: int, hosts: int, fill: Pixel
 ) -> Batch:
     """A host's rows of a batch, read and stacked."""
-    examples = [eval_example(row, source, data, fill) for row in rows[host::hosts]]
+    examples = [eval_example(row, source, task, fill) for row in rows[host::hosts]]
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}

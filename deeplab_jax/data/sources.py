@@ -1,4 +1,4 @@
-"""Random access to examples: folders of picture and mask pairs, and data sets prepared by TFDS."""
+"""Random access to examples: folders of image and mask pairs, and data sets prepared by TFDS."""
 
 import contextlib
 import hashlib
@@ -17,8 +17,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from deeplab_jax.config import DataKind
-from deeplab_jax.data import cityscapes, scenes, voc
 from deeplab_jax.data.colors import Color, voc_colormap
+from deeplab_jax.data.datasets import cityscapes, scenes, voc
 from deeplab_jax.data.decode import (
     TURNING,
     Held,
@@ -50,11 +50,11 @@ SEE_ALL = (
     "What helps depends on all masks: python -m deeplab_jax check-data, with the same arguments, "
     "reads and judges them"
 )
-NO_CLASS = 65535  # the ignored label of pictures with one class: above every class id
+NO_CLASS = 65535  # the ignored label of images with one class: above every class id
 
 
 class Example(TypedDict):
-    """One picture, encoded or u8[h w 3], and its mask of class ids u8[h w], or one id u16[1 1].
+    """One image, encoded or u8[h w 3], and its mask of class ids u8[h w], or one id u16[1 1].
 
     `image_of` decodes the image: turned as EXIF says where it is `upright`, scaled by its `white`.
     """
@@ -156,14 +156,14 @@ def open_source(
 def check_pair(
     id: str, size: Size, label: np.ndarray, num_classes: int, ignore_label: int, note: str = ""
 ) -> None:
-    """Raise UserError unless the mask u8[h w] has its picture's size (h, w) and only valid ids.
+    """Raise UserError unless the mask u8[h w] has its image's size (h, w) and only valid ids.
 
     `note` says more of a size that does not fit.
     """
     if label.shape != size:
         (h, w), (label_h, label_w) = size, label.shape
         raise UserError(
-            f"{id}: the picture is {w} x {h} but its mask {label_w} x {label_h} (width x height); "
+            f"{id}: the image is {w} x {h} but its mask {label_w} x {label_h} (width x height); "
             f"they must be equal{note}"
         )
     wrong = label[(label >= num_classes) & (label != ignore_label)]
@@ -205,7 +205,7 @@ def check_source(source: Source, max_bad: int = 0, samples: int = 16) -> None:
             print(f"warning: its pixels are ignored: {error}", file=sys.stderr)
     if len(bad) > max_bad or len(bad) == len(picks):
         raise UserError(
-            f"{len(bad)} of {len(picks)} samples cannot be read (data.max_bad_records = {max_bad})."
+            f"{len(bad)} of {len(picks)} samples cannot be read (machine.max_bad_records = {max_bad})."
             f" The first: {bad[0]}"
         )
     wrong = drawn_in_255(values, source.class_names)
@@ -215,7 +215,7 @@ def check_source(source: Source, max_bad: int = 0, samples: int = 16) -> None:
     if values <= {ignored} and not _any_mask(source, lambda label: (label != ignored).any()):
         raise UserError(
             f"every pixel of every mask is {ignored}, which is ignored: nothing can be learnt from "
-            f"{len(source)} examples, such as {source.name(0)}. Is data.ignore_label right?"
+            f"{len(source)} examples, such as {source.name(0)}. Is task.ignore_label right?"
         )
 
 
@@ -228,7 +228,7 @@ def drawn_in_255(values: set[int], class_names: tuple[str, ...]) -> str:
         return ""
     return (
         f"no mask holds class 1 ({class_names[1]!r}), only 0 and 255: they look like binary masks "
-        "saved as 0/255. Save them as 0/1 (mask // 255) and leave --data.ignore_label at 255"
+        "saved as 0/255. Save them as 0/1 (mask // 255) and leave --task.ignore_label at 255"
     )
 
 
@@ -329,7 +329,7 @@ class FolderSource:
         return _each(size, self.pairs)
 
     def name(self, index: int) -> str:
-        """Return the picture's file."""
+        """Return the image's file."""
         return self.pairs[index][1]
 
     @cached_property
@@ -399,7 +399,7 @@ def open_folder(
         pairs = tuple(pair for pair in pairs if _held_out(pair[0], holdout) == (split == "val"))
         if not pairs:
             raise UserError(
-                f"holdout={holdout} leaves no picture of {folder / image_dir} for {split!r}; "
+                f"holdout={holdout} leaves no image of {folder / image_dir} for {split!r}; "
                 "change it"
             )
     return FolderSource(pairs, names, colors, ignore_label, palette, exif_upright, white)
@@ -461,7 +461,7 @@ def _refuse_tables(path: Path, lines: Sequence[str]) -> None:
         if line.strip() == "__ignore__":
             raise UserError(
                 f"{path}:{number}: labelme's __ignore__ is no class; leave the line out (its pixels"
-                " are those of data.ignore_label)"
+                " are those of task.ignore_label)"
             )
     if len(lines) == 1 and "," in lines[0]:
         raise UserError(f"{path}:1: {lines[0]!r} is one line: write one class name a line")
@@ -513,7 +513,7 @@ def _split_folder(images: Path, split: str, holdout: float | None) -> str:
         )
     if splits:
         raise UserError(
-            f"holdout is for pictures in one flat folder, but {images} has folders: {_some(splits)}"
+            f"holdout is for images in one flat folder, but {images} has folders: {_some(splits)}"
         )
     if not 0 < holdout < 1 or split not in ("train", "val"):
         raise UserError(
@@ -524,7 +524,7 @@ def _split_folder(images: Path, split: str, holdout: float | None) -> str:
 
 
 def _held_out(id: str, holdout: float) -> bool:
-    # By the name alone, so that adding pictures moves none from one side to the other.
+    # By the name alone, so that adding images moves none from one side to the other.
     # A checksum would not do: it is far from uniform over names that count up.
     return int(hashlib.blake2b(id.encode(), digest_size=8).hexdigest(), 16) < holdout * 2**64
 
@@ -535,7 +535,7 @@ def _pairs(images: Path, masks: Path) -> tuple[tuple[str, str, str], ...]:
     lone_masks = sorted(mask_files.keys() - image_files.keys())
     for alone, found, what, other in (
         (lone_images, image_files, "mask", masks),
-        (lone_masks, mask_files, "picture", images),
+        (lone_masks, mask_files, "image", images),
     ):
         if alone:
             raise UserError(
@@ -565,7 +565,7 @@ def _files_by_id(folder: Path) -> dict[str, str]:
             )
         files[id] = str(path)
     if not files:
-        raise UserError(f"{folder} has no pictures (files ending in {_some(sorted(SUFFIXES), 20)})")
+        raise UserError(f"{folder} has no images (files ending in {_some(sorted(SUFFIXES), 20)})")
     return files
 
 
@@ -591,7 +591,7 @@ class TfdsSource:
     """A split of a prepared TFDS data set, read without TensorFlow; made by `open_tfds`.
 
     `label_map` has 256 entries, the class id for each value in the masks. With `label_offset` the
-    labels are no masks but a class a picture, counted from there. Reading a bad example raises
+    labels are no masks but a class an image, counted from there. Reading a bad example raises
     UserError.
     """
 
@@ -725,7 +725,7 @@ def prepare(builder: tfds.core.DatasetBuilder, manual_dir: str | None = None) ->
     made = Path(builder.data_dir)
     if made.is_dir():  # whole, as TFDS renames it last; the folder around it may be read-only
         return str(made)
-    with _locked(writable_folder(made.parent, "data.prepared_dir")):
+    with _locked(writable_folder(made.parent, "machine.prepared_dir")):
         if not made.is_dir():
             # What a killed run left behind; while the lock is held it is nobody's work in progress.
             for left in made.parent.glob(f"incomplete.*_{made.name}"):
@@ -791,7 +791,7 @@ def _open_imagenet(root: str, split: str, data_dir: str, num_classes: int | None
     missing = [tar for tar in tars if not Path(_expand(root), tar).is_file()]
     if missing and not Path(builder.data_dir).is_dir():
         raise UserError(
-            f"imagenet2012 is not prepared in {builder.data_dir} (--data.prepared_dir), and root, "
+            f"imagenet2012 is not prepared in {builder.data_dir} (--machine.prepared_dir), and root, "
             f"{root}, lacks {' and '.join(missing)}: register at "
             "https://image-net.org/download-images, put both there and run the same command "
             "again, which prepares them once (with TensorFlow: pip install tensorflow-cpu)"
@@ -842,11 +842,11 @@ class ReorderedSource:
         return {**example, "label": table[label]}
 
     def sizes(self) -> list[Size | None]:
-        """Return (h, w) of every picture, from the headers alone."""
+        """Return (h, w) of every image, from the headers alone."""
         return self.source.sizes()
 
     def name(self, index: int) -> str:
-        """Return the picture's file or id."""
+        """Return the image's file or id."""
         return self.source.name(index)
 
     @property

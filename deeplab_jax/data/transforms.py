@@ -1,4 +1,4 @@
-"""From a decoded picture to the fixed size that the network sees; on the host, in uint8.
+"""From a decoded image to the fixed size that the network sees; on the host, in uint8.
 
 Training: random scale, random crop and padding are *one* resample from the source to the crop, so
 that nothing is computed that the crop then throws away (official order: `input_preprocess.py`;
@@ -16,14 +16,14 @@ GREY = (127, 127, 127)  # 0 (to 1/255) in [-1, 1]; official 127.5, but pixels ar
 
 
 class Crop(NamedTuple):
-    """A picture scaled to `scaled`, of which the window at `offset` is taken (both in pixels)."""
+    """An image scaled to `scaled`, of which the window at `offset` is taken (both in pixels)."""
 
     scaled: Size
     offset: Size
 
 
 def fit_size(size: Size, box: Size) -> Size:
-    """The size of a picture scaled, aspect kept, to fit `box`; floored as in the official demo."""
+    """The size of an image scaled, aspect kept, to fit `box`; floored as in the official demo."""
     ratio = min(box[0] / size[0], box[1] / size[1])
     return (max(1, int(size[0] * ratio)), max(1, int(size[1] * ratio)))
 
@@ -40,14 +40,14 @@ def random_scale(rng: np.random.Generator, low: float, high: float, step: float)
 
 
 def random_crop(rng: np.random.Generator, size: Size, scale: float, crop_size: Size) -> Crop:
-    """A window of at most crop_size in the picture scaled by `scale` (truncated, as official)."""
+    """A window of at most crop_size in the image scaled by `scale` (truncated, as official)."""
     scaled = (max(1, int(size[0] * scale)), max(1, int(size[1] * scale)))
     room = [max(0, n - c) for n, c in zip(scaled, crop_size, strict=True)]
     return Crop(scaled, (int(rng.integers(room[0] + 1)), int(rng.integers(room[1] + 1))))
 
 
 def inception_crop(rng: np.random.Generator, size: Size, crop_size: Size) -> Crop:
-    """A window of 8 to 100 % of the picture, of aspect 3/4 to 4/3, that is scaled to crop_size.
+    """A window of 8 to 100 % of the image, of aspect 3/4 to 4/3, that is scaled to crop_size.
 
     Szegedy et al. 2015, section 6. A window that does not fit is shrunk until it does.
     """
@@ -63,7 +63,7 @@ def inception_crop(rng: np.random.Generator, size: Size, crop_size: Size) -> Cro
 
 
 def central_crop(crop_size: Size) -> Crop:
-    """The central 87.5 % of a picture's height and width, scaled to crop_size.
+    """The central 87.5 % of an image's height and width, scaled to crop_size.
 
     As slim's `inception_preprocessing.preprocess_for_eval`.
     """
@@ -74,7 +74,7 @@ def central_crop(crop_size: Size) -> Crop:
 def cut(pixels: np.ndarray, crop: Crop, out_size: Size, fill: Pixel, *, smooth: bool) -> np.ndarray:
     """Resample u8 [h, w(, 3)] to the crop's window and pad it bottom and right to `out_size`.
 
-    `smooth`: bilinear for pictures; else nearest, for labels.
+    `smooth`: bilinear for images; else nearest, for labels.
     """
     (sh, sw), (oy, ox) = crop
     h, w = min(out_size[0], sh - oy), min(out_size[1], sw - ox)
@@ -103,5 +103,5 @@ def pad(pixels: np.ndarray, out_size: Size, fill: Pixel) -> np.ndarray:
 def whole(
     pixels: np.ndarray, scaled: Size, out_size: Size, fill: Pixel, *, smooth: bool
 ) -> np.ndarray:
-    """The whole picture scaled to `scaled` and padded to `out_size`."""
+    """The whole image scaled to `scaled` and padded to `out_size`."""
     return cut(pixels, Crop(scaled, (0, 0)), out_size, fill, smooth=smooth)

@@ -18,7 +18,7 @@ from deeplab_jax.models.pspnet import PyramidPooling
 from deeplab_jax.models.resnet import ResNet
 from deeplab_jax.models.unet import ContractingPath, ExpandingPath
 from deeplab_jax.models.xception import Xception
-from deeplab_jax.sharding import split_rows
+from deeplab_jax.parallel.mesh import split_rows
 
 MEAN_RGB = (123.15, 115.90, 103.06)  # of ImageNet, official `core/feature_extractor.py`
 
@@ -65,7 +65,7 @@ class Network(nn.Module):
                     scale_dimension(image.shape[2], stride),
                 )
                 x = decoder(c, i, decay, dtype)(x, low_levels[stride], size, train=norm_train)
-        return Logits(c.num_classes, HEAD_INITS[c.head_init], name="logits")(x)
+        return Logits(c.classes, HEAD_INITS[c.head_init], name="logits")(x)
 
 
 def normalise(image: Array, backbone: str) -> Array:
@@ -76,7 +76,7 @@ def normalise(image: Array, backbone: str) -> Array:
 
 
 def mean_pixel(backbone: str) -> tuple[int, int, int]:
-    """The pixel that normalises to about 0: what pictures are padded with, as uint8."""
+    """The pixel that normalises to about 0: what images are padded with, as uint8."""
     if backbone in resnet.UNITS:
         return (round(MEAN_RGB[0]), round(MEAN_RGB[1]), round(MEAN_RGB[2]))
     return (127, 127, 127)  # official 127.5
@@ -161,7 +161,7 @@ def build_model(config: ModelConfig) -> Network:
 
 
 def init_variables(config: ModelConfig, key: Array) -> Any:
-    """Untrained variables, {"params": ..., "batch_stats": ...}; they fit pictures of any size.
+    """Untrained variables, {"params": ..., "batch_stats": ...}; they fit images of any size.
 
     Under `jit` only what is used of the result is computed, and never the network.
     """

@@ -12,7 +12,7 @@ DROPOUT = {"mobilenet_v2": 0.2, "xception": 0.5, "resnet": 0.0}  # slim's defaul
 
 
 class ClassifierPool(nn.Module):
-    """Features [b, h, w, c] -> the pooled picture [b, 1, 1, c], with dropout."""
+    """Features [b, h, w, c] -> the pooled image [b, 1, 1, c], with dropout."""
 
     backbone: str
 

@@ -11,7 +11,7 @@ two x86-64 cores):
 
 On a TPU both are `lax` convolutions: XLA computes the BatchNorm and ReLU before one while it reads
 its input, writes the sums of the BatchNorm after it, and keeps the batch in the tiles' rows, where
-33 columns would be padded to 40. A middle-flow unit, forward and backward, 16 pictures on a v5e:
+33 columns would be padded to 40. A middle-flow unit, forward and backward, 16 images on a v5e:
 2.4 GB of bytes accessed, 3.1 in the forms above (benchmarks/README.md).
 
 On CUDA small kernels are what is saved, compiled ahead of time for an H100: Xception-65's training
@@ -33,7 +33,7 @@ from flax.linen.initializers import Initializer
 from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 
-from deeplab_jax.sharding import gather_rows, platform_dependent, split_rows
+from deeplab_jax.parallel.mesh import gather_rows, platform_dependent, split_rows
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 NO_PADS = ((0, 0), (0, 0))
@@ -249,7 +249,7 @@ def cudnn_pointwise(x: Array, kernel: Array, stride: int) -> Array:
 
     Triton even ends in a failed check where a slice precedes the product (openxla/xla#47381).
     Backward dw comes before dx: XLA would put off every dw to the end of the step, and keep its
-    operands until then (Xception-65, 16 pictures: 8.9 GB instead of 7.4). The price: no dx is
+    operands until then (Xception-65, 16 images: 8.9 GB instead of 7.4). The price: no dx is
     computed while the devices exchange dw.
     """
     return conv(x, kernel, stride, 1, NO_PADS)
@@ -331,7 +331,7 @@ ROW_SHARES = 8  # a block's rows are a multiple of this: as many devices have eq
 def row_blocks(n_in: int, n_out: int, most: int = BLOCK_ROWS) -> Array:
     """`resize_matrix` cut into blocks of rows: [blocks, rows, n_in], padded with zeros.
 
-    Of n blocks one has every n-th row, so that devices which share a picture's height have a part
+    Of n blocks one has every n-th row, so that devices which share an image's height have a part
     of each block.
     """
     most = max(most, ROW_SHARES)

@@ -182,7 +182,7 @@ def format_summary(config: ModelConfig, size: Size, rows: Sequence[Row]) -> str:
     The padded count has a column only where it differs.
     """
     padded = any(r.padded_multiply_adds != r.multiply_adds for r in rows)
-    title = f"{config.backbone}, {config.head}: {config.num_classes} classes, output stride "
+    title = f"{config.backbone}, {config.head}: {config.classes} classes, output stride "
     title += f"{config.output_stride}, width {config.width:g}, one image of {size[0]} x {size[1]}"
     heads = ("output", "channels", "stride", "rate", "field", "parameters", "multiply-adds")
     lines = [title, "", line("", *heads, *(("padded",) if padded else ()))]

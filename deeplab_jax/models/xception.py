@@ -22,7 +22,7 @@ from deeplab_jax.models.layers import (
     relu,
     scale_channels,
 )
-from deeplab_jax.sharding import platform_dependent
+from deeplab_jax.parallel.mesh import platform_dependent
 
 
 class Block(NamedTuple):

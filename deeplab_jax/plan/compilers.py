@@ -18,9 +18,9 @@ from jax.experimental import topologies
 
 from deeplab_jax.config import Config
 from deeplab_jax.errors import UserError
+from deeplab_jax.parallel.mesh import device_mesh
 from deeplab_jax.plan.chips import CHIPS, GB, Chip, gpu_target
-from deeplab_jax.sharding import device_mesh
-from deeplab_jax.step import abstract_state, compile_train_step
+from deeplab_jax.training.step import abstract_state, compile_train_step
 
 # What libtpu would otherwise ask of the machine that it takes for a TPU host.
 TPU_ENVIRONMENT = {
@@ -180,13 +180,13 @@ def lower(config: Config, devices: list[Any]) -> Any:
     """The training step, lowered for these devices."""
     mesh = device_mesh(config.mesh.shape, devices)
     state = abstract_state(config, mesh)
-    step: Any = compile_train_step(config, state, mesh, config.data.ignore_label)
+    step: Any = compile_train_step(config, state, mesh, config.task.ignore_label or 255)
     return step.lower(state, batch_shapes(config))
 
 
 def batch_shapes(config: Config) -> dict[str, Any]:
     """A global batch as shapes."""
-    shape = (config.train.batch_size, *config.data.crop_size)
+    shape = (config.train.batch_size, *config.data.crop)
     label = jax.ShapeDtypeStruct(shape, jnp.uint8)
     if config.data.one_label:
         label = jax.ShapeDtypeStruct((shape[0], 1, 1), jnp.uint16)

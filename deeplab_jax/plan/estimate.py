@@ -21,18 +21,18 @@ TPU = {"none": 3.7, "convolutions": 2.4, "units": 0.85}
 TPU_XCEPTION = {"none": 2.6, "middle_flow": 2.6, "convolutions": 2.4, "units": 0.85}
 # A scan's stacks are kept whole (no scan on a GPU); with remat, each unit's input.
 MIDDLE_FLOW = {"none": 6.2, "middle_flow": 0.4}
-HALOS = 1.3  # with the rows that devices sharing a picture lend each other, and scratch for them
+HALOS = 1.3  # with the rows that devices sharing an image lend each other, and scratch for them
 PER_PARAMETER = 12  # gradient, and copies in bfloat16
-PER_PIXEL = 135  # of the picture: the picture itself, logits and loss
+PER_PIXEL = 135  # of the image: the image itself, logits and loss
 STATE_PER_PARAMETER = 8  # parameter and momentum in float32
 
 
 def peak(config: Config, batch_shares: int, *, gpu: bool) -> float:
     """GB that a training step holds at once on a device; `batch_shares`: parts of the batch."""
-    model, train, mesh, crop = config.model, config.train, config.mesh, config.data.crop_size
-    pictures = train.batch_size / batch_shares / train.accumulate / mesh.space
+    model, train, mesh, crop = config.model, config.train, config.mesh, config.data.crop
+    images = train.batch_size / batch_shares / train.accumulate / mesh.space
     if mesh.space > 1:
-        pictures *= HALOS
+        images *= HALOS
     xception = model.backbone.startswith("xception")
     kept = GPU if gpu else TPU_XCEPTION if xception else TPU
     scanned = {} if gpu and model.remat == "none" else MIDDLE_FLOW
@@ -45,10 +45,10 @@ def peak(config: Config, batch_shares: int, *, gpu: bool) -> float:
     wide = 1 if model.dtype == "bfloat16" else 2
     state = STATE_PER_PARAMETER + (4 if train.ema_decay else 0)
     weights = parameters(model) * (PER_PARAMETER + state / mesh.fsdp)
-    return (pictures * (wide * maps + PER_PIXEL * prod(crop)) + weights) / GB
+    return (images * (wide * maps + PER_PIXEL * prod(crop)) + weights) / GB
 
 
 @cache  # a search asks for the same network again and again
 def map_elements(model: ModelConfig, crop: tuple[int, int]) -> list[tuple[tuple[str, ...], int]]:
-    """Each convolution's path and the elements of its output for a picture."""
+    """Each convolution's path and the elements of its output for an image."""
     return [(c.path, prod(c.size) * c.kernel[-1]) for c in trace(model, crop)[0]]

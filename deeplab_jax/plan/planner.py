@@ -13,6 +13,7 @@ from jax.sharding import AbstractMesh
 from deeplab_jax.config import Config, Remat
 from deeplab_jax.errors import UserError
 from deeplab_jax.models.summary import multiply_adds
+from deeplab_jax.parallel.mesh import abstract_mesh, batch_shares, check_batch_size
 from deeplab_jax.plan.chips import GB
 from deeplab_jax.plan.compilers import (
     Compiled,
@@ -33,8 +34,7 @@ from deeplab_jax.plan.programs import (
     kernels,
     traffic,
 )
-from deeplab_jax.sharding import abstract_mesh, batch_shares, check_batch_size
-from deeplab_jax.step import abstract_state
+from deeplab_jax.training.step import abstract_state
 
 PASSES = 3  # over each multiply-add in training: forward, and both gradients
 
@@ -55,7 +55,7 @@ class Plan:
     @property
     def tflop(self) -> float:
         """Of one step on each chip, 10^12: the network's convolutions, nothing computed again."""
-        adds = multiply_adds(self.config.model, self.config.data.crop_size)
+        adds = multiply_adds(self.config.model, self.config.data.crop)
         return 2 * PASSES * adds * self.config.train.batch_size / self.topology.size / 1e12
 
     @cached_property  # a program's text has megabytes
@@ -152,7 +152,7 @@ def fit(config: Config, topology: Topology) -> Plan:
             return make_plan(candidate, topology)
     raise UserError(
         f"--fit: nothing fits {topology.text} at train.batch_size = {config.train.batch_size} and"
-        f" data.crop_size = {config.data.crop_size}: make one of them smaller, or take more chips"
+        f" data.crop_size = {config.data.crop}: make one of them smaller, or take more chips"
     )
 
 
@@ -160,8 +160,8 @@ def candidates(config: Config, topology: Topology) -> Iterator[Config]:
     """Changes of remat, parts of the batch and mesh, the cheapest first.
 
     What is computed again costs time alone; parts of the batch also change BatchNorm's statistics.
-    All chips together hold the same maps however the batch is split, and more where pictures are
-    split by height: so a picture is shared by no more devices than the batch, or its part, leaves
+    All chips together hold the same maps however the batch is split, and more where images are
+    split by height: so an image is shared by no more devices than the batch, or its part, leaves
     without one.
     """
     train = config.train
@@ -203,7 +203,7 @@ def format_plan(plan: Plan) -> str:
 
 def heading(plan: Plan) -> str:
     c, topology = plan.config, plan.topology
-    m, (height, width) = c.model, c.data.crop_size
+    m, (height, width) = c.model, c.data.crop
     how = "nothing was compiled"
     if plan.compiled:
         how = f"{described(compiler_of(topology))}; compiled only, nothing was run"
@@ -236,10 +236,10 @@ def memory_section(plan: Plan) -> str:
 
 def work_section(plan: Plan) -> str:
     topology, chip = plan.topology, plan.topology.chip
-    adds = multiply_adds(plan.config.model, plan.config.data.crop_size) / 1e9
+    adds = multiply_adds(plan.config.model, plan.config.data.crop) / 1e9
     lines = [
         "one step on each chip",
-        f"  {'multiply-adds':<22}{plan.tflop / 2:>9.3f} T   {PASSES} x {adds:.2f} B a picture",
+        f"  {'multiply-adds':<22}{plan.tflop / 2:>9.3f} T   {PASSES} x {adds:.2f} B an image",
     ]
     found = plan.accessed
     if found is not None:
@@ -255,14 +255,14 @@ def work_section(plan: Plan) -> str:
     bounds = plan.bounds
     lines += [f"  {name:<22}{ms:>9.1f} ms at least" for name, ms in bounds.items()]
     slowest = max(bounds.values())
-    pictures = plan.config.train.batch_size / slowest * 1e3
+    images = plan.config.train.batch_size / slowest * 1e3
     lines.append(
         f"  {'roofline bound':<22}{slowest:>9.1f} ms a step, by published peaks: a bound, no"
         " prediction"
     )
     each = f"for each of {plan.compiled.hosts} hosts" if plan.compiled else "in all"
-    pictures /= plan.compiled.hosts if plan.compiled else 1
-    lines.append(f"  {'input at that bound':<22}{pictures:>9.0f} pictures/s {each}")
+    images /= plan.compiled.hosts if plan.compiled else 1
+    lines.append(f"  {'input at that bound':<22}{images:>9.0f} images/s {each}")
     return "\n".join(lines)
 
 

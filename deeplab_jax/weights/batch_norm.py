@@ -1,7 +1,7 @@
 """Un-folding BatchNorm: usable statistics for weights that have it folded into the convolutions.
 
 A folded network is right at inference, but a wrong start for training: its BatchNorm says mean 0
-and variance 1, which the activations have not. Here the real moments are measured on pictures, and
+and variance 1, which the activations have not. Here the real moments are measured on images, and
 scale and bias changed so that the network computes what it did before.
 """
 

@@ -10,6 +10,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -18,7 +19,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from numpy.lib import format as npy
 
-from deeplab_jax.config import Config
+from deeplab_jax.config import Color, ModelConfig, TaskConfig
+from deeplab_jax.data.colors import voc_colormap
+from deeplab_jax.data.datasets import voc
+from deeplab_jax.data.sources import read_classes
 from deeplab_jax.errors import UserError
 from deeplab_jax.models.build import init_variables
 from deeplab_jax.weights.files import (
@@ -26,7 +30,9 @@ from deeplab_jax.weights.files import (
     PICKLES,
     READABLE,
     SAVE_AS_SAFETENSORS,
+    Weights,
     read_safetensors,
+    save_weights,
 )
 from deeplab_jax.weights.slots import fill, shorten, unused
 from deeplab_jax.weights.tf_names import tf_slots, unfold_batch_norm
@@ -239,9 +245,50 @@ def write_checkpoint(prefix: str, arrays: Mapping[str, np.ndarray]) -> None:
         raise UserError(f"{prefix}: cannot be written ({e})") from e
 
 
+def convert_file(
+    source: str,
+    out: Path,
+    model: ModelConfig,
+    task: TaskConfig,
+    *,
+    classes: Path | None,
+    backbone_only: bool,
+    fresh_logits: bool,
+) -> str:
+    """Write a file of another program's weights as a folder of ours; returns what matched.
+
+    Raises:
+      UserError: the file is no readable one, or does not fit the network.
+    """
+    names, colors = class_list(classes, model.classes)
+    variables, report = convert_variables(
+        read_arrays(source),
+        model,
+        timm=source.endswith(".safetensors"),
+        backbone_only=backbone_only,
+        fresh_logits=fresh_logits,
+    )
+    model = replace(model, num_classes=model.classes)
+    task = replace(task, classes=names, colors=colors)
+    save_weights(out, Weights(model, task, variables))
+    return report
+
+
+def class_list(file: Path | None, count: int) -> tuple[tuple[str, ...], tuple[Color, ...]]:
+    """Class names and colours of a file; without one, VOC's for 21 classes, else numbers."""
+    if file is None and count == len(voc.CLASS_NAMES):
+        return voc.CLASS_NAMES, voc.COLORS
+    if file is None:
+        return tuple(f"class {i}" for i in range(count)), voc_colormap(count)
+    names, colors = read_classes(file)
+    if len(names) != count:
+        raise UserError(f"--classes={file}: {len(names)} names, but model.num_classes is {count}")
+    return names, colors
+
+
 def convert_variables(
     arrays: Mapping[str, np.ndarray],
-    config: Config,
+    model: ModelConfig,
     *,
     timm: bool,
     backbone_only: bool,
@@ -252,7 +299,7 @@ def convert_variables(
     Raises:
       UserError: the arrays do not fit the network, or timm has no such network.
     """
-    model, fresh_logits = config.model, fresh_logits and not backbone_only
+    fresh_logits = fresh_logits and not backbone_only
     if timm:
         check_network(arrays, model)
         if not backbone_only and model.head != "classifier":
@@ -272,12 +319,12 @@ def convert_variables(
     lines = [f"{matched} arrays matched; {len(left)} arrays of the file were left out"]
     lines += [f"  {name}" for name in shorten(left)]
     if fresh_logits:
-        variables["params"]["logits"] = fresh_parameters(config, "logits")
+        variables["params"]["logits"] = fresh_parameters(model, "logits")
         lines += ["the last layer starts afresh"]
     return variables, "\n".join(lines)
 
 
-def fresh_parameters(config: Config, module: str) -> Any:
+def fresh_parameters(model: ModelConfig, module: str) -> Any:
     """Untrained parameters of one top-level module."""
-    init = jax.jit(lambda key: init_variables(config.model, key)["params"][module])
-    return init(jax.random.key(config.train.seed))
+    init = jax.jit(lambda key: init_variables(model, key)["params"][module])
+    return init(jax.random.key(0))

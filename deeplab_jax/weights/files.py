@@ -1,6 +1,6 @@
-"""A folder of weights: config.json, model.safetensors, classes.json.
+"""A folder of weights: model.json (format, network and task) and model.safetensors.
 
-It is what `--weights` and `pretrained` take. Safetensors holds named arrays and nothing that could
+It is what `--weights` and `pretrained` take; older folders, with config.json, are read too. Safetensors holds named arrays and nothing that could
 run.
 """
 
@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +19,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from deeplab_jax.config import (
-    Config,
     ModelConfig,
+    TaskConfig,
+    from_dict,
     from_value,
     load_json,
     read_json,
     require,
-    save_json,
+    to_dict,
 )
 from deeplab_jax.errors import UserError
 from deeplab_jax.files import json_text
@@ -35,7 +37,9 @@ Color = tuple[int, int, int]
 Colors = tuple[Color, ...]
 FLOATS = ("F16", "BF16", "F32", "F64")  # safetensors' names of what weights may be
 DTYPES = (*FLOATS, "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64")  # counts beside them
-FILES = ("config.json", "classes.json", "model.safetensors")
+FORMAT = 1
+FILES = ("model.json", "model.safetensors")
+OLD_FILES = ("config.json", "classes.json", "model.safetensors")  # before model.json
 CONVERT = "`python -m deeplab_jax convert {} --out FOLDER` makes a folder of another program's file"
 READABLE = "a TensorFlow checkpoint (its prefix, or a .tar.gz), an .npz or timm's .safetensors"
 PICKLES = (".pth", ".pt", ".bin", ".pkl", ".pickle")
@@ -53,12 +57,11 @@ MAX_BYTES = 2 * 2**30  # what a file of weights may unpack to; the largest offic
 
 
 class Weights(NamedTuple):
-    """What a folder holds: the experiment, the variables, and what the classes are called."""
+    """What a folder holds: the network, its variables, and the task it was trained for."""
 
-    config: Config
+    model: ModelConfig
+    task: TaskConfig
     variables: dict[str, Any]
-    class_names: tuple[str, ...]
-    colors: Colors
 
 
 def save_weights(directory: Path, weights: Weights, note: Mapping[str, Any] = NO_NOTE) -> None:
@@ -72,12 +75,8 @@ def save_weights(directory: Path, weights: Weights, note: Mapping[str, Any] = NO
     staging = directory.with_name(directory.name + ".tmp")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    save_json(weights.config, staging / "config.json")
-    classes = [
-        {"name": n, "color": list(c)}
-        for n, c in zip(weights.class_names, weights.colors, strict=True)
-    ]
-    (staging / "classes.json").write_text(json_text(classes, indent=1) + "\n", encoding="utf-8")
+    about = {"format": FORMAT, "model": to_dict(weights.model), "task": to_dict(weights.task)}
+    (staging / "model.json").write_text(json_text(about, indent=1) + "\n", encoding="utf-8")
     # safetensors writes the memory as it lies: an array in Fortran order would come back scrambled
     flat = {
         "/".join(k): np.ascontiguousarray(v) for k, v in flatten_dict(weights.variables).items()
@@ -91,6 +90,8 @@ def save_weights(directory: Path, weights: Weights, note: Mapping[str, Any] = NO
     directory.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         os.replace(staging / name, directory / name)
+    for name in OLD_FILES[:2]:
+        (directory / name).unlink(missing_ok=True)
     staging.rmdir()
 
 
@@ -106,13 +107,41 @@ def load_weights(directory: str | Path, *, complete: bool = True) -> Weights:
     """
     folder = find_weights(Path(directory))
     file = folder / "model.safetensors"
-    config = load_json(folder / "config.json")
-    names, colors = read_class_file(folder / "classes.json", config.model.num_classes)
-    check_header(file, config.model, complete)
+    model, task = read_about(folder)
+    check_header(file, model, complete)
     arrays = {name: as_float32(array) for name, array in read_safetensors(file).items()}
     check_finite(arrays, file)
     variables: dict[str, Any] = unflatten_dict({tuple(k.split("/")): v for k, v in arrays.items()})
-    return Weights(config, variables, names, colors)
+    return Weights(model, task, variables)
+
+
+def read_about(folder: Path) -> tuple[ModelConfig, TaskConfig]:
+    """The network and the task of a folder of weights, of today's or the older form."""
+    file = folder / "model.json"
+    if not file.is_file():
+        return read_old(folder)
+    about = read_json(file)
+    try:
+        if not isinstance(about, dict) or about.get("format") != FORMAT:
+            number = about.get("format") if isinstance(about, dict) else None
+            raise UserError(f"format = {number!r:.80}: this version reads format {FORMAT}")
+        model: ModelConfig = from_dict(ModelConfig, about.get("model"), "model.")
+        task: TaskConfig = from_dict(TaskConfig, about.get("task"), "task.")
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    n = len(task.classes)
+    require(n == model.classes, f"{file}: task.classes", n, f"{model.classes} names")
+    return model, task
+
+
+def read_old(folder: Path) -> tuple[ModelConfig, TaskConfig]:
+    """The same of a folder from before model.json: config.json and classes.json."""
+    config = load_json(folder / "config.json")
+    names, colors = read_class_file(folder / "classes.json", config.model.classes)
+    task = replace(config.task, classes=names, colors=colors)
+    if config.model.head == "classifier":
+        task = replace(task, eval_size=task.eval_size or config.data.crop_size)
+    return config.model, task
 
 
 def find_weights(given: Path) -> Path:
@@ -132,15 +161,17 @@ def find_weights(given: Path) -> Path:
         raise UserError(f"{given}: no model.safetensors there; {instead_of(given)}")
     if missing:
         raise UserError(
-            f"{folder}: {' and '.join(missing)} missing beside model.safetensors; a folder of"
-            f" weights has all three: copy it too. {CONVERT.format(folder / 'model.safetensors')}"
+            f"{folder}: {' and '.join(missing)} missing beside model.safetensors; they belong"
+            f" together: copy it too. {CONVERT.format(folder / 'model.safetensors')}"
         )
     return folder
 
 
 def missing_files(folder: Path) -> list[str]:
     """Which files of a folder of weights are not there."""
-    return [name for name in FILES if not (folder / name).is_file()]
+    there = {name for name in {*FILES, *OLD_FILES} if (folder / name).is_file()}
+    wanted = FILES if "model.json" in there or not there & {*OLD_FILES[:2]} else OLD_FILES
+    return [name for name in wanted if name not in there]
 
 
 def instead_of(given: Path) -> str:
@@ -241,7 +272,9 @@ def check_header(file: Path, model: ModelConfig, complete: bool) -> None:
     ]
     if problems:
         lines = [f"  {line}" for line in shorten(problems)]
-        raise UserError("\n".join([f"{file}: does not fit its config.json:", *lines]))
+        raise UserError(
+            "\n".join([f"{file}: does not fit the network that is described beside it:", *lines])
+        )
 
 
 def read_class_file(file: Path, num_classes: int) -> tuple[tuple[str, ...], Colors]:

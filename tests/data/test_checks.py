@@ -14,19 +14,20 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from synthetic import SIZE, square_picture, write_squares
+from synthetic import SIZE, square_image, write_squares
 
-from deeplab_jax import commands
+from deeplab_jax import cli
 from deeplab_jax.config import Config, DataConfig, ModelConfig, load_config_file, parse
-from deeplab_jax.data import checks, voc
+from deeplab_jax.data import checks
 from deeplab_jax.data.colors import voc_colormap
+from deeplab_jax.data.datasets import voc
 from deeplab_jax.data.pipeline import open_split
 from deeplab_jax.data.sources import open_folder
 from deeplab_jax.errors import UserError
-from deeplab_jax.loop import open_sources
+from deeplab_jax.training.loop import open_sources
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-IMAGE, LABEL = square_picture(99)
+IMAGE, LABEL = square_image(99)
 
 
 def encode(image: Image.Image | np.ndarray, format: str = "PNG", **options: object) -> bytes:
@@ -62,26 +63,26 @@ def labelled(value: int) -> bytes:
 
 
 PICTURE = Image.fromarray(IMAGE)
-OTHERS = [Image.fromarray(square_picture(seed)[0]) for seed in (97, 98)]
+OTHERS = [Image.fromarray(square_image(seed)[0]) for seed in (97, 98)]
 MASK = encode(LABEL)
 
-# (what, file of the picture, its content, content of its mask, reason); those below are refused
+# (what, file of the image, its content, content of its mask, reason); those below are refused
 REFUSED = [
     ("truncated JPEG", "half.jpg", encode(PICTURE, "JPEG")[:-200], MASK, "image file is truncated"),
-    ("truncated PNG", "cut.png", encode(PICTURE)[:-2000], MASK, "not a readable picture"),
+    ("truncated PNG", "cut.png", encode(PICTURE)[:-2000], MASK, "not a readable image"),
     ("empty file", "empty.png", b"", MASK, "the file is empty"),
     ("HTML named .jpg", "page.jpg", b"<html>404</html>", MASK, "content is of another kind"),
-    ("truncated mask", "cut_mask.png", encode(PICTURE), MASK[:-30], "not a readable picture"),
+    ("truncated mask", "cut_mask.png", encode(PICTURE), MASK[:-30], "not a readable image"),
     ("palette mask", "palette.png", encode(PICTURE), encode(palette(LABEL)), "palette_masks=True"),
     ("colour mask", "colour.png", encode(PICTURE), encode(PICTURE), "mask is a colour image"),
     ("JPEG mask", "jpeg.png", encode(PICTURE), encode(LABEL, "JPEG"), "must not be JPEG"),
-    ("1 x 1", "dot.png", encode(IMAGE[:1, :1]), encode(LABEL[:1, :1]), "picture is 1 x 1; each"),
+    ("1 x 1", "dot.png", encode(IMAGE[:1, :1]), encode(LABEL[:1, :1]), "image is 1 x 1; each"),
     (
         "1 x 4000",
         "line.png",
         encode(np.zeros((4000, 1, 3), np.uint8)),
         encode(np.zeros((4000, 1), np.uint8)),
-        "picture is 1 x 4000; each side needs at least 2",
+        "image is 1 x 4000; each side needs at least 2",
     ),
     (
         "claims 20000 x 20000",
@@ -95,7 +96,7 @@ REFUSED = [
         "size.png",
         encode(PICTURE),
         encode(LABEL[:, :50]),
-        "the picture is 56 x 40 but its mask 50 x 40",
+        "the image is 56 x 40 but its mask 50 x 40",
     ),
     (
         "label = number of classes",
@@ -113,7 +114,7 @@ REFUSED = [
     ),
     ("label out of range", "seven.png", encode(PICTURE), labelled(7), "holds 7; allowed are the"),
     (
-        "32-bit float picture",
+        "32-bit float image",
         "float.tif",
         encode(PICTURE.convert("F"), "TIFF"),
         MASK,
@@ -124,9 +125,9 @@ REFUSED = [
 READ = [
     ("CMYK JPEG", "cmyk.jpg", encode(PICTURE.convert("CMYK"), "JPEG"), MASK, ""),
     ("16-bit gray PNG", "deep.png", encode(IMAGE[..., 0].astype(np.uint16) * 257), MASK, ""),
-    ("gray picture", "gray.png", encode(PICTURE.convert("L")), MASK, ""),
-    ("transparent picture", "alpha.png", encode(PICTURE.convert("RGBA")), MASK, ""),
-    ("palette picture", "p.png", encode(PICTURE.convert("P")), MASK, ""),
+    ("gray image", "gray.png", encode(PICTURE.convert("L")), MASK, ""),
+    ("transparent image", "alpha.png", encode(PICTURE.convert("RGBA")), MASK, ""),
+    ("palette image", "p.png", encode(PICTURE.convert("P")), MASK, ""),
     ("spaces, Unicode in a name", "straße 日本.png", encode(PICTURE, compress_level=1), MASK, ""),
     (
         "EXIF-turned JPEG",
@@ -167,13 +168,13 @@ READ = [
 
 
 def write_bad(root: Path) -> None:
-    """Three sound pairs and one of every case in train, two in val; one picture is in both."""
+    """Three sound pairs and one of every case in train, two in val; one image is in both."""
     write_squares(root, {"train": 3, "val": 2})
     for _, name, image, mask, _ in [*REFUSED, *READ]:
         (root / "images" / "train" / name).write_bytes(image)
         (root / "masks" / "train" / f"{Path(name).stem}.png").write_bytes(mask)
     for kind in ("images", "masks"):  # macOS leaves such files beside others
-        (root / kind / "train" / "._p00.png").write_bytes(b"not a picture")
+        (root / kind / "train" / "._p00.png").write_bytes(b"not an image")
     for source, copy in (("p00", "train/again"), ("p01", "val/leak")):
         for kind in ("images", "masks"):
             data = (root / kind / "train" / f"{source}.png").read_bytes()
@@ -183,10 +184,10 @@ def write_bad(root: Path) -> None:
 def run(root: Path, out: Path, *arguments: str) -> int:
     """The command's exit code."""
     try:
-        commands.check_data(
+        cli.check_data(
             [
                 f"--config={CONFIGS}/folder.py",
-                f"--data.root={root}",
+                f"--machine.root={root}",
                 f"--out={out}",
                 "--model.num_classes=3",
                 *arguments,
@@ -239,15 +240,15 @@ def test_all_and_only_the_bad_are_counted(
     assert f"{root}/images/train/again.png (train) = {root}/images/train/p00.png (train): " in text
     assert f"{root}/images/train/p01.png (train) = {root}/images/val/leak.png (val): " in text
     assert text.count("byte for byte") == 2
-    assert run(root, root / "out", "--data.workers=0") == 1
+    assert run(root, root / "out", "--machine.workers=0") == 1
     out = capsys.readouterr().out
     total, sound = len(REFUSED) + len(READ) + 4, len(READ) + 4
-    assert f"train: {total} pictures, {sound} of them sound" in out
-    assert "val: 3 pictures, 3 of them sound" in out
+    assert f"train: {total} images, {sound} of them sound" in out
+    assert "val: 3 images, 3 of them sound" in out
     assert "JPEG CMYK (1)" in out and "PNG I;16 (1)" in out and "MPO RGB (1)" in out
     assert "turned (2)" in out
     advice = suggestions(out)  # nothing of the kind is decided by such masks
-    assert "--data.palette_masks" not in advice and "--data.ignore_label" not in advice
+    assert "--data.palette_masks" not in advice and "--task.ignore_label" not in advice
     with Image.open(root / "out" / "samples.png") as samples:
         assert samples.width == 4 * (320 + 16) + 16
 
@@ -265,7 +266,7 @@ def test_a_clean_folder_is_clean_and_its_histogram_right(
     check = checks.check_split(open_folder(str(tmp_path), "train"), "train")
     np.testing.assert_array_equal(check.pixels, [(labels == k).sum() for k in range(3)])
     shown = [(labels == k).any(axis=(1, 2)).sum() for k in range(3)]
-    np.testing.assert_array_equal(check.pictures, shown)
+    np.testing.assert_array_equal(check.images, shown)
     assert check.ignored == (labels == 255).sum()
     share = 100 * check.pixels[1] / (labels != 255).sum()
     assert re.search(rf"^red +{share:.3f} +6 ", out, re.MULTILINE)
@@ -279,7 +280,7 @@ def test_many_problems_of_a_kind_are_one_entry(
         (tmp_path / "images" / "train" / f"p{i:02d}.png").write_bytes(encode(IMAGE[: 20 + i]))
     assert run(tmp_path, tmp_path / "out") == 1
     out = capsys.readouterr().out
-    assert "problems: 7\n     7  such as: the picture is 56 x 20 but its mask 56 x 40" in out
+    assert "problems: 7\n     7  such as: the image is 56 x 20 but its mask 56 x 40" in out
     assert out.count("- " + str(tmp_path / "masks" / "train")) == checks.FILES_SHOWN
     assert "and 4 more, see problems.txt" in out
     assert (tmp_path / "out" / "problems.txt").read_text().count("but its mask") == 7
@@ -354,9 +355,9 @@ def test_what_is_suggested_works_and_names_every_class_rightly(made: Situation) 
     with tempfile.TemporaryDirectory() as folder:
         write_situation(Path(folder), made)
         arguments = [
-            f"--data.root={folder}",
+            f"--machine.root={folder}",
             f"--model.num_classes={made.classes}",
-            f"--data.ignore_label={made.ignore_label}",
+            f"--task.ignore_label={made.ignore_label}",
         ]
         _, problems, advice = examine(parse(arguments, str(CONFIGS / "folder.py")))
         if not problems or not any("label" in flag or "palette" in flag for flag in advice):
@@ -386,10 +387,10 @@ def test_ids_from_one_are_told_and_the_advice_works(
     assert run(tmp_path, tmp_path / "out") == 1
     out = capsys.readouterr().out
     told = "ut a name for id 0, such as void, first in classes.txt, and set"
-    arguments = ("--model.num_classes=4", "--data.ignore_label=0")
+    arguments = ("--model.num_classes=4", "--task.ignore_label=0")
     assert f"{told} {' '.join(arguments)}" in out
     if void == 0:
-        assert "3 marks pixels to ignore: set --data.ignore_label=3\n" in out
+        assert "3 marks pixels to ignore: set --task.ignore_label=3\n" in out
         assert "the list lacks a class" in out
     assert "label" not in suggestions(out) and "num_classes" not in suggestions(out)
     names = (tmp_path / "classes.txt").read_text()
@@ -414,15 +415,15 @@ def test_twelve_bits_in_sixteen_have_a_remedy_where_all_agree(
     assert run(tmp_path, tmp_path / "out") == 0
     out = capsys.readouterr().out
     assert re.search(r"the image uses [1-6]\.\d % of the range up to 65535, which looks near", out)
-    assert out.count("nearly black") == 2 and "\n  --data.white=4095\n" in suggestions(out)
-    assert run(tmp_path, tmp_path / "out", "--data.white=4095") == 0
+    assert out.count("nearly black") == 2 and "\n  --task.white=4095\n" in suggestions(out)
+    assert run(tmp_path, tmp_path / "out", "--task.white=4095") == 0
     assert "nearly black" not in capsys.readouterr().out
-    assert run(tmp_path, tmp_path / "out", "--data.white=1023") == 0
-    assert "all above data.white = 1023 are white" in capsys.readouterr().out
+    assert run(tmp_path, tmp_path / "out", "--task.white=1023") == 0
+    assert "all above task.white = 1023 are white" in capsys.readouterr().out
     Image.fromarray(np.full(SIZE, 60000, np.uint16)).save(images[0])  # so it was dark, no more
     assert run(tmp_path, tmp_path / "out") == 0
     out = capsys.readouterr().out
-    assert "nearly black" not in out and "--data.white" not in out
+    assert "nearly black" not in out and "--task.white" not in out
 
 
 def test_training_warns_of_what_the_check_would(
@@ -440,7 +441,9 @@ def test_training_warns_of_what_the_check_would(
     (folder / "p04.png").unlink()
     Image.fromarray(IMAGE[..., 0].astype(np.uint16) * 16).save(folder / "p04.png")
     Image.fromarray(np.full(SIZE, 255, np.uint8)).save(tmp_path / "masks" / "val" / "p00.png")
-    config = parse([f"--data.root={tmp_path}", "--model.num_classes=3"], str(CONFIGS / "folder.py"))
+    config = parse(
+        [f"--machine.root={tmp_path}", "--model.num_classes=3"], str(CONFIGS / "folder.py")
+    )
     open_sources(config)
     lines = capsys.readouterr().err.splitlines()
     expected = [
@@ -499,7 +502,7 @@ def test_the_out_folder_is_tried_before_the_reading(
     assert "reading" not in capsys.readouterr().err
 
 
-def test_what_concerns_all_pictures_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_what_concerns_all_images_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write_squares(tmp_path, {"train": 3, "val": 3})
     for mask in (tmp_path / "masks" / "train").iterdir():
         label = np.array(Image.open(mask))
@@ -515,7 +518,7 @@ def test_what_concerns_all_pictures_is_said(tmp_path: Path, capsys: pytest.Captu
     assert "they look like binary masks saved as 0/255" in capsys.readouterr().out
 
 
-def test_a_folder_without_a_sound_picture_is_reported(
+def test_a_folder_without_a_sound_image_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     write_squares(tmp_path, {"train": 2, "val": 1})
@@ -524,7 +527,7 @@ def test_a_folder_without_a_sound_picture_is_reported(
         image.symlink_to("nowhere.png")
     assert run(tmp_path, tmp_path / "out") == 1
     out = capsys.readouterr().out
-    assert "train: 2 pictures, 0 of them sound" in out and "suggestions: none" in out
+    assert "train: 2 images, 0 of them sound" in out and "suggestions: none" in out
     assert "3  the file cannot be read (No such file or directory)" in out
 
 
@@ -535,21 +538,23 @@ def test_records_of_a_prepared_data_set_are_named_by_their_ids(
     for name in ("JPEGImages", "SegmentationClass", voc.LISTS):
         (folder / name).mkdir(parents=True)
     for i in range(4):
-        image, label = square_picture(i)
+        image, label = square_image(i)
         data = encode(image, "JPEG")
         (folder / "JPEGImages" / f"p{i}.jpg").write_bytes(data[:-200] if i == 1 else data)
         (folder / "SegmentationClass" / f"p{i}.png").write_bytes(encode(palette(label)))
     (folder / voc.LISTS / "train.txt").write_text("p0\np1\np2\n")
     (folder / voc.LISTS / "val.txt").write_text("p2\np3\n")
-    arguments = f"--data.root={tmp_path} --data.prepared_dir={tmp_path}/tfds --out={tmp_path}/out"
+    arguments = (
+        f"--machine.root={tmp_path} --machine.prepared_dir={tmp_path}/tfds --out={tmp_path}/out"
+    )
     with pytest.raises(SystemExit):
-        commands.check_data(
+        cli.check_data(
             [f"--config={CONFIGS}/voc.py", "--data.train_split=train", *arguments.split()]
         )
-    assert "train: 3 pictures, 2 of them sound" in capsys.readouterr().out
+    assert "train: 3 images, 2 of them sound" in capsys.readouterr().out
     text = (tmp_path / "out" / "problems.txt").read_text()
-    assert "train  p1: not a readable picture" in text
-    assert "train  p2 (train) = p2 (val): the same picture, byte for byte, in train and val" in text
+    assert "train  p1: not a readable image" in text
+    assert "train  p2 (train) = p2 (val): the same image, byte for byte, in train and val" in text
     assert "train  cat: these classes never occur in train" in text
 
 
@@ -590,7 +595,7 @@ def test_usual_crops() -> None:
     assert checks.crop_size(np.array([(360, 480)]), 16) == (369, 481)  # CamVid
 
 
-def test_pictures_of_very_different_sizes_are_better_fitted(
+def test_images_of_very_different_sizes_are_better_fitted(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     write_squares(tmp_path, {"train": 2, "val": 3})
@@ -600,6 +605,6 @@ def test_pictures_of_very_different_sizes_are_better_fitted(
     assert run(tmp_path, tmp_path / "out") == 0
     out = capsys.readouterr().out
     assert "smallest 40 x 56, median 40 x 56, largest 200 x 300, by side" in out
-    assert "--data.resize=fit --data.eval_size 49 65" in out
-    advised = ("--data.resize=fit", "--data.eval_size", "49", "65")
+    assert "--task.resize=fit --task.eval_size 49 65" in out
+    advised = ("--task.resize=fit", "--task.eval_size", "49", "65")
     assert run(tmp_path, tmp_path / "out", *advised) == 0

@@ -96,7 +96,7 @@ def test_white_is_what_the_data_say(dtype: str, format: str) -> None:
     assert (decode_image(data, "a", white=255)[..., 0] == (twelve * 1.0).clip(0, 255)).all()
     header = examine_image(data, "a")
     assert header.peak == 4094
-    assert re.search(r"uses 6\.2 % .*--data.white=4095", describe_range(4094, header.mode))
+    assert re.search(r"uses 6\.2 % .*--task.white=4095", describe_range(4094, header.mode))
     assert describe_range(4094, header.mode, white=4095) == describe_range(40940, "I;16") == ""
     np.testing.assert_array_equal(
         decode_image(encode(RGB), "a", white=4095), RGB
@@ -251,8 +251,8 @@ def test_what_is_unreadable_and_what_does_not_fit() -> None:
         assert not isinstance(caught.value, Unreadable)
 
 
-def test_pictures_a_pixel_wide_are_refused() -> None:
-    with pytest.raises(UserError, match=r"a\.png: the picture is 6 x 1; each side needs"):
+def test_images_a_pixel_wide_are_refused() -> None:
+    with pytest.raises(UserError, match=r"a\.png: the image is 6 x 1; each side needs"):
         decode_image(encode(RGB[:1]), "a.png")
     assert decode_image(encode(RGB[:2, :2]), "a.png").shape == (2, 2, 3)
 

@@ -1,4 +1,4 @@
-"""The same batches for any number of workers, hosts and restarts; every picture evaluated once."""
+"""The same batches for any number of workers, hosts and restarts; every image evaluated once."""
 
 import dataclasses
 import multiprocessing
@@ -133,7 +133,7 @@ def test_batches_follow_from_the_step_alone(tiny_config: Config, train_source: S
 def test_an_unreadable_record_is_ignored_in_its_place(
     tiny_config: Config, train_source: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(tiny_config.data.root, tmp_path / "data")
+    shutil.copytree(tiny_config.machine.root, tmp_path / "data")
     file = tmp_path / "data" / "images" / "train" / "p05.png"
     file.write_bytes(file.read_bytes()[:200])
     config = dataclasses.replace(
@@ -171,7 +171,7 @@ def test_a_record_read_the_second_time_is_said_to_be(
         BadRecords(train_source, limit=0).note(batch)
 
 
-def test_a_single_picture_is_enough(tiny_config: Config, train_source: Source) -> None:
+def test_a_single_image_is_enough(tiny_config: Config, train_source: Source) -> None:
     one = dataclasses.replace(train_source, pairs=train_source.pairs[:1])  # type: ignore
     (batch,) = take(tiny_config, one, 1)
     assert batch["record"].tolist() == [0, 0, 0, 0]
@@ -201,7 +201,7 @@ SIZES = [(40, 56), (20, 30), (40, 60), (33, 33), (45, 50), (20, 20)]
 
 @pytest.mark.parametrize("hosts", [1, 2])
 @pytest.mark.parametrize("resize", ["keep", "fit"])
-def test_every_picture_is_evaluated_once(tmp_path: Path, hosts: int, resize: str) -> None:
+def test_every_image_is_evaluated_once(tmp_path: Path, hosts: int, resize: str) -> None:
     source = of_sizes(tmp_path, SIZES)
     data = DataConfig(resize=resize, eval_size=(33, 33))  # type: ignore[arg-type]
     plan = plan_evaluation(source, data, output_stride=16, batch_size=4, shares=2)

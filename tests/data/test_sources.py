@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from deeplab_jax import DataConfig, ModelConfig, files
-from deeplab_jax.data import cityscapes, sources, voc
+from deeplab_jax.data import sources
 from deeplab_jax.data.colors import voc_colormap
+from deeplab_jax.data.datasets import cityscapes, voc
 from deeplab_jax.data.decode import Unreadable
 from deeplab_jax.data.layout import near_misses
 from deeplab_jax.data.pipeline import open_split, read_record
@@ -82,7 +83,7 @@ def test_pairs_are_found_sorted_and_nested(tmp_path: Path) -> None:
     make_folder(tmp_path, ["b", "a", "city/c.d"])
     make_folder(tmp_path, ["z"], "val")
     (tmp_path / "images" / "train" / "._a.jpg").write_bytes(b"left by macOS")
-    (tmp_path / "masks" / "train" / "notes.txt").write_text("not a picture")
+    (tmp_path / "masks" / "train" / "notes.txt").write_text("not an image")
     source = open_two(tmp_path)
     assert ids_of(source) == ["a", "b", "city/c.d"]
     assert source.class_names == ("class 0", "class 1") and source.colors == voc_colormap(2)
@@ -127,7 +128,7 @@ def test_holding_out_is_a_partition_by_name_alone(names: set[str], holdout: floa
     assert all(sources._held_out(name, 1.0) for name in names)
 
 
-def test_holdout_splits_a_flat_folder_and_new_pictures_move_none(tmp_path: Path) -> None:
+def test_holdout_splits_a_flat_folder_and_new_images_move_none(tmp_path: Path) -> None:
     make_folder(tmp_path, [f"img_{i:03}" for i in range(40)], "")
     before = {split: ids_of(open_two(tmp_path, split, 0.25)) for split in ("train", "val")}
     assert len(before["train"]) + len(before["val"]) == 40 and 4 <= len(before["val"]) <= 16
@@ -231,7 +232,7 @@ def test_where_the_size_proves_nothing_the_setting_decides(tmp_path: Path) -> No
 
 def test_a_size_that_never_fits_is_told_with_a_word_of_exif(tmp_path: Path) -> None:
     source = turned(tmp_path, 6, np.ones((5, 5), np.uint8))
-    with pytest.raises(UserError, match=r"a\.png: the picture is 8 x 6 .*EXIF orientation 6"):
+    with pytest.raises(UserError, match=r"a\.png: the image is 8 x 6 .*EXIF orientation 6"):
         source[0]
 
 
@@ -387,7 +388,7 @@ def test_structure_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"1 of 2 files have no mask.*images.*b\.jpg"):
         open_two(tmp_path)
     (tmp_path / "images" / "train" / "b.jpg").unlink()
-    with pytest.raises(UserError, match=r"1 of 2 files have no picture.*b_mask\.png"):
+    with pytest.raises(UserError, match=r"1 of 2 files have no image.*b_mask\.png"):
         open_two(tmp_path)
     save(tmp_path / "images" / "train" / "a.png", np.zeros((6, 8, 3), np.uint8))
     with pytest.raises(UserError, match=r"a\.jpg and .*a\.png have the same name"):
@@ -397,7 +398,7 @@ def test_structure_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"latin/caf\\udce9\.png: the name is not in UTF-8"):
         open_two(tmp_path, "latin")
     (tmp_path / "images" / "empty").mkdir()
-    with pytest.raises(UserError, match="empty has no pictures"):
+    with pytest.raises(UserError, match="empty has no images"):
         open_two(tmp_path, "empty")
 
 
@@ -407,7 +408,7 @@ def test_flat_folder_errors(tmp_path: Path) -> None:
         open_two(tmp_path)
     with pytest.raises(UserError, match="between 0 and 1"):
         open_two(tmp_path, holdout=1.5)
-    with pytest.raises(UserError, match="leaves no picture"):
+    with pytest.raises(UserError, match="leaves no image"):
         open_two(tmp_path, "val", 0.001)
 
 
@@ -415,7 +416,7 @@ def test_a_bad_pair_is_named_by_the_check_and_when_reached(tmp_path: Path) -> No
     make_folder(tmp_path, [f"{i:03}" for i in range(50)])
     save(tmp_path / "masks" / "train" / "049.png", np.zeros((6, 9), np.uint8))
     source = open_two(tmp_path)
-    with pytest.raises(UserError, match=r"049\.png: the picture is 8 x 6 but its mask 9 x 6"):
+    with pytest.raises(UserError, match=r"049\.png: the image is 8 x 6 but its mask 9 x 6"):
         check_source(source)
     assert source[1]["id"] == "001"
     with pytest.raises(UserError, match=r"049\.png"):
@@ -435,7 +436,7 @@ def test_unreadable_samples_are_borne_and_named(
     source = open_two(tmp_path)
     assert source.sizes() == [(6, 8), None, (6, 8)]
     check_source(source, max_bad=1)
-    assert capsys.readouterr().err.count("b.jpg: not a readable picture") == 1
+    assert capsys.readouterr().err.count("b.jpg: not a readable image") == 1
     with pytest.raises(UserError, match=r"1 of 3 samples .*max_bad_records = 0.*b\.jpg: not a"):
         check_source(source)
     break_images(tmp_path, ["a", "c"])
@@ -488,7 +489,7 @@ def test_exactly_the_wrong_values_are_listed(values: list[int], classes: int, ig
 
 def test_camvid_is_right() -> None:
     if not CAMVID.is_dir():
-        pytest.skip(f"needs the pictures of CamVid in {CAMVID}")
+        pytest.skip(f"needs the images of CamVid in {CAMVID}")
     train = open_source("folder", "train", root=str(CAMVID), ignore_label=11)
     assert len(train) == 367 and len(train.class_names) == 11
     check_source(train)
@@ -571,7 +572,8 @@ def test_a_passing_fault_of_a_record_is_tried_again(
 
 
 def python(code: str, *arguments: str) -> subprocess.Popen[str]:
-    code = "import sys, pickle; from deeplab_jax.data import sources, voc\n" + code
+    imports = ("import pickle, sys", "from deeplab_jax.data import sources")
+    code = "\n".join([*imports, "from deeplab_jax.data.datasets import voc", code])
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)

@@ -1,4 +1,4 @@
-"""Crops: right sizes, picture and mask together, nothing invented."""
+"""Crops: right sizes, image and mask together, nothing invented."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -37,8 +37,8 @@ def test_a_crop_has_its_size_and_only_labels_that_exist(
 
 @settings(max_examples=40, deadline=None)
 @given(sizes, st.floats(0.5, 2.0), st.integers(0))
-def test_picture_and_mask_stay_aligned(size: tuple[int, int], scale: float, seed: int) -> None:
-    """A picture painted from its mask still agrees with it wherever its pixels are not blends."""
+def test_image_and_mask_stay_aligned(size: tuple[int, int], scale: float, seed: int) -> None:
+    """An image painted from its mask still agrees with it wherever its pixels are not blends."""
     rng = np.random.default_rng(seed)
     label = np.zeros(size, np.uint8)
     label[:, size[1] // 2 :] = 1
@@ -52,18 +52,18 @@ def test_picture_and_mask_stay_aligned(size: tuple[int, int], scale: float, seed
 
 @settings(max_examples=60, deadline=None)
 @given(sizes, st.tuples(st.integers(1, 50), st.integers(1, 50)), st.integers(0))
-def test_an_inception_crop_is_a_window_of_the_picture(
+def test_an_inception_crop_is_a_window_of_the_image(
     size: tuple[int, int], crop_size: tuple[int, int], seed: int
 ) -> None:
     crop = inception_crop(np.random.default_rng(seed), size, crop_size)
     for scaled, offset, n in zip(crop.scaled, crop.offset, crop_size, strict=True):
-        assert offset >= 0 and offset + n <= scaled  # the picture fills it: nothing is padded
+        assert offset >= 0 and offset + n <= scaled  # the image fills it: nothing is padded
     image = np.full((*size, 3), 1, np.uint8)
     assert (cut(image, crop, crop_size, 127, smooth=True) == 1).all()
 
 
 def test_inception_crops_have_their_areas_and_aspects() -> None:
-    """Of a square picture of 1000: 8 to 100 % of the area, width / height 3/4 to 4/3."""
+    """Of a square image of 1000: 8 to 100 % of the area, width / height 3/4 to 4/3."""
     rng, areas, aspects = np.random.default_rng(0), [], []
     for _ in range(500):
         scaled, _ = inception_crop(rng, (1000, 1000), (299, 299))

@@ -136,7 +136,7 @@ def test_batch_norms_own_gradient_is_autodiffs() -> None:
 
 
 def test_batch_norm_survives_one_pixel() -> None:
-    """A batch of one pooled picture: variance 0, and no division by it."""
+    """A batch of one pooled image: variance 0, and no division by it."""
     layer = ConvBN(4)
     x = jnp.ones((1, 1, 1, 3))
     variables = layer.init(jax.random.key(0), x, train=False)

@@ -125,9 +125,9 @@ def positive_variables(config: ModelConfig) -> Any:
 
 
 def rows_with_gradient(config: ModelConfig, height: int, outputs: int) -> int:
-    """The most rows of a picture that a row of logits depends on, over some in the middle.
+    """The most rows of an image that a row of logits depends on, over some in the middle.
 
-    The picture is narrow, and just bright enough to be positive: no ReLU cuts, no ReLU6 saturates.
+    The image is narrow, and just bright enough to be positive: no ReLU cuts, no ReLU6 saturates.
     """
     model, variables = build_model(config), positive_variables(config)
     image = jnp.full((outputs, height, 17, 3), 127.5 * 1.001)
@@ -142,7 +142,7 @@ def rows_with_gradient(config: ModelConfig, height: int, outputs: int) -> int:
         return jax.grad(middle)(image)
 
     reached = np.abs(np.asarray(gradient(image))).sum(axis=(2, 3)) > 0
-    assert not reached[:, 0].any() and not reached[:, -1].any(), "the picture is too low"
+    assert not reached[:, 0].any() and not reached[:, -1].any(), "the image is too low"
     return max(np.ptp(np.flatnonzero(r)) + 1 for r in reached)
 
 

@@ -13,7 +13,7 @@ from deeplab_jax import (
     ModelConfig,
     TrainConfig,
     UserError,
-    commands,
+    cli,
 )
 from deeplab_jax.__main__ import main
 from deeplab_jax.plan import compilers, planner
@@ -36,7 +36,7 @@ def with_model(**changes: Any) -> Config:
     return dataclasses.replace(VOC, model=dataclasses.replace(VOC.model, **changes))
 
 
-# Peaks in GB of compiled steps, 16 pictures of 513x513 a chip (benchmarks/README.md).
+# Peaks in GB of compiled steps, 16 images of 513x513 a chip (benchmarks/README.md).
 V5E = [
     ("xception_65", "none", 13.94),
     ("xception_65", "middle_flow", 6.99),
@@ -65,13 +65,13 @@ def test_the_estimate_is_close_to_the_compilers_memory(
 
 
 @pytest.mark.parametrize("gb", [1.75, 1.76, 1.89])
-def test_the_estimate_holds_for_one_picture_a_chip(gb: float) -> None:
+def test_the_estimate_holds_for_one_image_a_chip(gb: float) -> None:
     """Of a v5e, a v4, a v6e."""
     assert peak(VOC, 16, gpu=False) == pytest.approx(gb, rel=0.15)
 
 
 @pytest.mark.parametrize("gb", [7.84, 6.40, 6.65])
-def test_the_estimate_holds_for_a_large_picture_on_four_chips(gb: float) -> None:
+def test_the_estimate_holds_for_a_large_image_on_four_chips(gb: float) -> None:
     """Of a v5e, a v4, a v6e."""
     config = dataclasses.replace(
         with_model(output_stride=8, num_classes=19),
@@ -81,7 +81,7 @@ def test_the_estimate_holds_for_a_large_picture_on_four_chips(gb: float) -> None
     assert peak(config, 16, gpu=False) == pytest.approx(gb, rel=0.15)
 
 
-def test_half_the_pictures_take_half_the_maps_and_half_of_each_more_by_the_halos() -> None:
+def test_half_the_images_take_half_the_maps_and_half_of_each_more_by_the_halos() -> None:
     whole = peak(VOC, 1, gpu=False)
     halves = peak(VOC, 2, gpu=False)
     space = dataclasses.replace(VOC, mesh=MeshConfig(space=2))
@@ -94,14 +94,14 @@ def test_without_the_compiler_it_says_what_to_install_and_estimates(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(planner, "installed", lambda compiler: False)
-    arguments = ["--config=configs/voc.py", "--data.root=nowhere", "--topology=v5e:4x4"]
+    arguments = ["--config=configs/voc.py", "--machine.root=nowhere", "--topology=v5e:4x4"]
     monkeypatch.setattr("sys.argv", ["deeplab_jax", "plan", *arguments])
     main()
     out = capsys.readouterr().out
     assert "pip install libtpu" in out
     assert "16 x TPU v5e, mesh data 16 x fsdp 1 x space 1" in out
     assert "no prediction" in out
-    assert "3 x 54.04 B a picture" in out
+    assert "3 x 54.04 B an image" in out
 
 
 def test_what_cannot_be_is_said_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +125,7 @@ def test_a_program_that_cannot_be_written_is_said_before_compiling(
     (tmp_path / "file").touch()
     folder = tmp_path / "file" if there else tmp_path
     with pytest.raises(UserError, match="--hlo = .*file" if there else "pip install libtpu"):
-        commands.plan(["--topology=v5e:4x4", f"--hlo={folder}/program.txt"])
+        cli.plan(["--topology=v5e:4x4", f"--hlo={folder}/program.txt"])
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_parts_that_cannot_be_read_are_said_before_compiling(
 ) -> None:
     monkeypatch.setattr(compilers, "installed", lambda compiler: False)
     with pytest.raises(UserError, match=f"--parts.*{message}"):
-        commands.plan([f"--topology={topology}", "--parts"])
+        cli.plan([f"--topology={topology}", "--parts"])
 
 
 @pytest.mark.parametrize("text", ["v5e", "v9:2x2", "v5e:2x", "h100:2x2", "v5e:0x1"])
@@ -166,8 +166,8 @@ def test_fit_takes_the_first_that_compiles(monkeypatch: pytest.MonkeyPatch) -> N
         planner.make_plan(config, parse_topology("v5e:2x2"))
 
 
-def test_more_chips_than_pictures_share_them() -> None:
-    tried = list(planner.candidates(VOC, parse_topology("v5e:8x8")))  # 16 pictures, 64 chips
+def test_more_chips_than_images_share_them() -> None:
+    tried = list(planner.candidates(VOC, parse_topology("v5e:8x8")))  # 16 images, 64 chips
     assert {c.mesh.space for c in tried if c.train.accumulate == 1} == {4}
     assert {c.mesh.space for c in tried if c.train.accumulate == 2} == {8}
     text = planner.overflow(VOC, parse_topology("v5e:8x8"), "17 GB")

@@ -11,7 +11,7 @@ import pytest
 from mutate import damage
 from test_checkpoint import EXPERIMENT, saved, state_at
 
-from deeplab_jax.checkpoint import Checkpoints
+from deeplab_jax.training.checkpoint import Checkpoints
 
 pytestmark = [
     pytest.mark.reliability,

@@ -66,8 +66,8 @@ def test_r15_resumed_in_between_they_go_on_alike(
 
 
 def test_the_hash_does_not_hang_on_the_folder(data: DataConfig, expected: list[str]) -> None:
-    moved = Path(data.root).with_name("moved")
-    Path(data.root).rename(moved)
+    moved = Path(machine.root).with_name("moved")
+    Path(machine.root).rename(moved)
     there = DataConfig(**{**vars(data), "root": str(moved)})
     assert list(hashes(there, 0, 1, 0, 3)) == expected[:3]
-    moved.rename(data.root)
+    moved.rename(machine.root)

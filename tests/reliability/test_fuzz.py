@@ -47,7 +47,7 @@ SECONDS = 30.0  # that one input may take, on a busy machine
 
 
 class Hang(BaseException):
-    """Not an Exception: the decoder takes every one of those for a broken picture."""
+    """Not an Exception: the decoder takes every one of those for a broken image."""
 
 
 @contextlib.contextmanager
@@ -95,7 +95,7 @@ def fuzz(attempt: Callable[[Rng], None], folder: Path, megabytes: float) -> None
     assert growth < megabytes, f"memory grew by {growth:.0f} MB, more than {megabytes}"
 
 
-# Pictures and masks
+# Images and masks
 
 MAGIC = (
     b"\x89PNG\r\n\x1a\n",
@@ -127,8 +127,8 @@ def interlaced_png(pixels: np.ndarray) -> bytes:
 
 
 @cache
-def pictures() -> list[bytes]:
-    """Small pictures of every format and mode that PIL writes, some of several frames."""
+def samples() -> list[bytes]:
+    """Small images of every format and mode that PIL writes, some of several frames."""
     rng = np.random.default_rng(0)
     rgb = rng.integers(0, 256, (24, 37, 3)).astype(np.uint8)
     base, gray = Image.fromarray(rgb), Image.fromarray(rgb[..., 0])
@@ -177,16 +177,16 @@ def encode(image: Image.Image, format: str, options: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def damaged_picture(rng: Rng) -> bytes:
-    """A damaged picture, half of the PNGs with right checksums; seldom noise behind a magic."""
+def damaged_image(rng: Rng) -> bytes:
+    """A damaged image, half of the PNGs with right checksums; seldom noise behind a magic."""
     if rng.random() < 0.1:
         return pick(MAGIC, rng) + rng.bytes(int(rng.integers(300)))
-    data = damage(largest() if rng.random() < 0.02 else pick(pictures(), rng), rng)
+    data = damage(largest() if rng.random() < 0.02 else pick(samples(), rng), rng)
     return repair_png(data) if data.startswith(MAGIC[0]) and rng.random() < 0.5 else data
 
 
 def images(rng: Rng) -> None:
-    data, exif = damaged_picture(rng), bool(rng.integers(2))
+    data, exif = damaged_image(rng), bool(rng.integers(2))
     image = decode_image(data, "x", exif=exif)
     size = image_size(data, "x")
     assert image.dtype == np.uint8
@@ -194,15 +194,15 @@ def images(rng: Rng) -> None:
 
 
 def masks(rng: Rng) -> None:
-    data = damaged_picture(rng)
+    data = damaged_image(rng)
     label = decode_label(data, "x", palette=bool(rng.integers(2)))
     assert label.dtype == np.uint8 and label.shape == image_size(data, "x")
 
 
 @pytest.mark.parametrize("attempt", [images, masks])
-def test_damaged_pictures(attempt: Callable[[Rng], None], tmp_path: Path) -> None:
+def test_damaged_images(attempt: Callable[[Rng], None], tmp_path: Path) -> None:
     """64 megapixels, the most that is decoded, take 192 MB as RGB, and 256 MB each inside PIL."""
-    pictures(), largest()
+    samples(), largest()
     fuzz(attempt, tmp_path, megabytes=1100)
 
 

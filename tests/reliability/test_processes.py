@@ -15,14 +15,14 @@ from conftest import with_workdir
 from deeplab_jax import Config
 from deeplab_jax.config import save_json
 from deeplab_jax.errors import INTERRUPTED
-from deeplab_jax.report import read_metrics
+from deeplab_jax.reporting.report import read_metrics
 
 pytestmark = pytest.mark.reliability
 
 
 def begin(config: Config, processes: int, devices: int) -> list["subprocess.Popen[bytes]"]:
     """`train.py` in so many processes of so many devices each."""
-    workdir = Path(config.workdir)
+    workdir = Path(config.machine.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     save_json(config, workdir.with_suffix(".json"))
     with socket.socket() as free:
@@ -42,7 +42,7 @@ def begin(config: Config, processes: int, devices: int) -> list["subprocess.Pope
 
 
 def said(config: Config) -> str:
-    workdir = Path(config.workdir)
+    workdir = Path(config.machine.workdir)
     return "\n".join(p.read_text() for p in workdir.parent.glob(f"{workdir.name}-*.txt"))
 
 

@@ -20,7 +20,7 @@ from conftest import with_workdir
 from deeplab_jax import Config
 from deeplab_jax.config import save_json
 from deeplab_jax.errors import INTERRUPTED
-from deeplab_jax.report import read_metrics
+from deeplab_jax.reporting.report import read_metrics
 
 pytestmark = [
     pytest.mark.reliability,
@@ -46,12 +46,12 @@ def config(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Con
 @pytest.fixture(scope="module")
 def unbroken(config: Config) -> Path:
     assert begin(config).wait() == 0
-    return Path(config.workdir)
+    return Path(config.machine.workdir)
 
 
 def begin(config: Config, **options: Any) -> "subprocess.Popen[bytes]":
     """`train.py` of this configuration; its output goes beside the run's folder, to NAME.txt."""
-    folder = Path(config.workdir)
+    folder = Path(config.machine.workdir)
     folder.mkdir(parents=True, exist_ok=True)
     save_json(config, folder.with_suffix(".json"))
     arguments = ["train.py", f"--config={folder.with_suffix('.json')}"]
@@ -59,7 +59,7 @@ def begin(config: Config, **options: Any) -> "subprocess.Popen[bytes]":
 
 
 def said(config: Config) -> str:
-    return Path(config.workdir).with_suffix(".txt").read_text()
+    return Path(config.machine.workdir).with_suffix(".txt").read_text()
 
 
 def history(folder: Path) -> list[dict[str, Any]]:
@@ -111,7 +111,7 @@ def interrupted_often(
     config: Config, number: signal.Signals, phases: list[str], seed: int
 ) -> Iterator[tuple[str, int]]:
     """Begin the run again and again, ending it at seeded random moments; phase and exit code."""
-    rng, folder = random.Random(seed), Path(config.workdir)
+    rng, folder = random.Random(seed), Path(config.machine.workdir)
     for phase in rng.sample(phases, len(phases)):
         process = begin(config)
         happened = faults.wait_for(process, Moment(phase, folder, rng), 300)
@@ -164,9 +164,9 @@ def checkpoint_files(folder: Path) -> list[str]:
 
 def test_r4_every_file_of_a_checkpoint_damaged_in_every_way(unbroken: Path, tmp_path: Path) -> None:
     """Identical arrays, or a message that names the checkpoint, and the one before."""
-    from deeplab_jax.checkpoint import Checkpoints
-    from deeplab_jax.sharding import device_mesh, place
-    from deeplab_jax.state import TrainState
+    from deeplab_jax.parallel.mesh import device_mesh, place
+    from deeplab_jax.training.checkpoint import Checkpoints
+    from deeplab_jax.training.state import TrainState
 
     newest = unbroken / "checkpoints" / "200"
     like = saved_state(newest)

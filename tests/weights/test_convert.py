@@ -20,7 +20,7 @@ from synthetic import random_variables
 
 import deeplab_jax
 from deeplab_jax import Config, UserError
-from deeplab_jax.commands import convert, export_tf
+from deeplab_jax.cli import convert, export_tf
 from deeplab_jax.weights import to_tf_variables
 from deeplab_jax.weights.convert import (
     check_variables,
@@ -67,7 +67,7 @@ def test_converting_the_voc_network_and_predicting(tmp_path: Path) -> None:
     convert(
         f"{source} --out {out} --model.backbone=mobilenet_v2 --model.width=0.5"
         " --model.head=deeplabv3 --model.output_stride=8 --model.atrous_rates"
-        " --data.resize=fit --data.eval_size 257 257".split()
+        " --task.resize=fit --task.eval_size 257 257".split()
     )
     predictor = deeplab_jax.load(out)
     image = official.shared("photos", "cat_720p.jpg")

@@ -12,7 +12,7 @@ from conftest import TINY_MODEL
 from safetensors.numpy import save_file
 
 from deeplab_jax import Config, ModelConfig, UserError, build_model
-from deeplab_jax.commands import convert
+from deeplab_jax.cli import convert
 from deeplab_jax.weights import from_timm
 from deeplab_jax.weights.convert import convert_variables
 from deeplab_jax.weights.files import load_weights

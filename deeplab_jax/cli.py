@@ -1,0 +1,462 @@
+"""The front door: `deeplab COMMAND`. Each command parses, calls one function and prints.
+
+Nothing is imported before it is needed: `deeplab --help` answers at once, without JAX.
+"""
+
+import argparse
+import difflib
+import io
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from deeplab_jax.errors import UserError, explain, leave, leave_when_told
+from deeplab_jax.hugepages import restart_with_huge_pages
+
+if TYPE_CHECKING:
+    from deeplab_jax.config import Config
+    from deeplab_jax.weights.files import Weights
+
+USAGE = """\
+usage: deeplab COMMAND [--help]
+
+your own data
+  check-data  what is in a folder of images and masks, what is wrong, what would help
+  train       train a network, evaluate it and draw its predictions
+  predict     segment images: class ids, overlays, a contact sheet; or classify them
+  evaluate    mIoU, IoU of each class and images of a split
+
+weights
+  convert     TensorFlow checkpoints, .npz files or timm's Xceptions into a folder of weights
+  export-tf   a folder of weights as an official TensorFlow checkpoint or .npz
+
+experiments
+  study       variants of one experiment in a table, the paper's or your own
+  summary     a network's layers, receptive fields, parameters and multiply-adds
+  plan        whether a run fits TPUs or GPUs that are not here, and what bounds it
+
+example: deeplab train my_data && deeplab predict photos --weights runs/my_data
+"""
+SETTINGS = (
+    "Every setting is a flag, --section.field=value; --help-all names them, with their defaults."
+)
+# Settings that have a flag of one word: the first five of `deeplab train --help`.
+COMMON = {
+    "workdir": "the run's folder; the same one again resumes [runs/NAME of the data]",
+    "pretrained": "weights to start from: a run's folder or one that `convert` wrote",
+    "steps": "training steps [by the configuration]",
+    "batch_size": "images a step [by the configuration]",
+    "crop_size": "height and width of training crops [from the data]",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Options of a command; `--section.field=value` is left to the configuration."""
+
+    def __init__(self, command: str, description: str, epilog: str = "") -> None:
+        super().__init__(
+            prog=f"deeplab {command}",
+            description=description,
+            epilog=f"{epilog} {SETTINGS}",
+            allow_abbrev=False,
+        )
+        self.add_argument("--help-all", action="store_true", help="every setting, then leave")
+
+    def read(self, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+        """The options, and the settings that are left."""
+        if "--help-all" in arguments:
+            from deeplab_jax.config.flags import format_fields
+
+            print(format_fields())
+            sys.exit()
+        return self.parse_known_args(arguments)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} ({self.prog} --help)")
+
+
+def add_data(p: Parser) -> None:
+    p.add_argument("data", type=Path, nargs="?", metavar="DATA", help="folder of images and masks")
+    p.add_argument("--config", help="name of a configuration that ships, or a file of your own")
+
+
+def read_config(args: argparse.Namespace, rest: list[str]) -> "Config":
+    """The configuration of a DATA folder, of --config, or of *scenes*, and its changes."""
+    from deeplab_jax.config.files import load_config_file
+    from deeplab_jax.config.flags import override
+
+    base = load_config_file(args.config or ("folder" if args.data else "scenes"))
+    if args.data is not None:
+        from deeplab_jax.data.layout import settings_for
+
+        base = settings_for(base, args.data, named=args.config is not None)
+    return override(base, rest)
+
+
+def train(arguments: list[str]) -> None:
+    """Train, evaluate and draw."""
+    p = Parser("train", "Train a network on a folder of images and masks, evaluate it, draw.")
+    add_data(p)
+    for name, what in COMMON.items():
+        many = 2 if name == "crop_size" else None
+        p.add_argument(f"--{name.replace('_', '-')}", dest=name, nargs=many, help=what)
+    args, rest = p.read(arguments)
+    given = {name: getattr(args, name) for name in COMMON if getattr(args, name) is not None}
+    words = {name: v if isinstance(v, str) else " ".join(v) for name, v in given.items()}
+    config = read_config(args, [*(f"--{name}={word}" for name, word in words.items()), *rest])
+    from deeplab_jax.parallel.processes import join_cluster
+    from deeplab_jax.training.loop import fit
+
+    join_cluster(config.machine.distributed)
+    fit(config)
+
+
+def check_data(arguments: list[str]) -> None:
+    """Every image and mask of a data set: what is in it, what is wrong."""
+    p = Parser(
+        "check-data",
+        "Read every image and mask, and say what is in them, what is wrong and which settings would"
+        " help. Exit code 1 if something is wrong.",
+    )
+    add_data(p)
+    p.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/check-data"),
+        help="folder for problems.txt and samples.png [runs/check-data]",
+    )
+    args, rest = p.read(arguments)
+    config = read_config(args, rest)
+    from deeplab_jax.data import checks
+
+    text, sound = checks.check_data(config, args.out)
+    print(text)
+    if not sound:
+        sys.exit(1)
+
+
+def add_weights(p: Parser) -> None:
+    p.add_argument("--weights", required=True, help="a run's folder or one that `convert` wrote")
+    p.add_argument("--output-stride", type=int, help="8, 16 or 32 [as trained]; rates follow")
+
+
+def load_at(args: argparse.Namespace, rest: list[str]) -> tuple["Weights", dict[str, Any]]:
+    """The weights as --output-stride and the settings change them, and those of `eval` and `mesh`.
+
+    Of the network only the type of its arithmetic may differ; of the task how large images are.
+    """
+    from deeplab_jax.config import EvalConfig, MeshConfig, at_output_stride, check_protocol
+    from deeplab_jax.config.flags import change
+    from deeplab_jax.weights.files import load_weights
+
+    weights = load_weights(args.weights)
+    model, task = at_output_stride(weights.model, weights.task, args.output_stride)
+    sections = {"model": model, "task": task, "eval": EvalConfig(), "mesh": MeshConfig()}
+    found = change(sections, rest)
+    if replace(found["model"], dtype=model.dtype) != model:
+        raise UserError(
+            "--model.*: only dtype, and by --output-stride the output stride, may differ from the"
+            " weights'"
+        )
+    check_protocol(found["model"], found["task"], found["eval"])
+    return weights._replace(model=found["model"], task=found["task"]), found
+
+
+def evaluate(arguments: list[str]) -> None:
+    """mIoU, per-class IoU and images of a split."""
+    p = Parser(
+        "evaluate",
+        "Mean IoU, IoU of each class and images of a split, from saved weights.",
+        "DATA or --config names the data; by default those that the run was trained on."
+        " --eval.scales 0.5 0.75 1 1.25 1.5 1.75 and --eval.flip=True average the probabilities of"
+        " an image's sizes and mirror images, --eval.window 513 513 slides over images too large"
+        " for memory, --eval.trimap_widths 1 2 4 8 and --eval.boundary=0.02 measure boundaries.",
+    )
+    add_weights(p)
+    add_data(p)
+    p.add_argument(
+        "--out", type=Path, help="folder for tables, images and the report [WEIGHTS/evaluation]"
+    )
+    args, rest = p.read(arguments)
+    from deeplab_jax.inference.evaluate import evaluate_weights, on_data
+
+    of_data, rest = split_settings(rest, ("data", "machine"))
+    weights, sections = load_at(args, rest)
+    folder = beside(Path(args.weights))
+    if args.config is None and args.data is None and (folder / "config.json").is_file():
+        args.config = str(folder / "config.json")
+    out = args.out or folder / "evaluation"
+    config = on_data(read_config(args, of_data), weights, sections["eval"], sections["mesh"])
+    print(evaluate_weights(weights, config, out, args.weights))
+
+
+def split_settings(rest: list[str], sections: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """The settings of these sections, with their values, and the others."""
+    from deeplab_jax.config.formats import today
+
+    parts: tuple[list[str], list[str]] = ([], [])
+    target = parts[1]
+    for word in rest:
+        if word.startswith("--"):
+            section = today(word[2:].partition("=")[0]).partition(".")[0]
+            target = parts[0] if section in sections else parts[1]
+        target.append(word)
+    return parts
+
+
+def beside(weights: Path) -> Path:
+    """The folder of weights, which may be named by the file in it."""
+    return weights.parent if weights.is_file() else weights
+
+
+def study(arguments: list[str]) -> None:
+    """Train variants of one experiment and compare them."""
+    p = Parser(
+        "study",
+        "Train variants of one experiment and print their table beside the paper's. Run again, it"
+        " trains only what is missing.",
+        "A FILE has get_study() -> Study, with a configuration of its own.",
+    )
+    p.add_argument("name", metavar="NAME_OR_FILE", help="one of studies/, or my_study.py")
+    p.add_argument("--config", help="the experiment: a name or a file [scenes]")
+    p.add_argument("--out", type=Path, help="folder of the runs and tables [runs/study-NAME]")
+    p.add_argument("--steps", type=int, help="training steps of each row")
+    p.add_argument("--seeds", type=int, default=1, help="runs of each row [1]")
+    args, rest = p.read(arguments)
+    from deeplab_jax.files import writable_folder
+    from deeplab_jax.training.study import load_study, run_study
+
+    rest += [] if args.steps is None else [f"--train.steps={args.steps}"]
+    chosen = load_study(args.name, args.config, rest)
+    out = writable_folder(args.out or Path("runs") / f"study-{chosen.name}", "--out")
+    print(f"{chosen.title}\n\n{run_study(chosen, out, args.seeds)}\n\ntables and runs in {out}")
+
+
+def predict(arguments: list[str]) -> None:
+    """Segment or classify images."""
+    p = Parser(
+        "predict",
+        "Segment or classify images: files, and all images of folders and of the folders in them."
+        " A file that predict did not write is never overwritten. Exit code 1 if some images cannot"
+        " be read.",
+        "Name the images before such options as --eval.scales 0.5 1 1.5, --eval.flip=True,"
+        " --eval.window 513 513, --task.eval_size 513 513; --mesh.space=4: four devices share the"
+        " height of each image.",
+    )
+    p.add_argument("images", type=Path, nargs="+", metavar="IMAGE_OR_FOLDER")
+    add_weights(p)
+    p.add_argument("--out", type=Path, help="folder for what is drawn [predicted]")
+    p.add_argument(
+        "--format",
+        choices=("index", "voc", "cityscapes"),
+        default="index",
+        help="index: class ids and overlays [default]; voc, cityscapes: files for their servers",
+    )
+    args, rest = p.read(arguments)
+    if rest and not rest[0].startswith("-"):
+        raise UserError(f"{rest[0]}: name all images first, one after the other, then the options")
+    from deeplab_jax.inference.files import classify_files, find_images, predict_files
+    from deeplab_jax.inference.predict import Predictor
+
+    found = find_images(args.images)
+    weights, sections = load_at(args, rest)
+    if weights.model.head == "classifier" and (args.out is not None or args.format != "index"):
+        raise UserError("--out, --format: a classifier draws nothing; leave them out")
+    predictor = Predictor(weights, sections["eval"], space=sections["mesh"].space)
+    if predictor.classifies:
+        failed = classify_files(predictor, found)
+    else:
+        out = args.out or Path("predicted")
+        failed = predict_files(predictor, found, out, args.format)
+        what = "class ids (NAME.png) and overlays (NAME_overlay.png)"
+        print(f"wrote {what if args.format == 'index' else 'label files'} to {out}")
+    if failed:
+        sys.exit(1)
+
+
+def convert(arguments: list[str]) -> None:
+    """Official TensorFlow weights, or timm's, into a folder of ours."""
+    p = Parser(
+        "convert",
+        "Official TensorFlow weights, or timm's Xceptions, into model.json + model.safetensors.",
+        "Such settings as --model.backbone=mobilenet_v2 say which network it is.",
+    )
+    p.add_argument(
+        "source",
+        help="TF1 checkpoint (prefix or .tar.gz), .npz of TF names, or timm's .safetensors",
+    )
+    p.add_argument("--out", required=True, type=Path, help="folder to write")
+    p.add_argument("--config", help="the network: of a name or a file")
+    p.add_argument("--classes", type=Path, help="file with one class name a line")
+    p.add_argument("--fresh-logits", action="store_true", help="re-initialise the last layer")
+    p.add_argument("--backbone-only", action="store_true", help="for ImageNet checkpoints")
+    args, rest = p.read(arguments)
+    from deeplab_jax.config import ModelConfig, TaskConfig, load_config_file
+    from deeplab_jax.config.flags import change
+    from deeplab_jax.files import writable_folder
+    from deeplab_jax.weights.convert import convert_file
+
+    base = load_config_file(args.config) if args.config else None
+    sections = {"model": ModelConfig(), "task": TaskConfig()}
+    if base is not None:
+        sections = {"model": base.model, "task": base.task}
+    found = change(sections, rest)
+    print(
+        convert_file(
+            args.source,
+            writable_folder(args.out.resolve(), "--out"),
+            found["model"],
+            found["task"],
+            classes=args.classes,
+            backbone_only=args.backbone_only,
+            fresh_logits=args.fresh_logits,
+        )
+    )
+    print(f"wrote {args.out}")
+
+
+def plan(arguments: list[str]) -> None:
+    """Whether a training run fits accelerators that are not here."""
+    p = Parser(
+        "plan",
+        "Compile the training step for TPUs or GPUs that need not be here, and print what each chip"
+        " would hold, compute and exchange, and what bounds a step.",
+        "Other settings are those of training: --config=voc --train.batch_size=256"
+        " --model.dtype=bfloat16 --model.remat=units --mesh.space=2 ... Compiling takes minutes."
+        " Exit code 2: it does not fit, or cannot be split so.",
+    )
+    p.add_argument("--topology", required=True, help="chips: v5e:4x4, v4:2x2x4, v6e:8x8, h100:8")
+    p.add_argument("--config", help="the experiment: a name or a file [scenes]")
+    p.add_argument("--fit", action="store_true", help="search remat, parts of the batch and mesh")
+    p.add_argument("--hlo", type=Path, metavar="FILE", help="write the compiled program there")
+    args, rest = p.read(arguments)
+    config = read_config(argparse.Namespace(config=args.config, data=None), rest)
+    from deeplab_jax.files import writable_file
+    from deeplab_jax.plan import planner
+    from deeplab_jax.plan.compilers import compiler_of, installed, parse_topology
+
+    if args.hlo:
+        writable_file(args.hlo, "--hlo")
+    topology = parse_topology(args.topology)
+    compiler = compiler_of(topology)
+    if args.hlo and not installed(compiler):
+        raise UserError(f"--hlo: no program without {compiler.package}; {compiler.install}")
+    made = (planner.fit if args.fit else planner.make_plan)(config, topology)
+    print(planner.format_plan(made))
+    if args.hlo and made.compiled:
+        args.hlo.write_text(made.compiled.hlo, encoding="utf-8")
+
+
+def summary(arguments: list[str]) -> None:
+    """The network on one page."""
+    p = Parser(
+        "summary",
+        "Every layer of a network: output size, stride, rate, receptive field, parameters and"
+        " multiply-adds. Nothing is computed and no data is needed.",
+        "Such settings as --config=voc --model.output_stride=8 say which network it is.",
+    )
+    p.add_argument("--config", help="a name or a file [scenes]")
+    p.add_argument(
+        "--size",
+        nargs=2,
+        type=int,
+        metavar=("H", "W"),
+        help="height and width of the image [the configuration's data.crop_size, or 513 513]",
+    )
+    args, rest = p.read(arguments)
+    config = read_config(argparse.Namespace(config=args.config, data=None), rest)
+    from deeplab_jax.models.summary import format_summary, summarise
+
+    height, width = args.size or config.data.crop
+    rows = summarise(config.model, (height, width))
+    print(format_summary(config.model, (height, width), rows))
+
+
+def export_tf(arguments: list[str]) -> None:
+    """A folder of weights as official TensorFlow variables."""
+    p = Parser(
+        "export-tf",
+        "Our weights under the official TensorFlow variable names: a TF1 checkpoint or an .npz."
+        " A checkpoint is written by TensorFlow (pip install tensorflow-cpu); an .npz without it.",
+    )
+    p.add_argument("weights", metavar="WEIGHTS", help="a run's folder or a folder of weights")
+    p.add_argument("--out", required=True, help="prefix of the checkpoint, or FILE.npz")
+    args = p.parse_args(arguments)
+    from deeplab_jax.files import writable_file
+    from deeplab_jax.weights import to_tf_variables
+    from deeplab_jax.weights.convert import write_tf_arrays
+    from deeplab_jax.weights.files import load_weights
+
+    writable_file(Path(args.out), "--out")
+    weights = load_weights(args.weights, complete=False)
+    arrays = to_tf_variables(weights.variables, weights.model)
+    write_tf_arrays(args.out, arrays)
+    print(f"wrote {len(arrays)} variables to {args.out}")
+
+
+def keep_compiled_programs() -> None:
+    """Let JAX keep compiled programs on disk, so that a second run starts at once.
+
+    In ~/.cache/deeplab_jax/xla, or where JAX_COMPILATION_CACHE_DIR says ("" for nowhere); nowhere
+    without a home, or one that cannot be written to. JAX reads it when it is imported, not yet.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    try:
+        folder = Path.home() / ".cache" / "deeplab_jax" / "xla"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
+        return
+    if os.access(folder, os.W_OK):
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+
+
+def show_all_names() -> None:
+    """Names that the output's encoding lacks are printed with escapes, which is no error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def find_command(name: str) -> Callable[[list[str]], None]:
+    """The function of a command."""
+    names = [line.split()[0] for line in USAGE.splitlines() if line.startswith("  ")]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(names)}"
+        raise UserError(f"there is no command {name!r}; {hint}")
+    function: Callable[[list[str]], None] = globals()[name.replace("-", "_")]
+    return function
+
+
+def main(command: str | None = None) -> None:
+    """Run a command; whatever goes wrong is a message and an exit code, not a traceback."""
+    arguments = sys.argv[1:]
+    if command is None:
+        command, arguments = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's and Grain's advice to developers
+    show_all_names()
+    keep_compiled_programs()
+    try:
+        try:
+            if command in ("-h", "--help"):
+                print(USAGE, end="")
+            else:
+                find_command(command)(arguments)
+        finally:
+            sys.stdout.flush()  # here, where a full disk is still an error with a message
+    except (Exception, KeyboardInterrupt) as error:
+        leave(*explain(error, command))
+
+
+def start(command: str | None = None) -> None:
+    """`main` as a process of its own: what only its beginning can set is set first."""
+    if not {"-h", "--help", "--help-all"} & {*sys.argv}:
+        restart_with_huge_pages()
+    leave_when_told()
+    main(command)

@@ -1,0 +1,74 @@
+"""Formats of config.json and of the flags: what older versions wrote is still read.
+
+Format 0 had no number, and sections by topic. Its names are also taken on the command line.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from deeplab_jax.config.values import flatten, unflatten
+from deeplab_jax.errors import UserError
+
+FORMAT = 1
+# Where the fields of format 0 stand now.
+MOVED = {
+    **{name: f"machine.{name}" for name in ("workdir", "distributed", "accept_changes")},
+    **{
+        name: f"train.{name}"
+        for name in ("pretrained", "pretrained_logits", "reestimate_batch_norm")
+    },
+    **{
+        f"data.{name}": f"machine.{name}"
+        for name in ("root", "prepared_dir", "workers", "max_bad_records")
+    },
+    **{f"data.{name}": f"task.{name}" for name in ("ignore_label", "eval_size", "resize", "white")},
+    **{
+        f"train.{name}": f"machine.{name}"
+        for name in (
+            *("log_every", "eval_every", "checkpoint_every", "keep_every"),
+            *("max_bad_steps", "rollback", "hang_seconds"),
+        )
+    },
+    "eval.pictures": "eval.images",
+}
+
+# Settings that are common enough for one word on the command line.
+SHORT = {
+    "steps": "train.steps",
+    "batch_size": "train.batch_size",
+    "crop_size": "data.crop_size",
+    "learning_rate": "optim.learning_rate",
+    "seed": "train.seed",
+}
+
+
+def present(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """A flat configuration of format 0 under the names of today."""
+    values = {MOVED.get(name, name): value for name, value in flat.items()}
+    if values.get("data.source", "scenes") != "folder":  # took no notice of it
+        values.pop("task.ignore_label", None)
+    return values
+
+
+def current(values: Any) -> Any:
+    """What a config.json of any format holds, as today's.
+
+    Raises:
+      UserError: a later version wrote it.
+    """
+    if not isinstance(values, dict):
+        return values
+    number = values.get("format", 0)
+    if number == 0:
+        return unflatten(present(flatten(values)))
+    if number != FORMAT:
+        raise UserError(
+            f"format = {number!r:.80}: this version reads the formats 0 to {FORMAT}; a later one"
+            " wrote it: update deeplab_jax"
+        )
+    return {name: value for name, value in values.items() if name != "format"}
+
+
+def today(name: str) -> str:
+    """The name of a setting as it is now; one word will do for some, such as steps."""
+    return MOVED.get(name, SHORT.get(name, name))

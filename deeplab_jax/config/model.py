@@ -1,0 +1,219 @@
+"""What travels with the weights: the network, and the task that it was trained for.
+
+Everything has an upper bound: a file from anywhere must not describe what takes hours or all
+memory to build.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from deeplab_jax.config.checks import check_fields, limited, require
+
+Backbone = Literal[
+    "xception_41",
+    "xception_65",
+    "xception_71",
+    "resnet_v1_50_beta",
+    "resnet_v1_101_beta",
+    "resnet_v1_50",
+    "resnet_v1_101",
+    "mobilenet_v2",
+    "unet",
+]
+Head = Literal["deeplabv3plus", "deeplabv3", "pspnet", "unet", "classifier"]
+Remat = Literal["none", "middle_flow", "convolutions", "units"]
+Color = tuple[int, int, int]
+Size = tuple[int, int]
+OUTPUT_STRIDES = (8, 16, 32)
+MAX_SIDE = 16385  # pixels: beyond, a batch of one image is beyond any device
+MOST_CLASSES = {"classifier": 46340}  # u16 labels, where a pair of classes must be an int32
+VOC_CLASSES = 21
+
+
+def is_size(size: Size, least: int = 1) -> bool:
+    return len(size) == 2 and all(least <= n <= MAX_SIDE for n in size)
+
+
+def size_field(default: Size | None = None) -> Size | None:
+    """A field of height and width, of at least 17 pixels each."""
+    allowed = f"height and width, each 17 to {MAX_SIDE}"
+    size: Size | None = limited(default, allowed, lambda size: is_size(size, 17))
+    return size
+
+
+def channels_field(default: int) -> int:
+    channels: int = limited(default, "1 to 8192", lambda n: 1 <= n <= 8192)
+    return channels
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network. The same variables serve every `output_stride`."""
+
+    backbone: Backbone = "xception_65"
+    """The encoder. unet: U-Net's own contracting path, for head unet alone."""
+    head: Head = "deeplabv3plus"
+    num_classes: int | None = None
+    """None: as many as the data have; without data 21, as PASCAL VOC."""
+    output_stride: int = 16
+    """Input pixels per pixel of the encoder's output: 8, 16 or 32."""
+    atrous_rates: tuple[int, ...] | None = limited(
+        None,
+        "at most 16 whole numbers from 1 to 1024, or None",
+        lambda rates: len(rates) <= 16 and all(1 <= r <= 1024 for r in rates),
+    )
+    """Rates of the ASPP's 3x3 branches; None: (6, 12, 18) * 16 / output_stride; (): no branch."""
+    multi_grid: tuple[int, int, int] = limited(
+        (1, 1, 1),
+        "three numbers from 1 to 64",
+        lambda grid: len(grid) == 3 and all(1 <= m <= 64 for m in grid),
+    )
+    """Factors on the rates of the last block (Xception, ResNet: released ones want 1 2 4)."""
+    width: float = limited(1.0, "a number above 0 up to 16", lambda x: 0 < x <= 16)
+    """Multiplier on the backbone's channels."""
+    width_divisor: int | None = limited(None, "1 to 64, or None", lambda n: 1 <= n <= 64)
+    """MobileNetV2 rounds channels to a multiple of this; None: 8 at width 1, else 1, as official
+    DeepLab does. Slim's ImageNet checkpoints of other widths have 8."""
+    mobilenet_endpoints: Literal["official", "blocks"] = "official"
+    """What of MobileNetV2 the head stands on.
+
+    official: as official DeepLab, the 320-channel layer, and low-level features inside the blocks
+    (the depthwise outputs); blocks: as other libraries, the 1280-channel layer above, and the
+    blocks' outputs, which learns faster from ImageNet weights. A classifier always has that layer.
+    """
+    aspp_channels: int = channels_field(256)
+    aspp_separable: bool = True
+    image_pooling: bool = True
+    image_pooling_crop_size: Size | None = limited(
+        None, "height and width in pixels, or None", is_size
+    )
+    """Height and width whose features the pooling window covers, as in training; None: all."""
+    decoder_strides: tuple[int, ...] = (4,)
+    """Strides of the low-level features, one decoder stage each, largest first."""
+    decoder_low_level_channels: int = channels_field(48)
+    decoder_channels: int = channels_field(256)
+    decoder_convs: int = limited(2, "0 to 16", lambda n: 0 <= n <= 16)
+    decoder_kernel: int = limited(
+        3, "an odd number up to 31", lambda k: 1 <= k <= 31 and k % 2 == 1
+    )
+    decoder_separable: bool = True
+    head_init: Literal["official", "he"] = "official"
+    """How ASPP, decoder and any head's logits start: official deviations, or He's, by fan-in.
+
+    he: for some hundred steps from ImageNet weights, where official logits, which start near 0, are
+    late to learn small classes. From nothing it was worse.
+    """
+    batch_norm_decay: float | None = limited(None, "between 0 and 1, or None", lambda x: 0 < x < 1)
+    """Decay of BatchNorm's averages; None: the official one of each part.
+
+    The official ones (0.9997, MobileNetV2 0.997) need tens of thousands of steps. Runs of some
+    hundred steps want 0.9 to 0.99.
+    """
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the network's arithmetic; parameters, statistics, logits and loss stay float32."""
+    remat: Remat = "none"
+    """What the backward pass computes again instead of keeping it, unit by unit of the backbone.
+
+    middle_flow: everything of Xception's middle flow, from each unit's input; convolutions:
+    BatchNorm, activations and depthwise convolutions, from the kept outputs of the other
+    convolutions; units: everything, from the unit's input.
+    """
+
+    def __post_init__(self) -> None:
+        check_fields(self, "model")
+        most = MOST_CLASSES.get(self.head, 255)
+        allowed = f"2 to {most}; one class needs 2, because the background is class 0"
+        require(2 <= self.classes <= most, "model.num_classes", self.num_classes, allowed)
+        strides = ", ".join(map(str, OUTPUT_STRIDES))
+        ok = self.output_stride in OUTPUT_STRIDES
+        require(ok, "model.output_stride", self.output_stride, f"choose one of {strides}")
+        remat_ok = self.remat != "middle_flow" or self.backbone.startswith("xception")
+        require(remat_ok, "model.remat", self.remat, "only Xception has one: convolutions, units")
+        self._check_backbone()
+        if self.head == "deeplabv3plus":
+            s = self.decoder_strides
+            ordered = len(s) > 0 and all(a > b for a, b in pairwise(s))
+            fits = all(x in (4, 8, 16) and x <= self.output_stride for x in s)
+            allowed = "4, 8, 16, largest first, none above output_stride"
+            require(ordered and fits, "model.decoder_strides", s, allowed)
+
+    def _check_backbone(self) -> None:
+        """What only some backbones have."""
+        if self.backbone != "mobilenet_v2":
+            for name, none in (("width_divisor", None), ("mobilenet_endpoints", "official")):
+                value = getattr(self, name)
+                allowed = f"for mobilenet_v2 alone; or {none}"
+                require(value == none, f"model.{name}", value, allowed)
+        if self.backbone in ("mobilenet_v2", "unet"):
+            allowed = f"{self.backbone} has none: leave (1, 1, 1)"
+            require(self.multi_grid == (1, 1, 1), "model.multi_grid", self.multi_grid, allowed)
+        if self.backbone == "unet":
+            allowed = "model.backbone = unet is U-Net's own encoder: unet"
+            require(self.head == "unet", "model.head", self.head, allowed)
+            allowed = "model.backbone = unet has no atrous convolution: 16"
+            require(self.output_stride == 16, "model.output_stride", self.output_stride, allowed)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the network has, the default filled in."""
+        return VOC_CLASSES if self.num_classes is None else self.num_classes
+
+    @property
+    def rates(self) -> tuple[int, ...]:
+        """The ASPP's rates with the default filled in: they follow the output stride."""
+        if self.atrous_rates is not None:
+            return self.atrous_rates
+        return tuple(r * 16 // self.output_stride for r in (6, 12, 18))
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """What the network's outputs mean, and how an image is brought to it."""
+
+    classes: tuple[str, ...] = ()
+    """Names of the classes in the order of their ids; (): those of the data."""
+    colors: tuple[Color, ...] = limited(
+        (),
+        "red, green and blue of each class, 0 to 255 each",
+        lambda colors: all(0 <= c <= 255 for color in colors for c in color),
+    )
+    """The classes' colours; (): those of the data, or VOC's."""
+    ignore_label: int | None = limited(
+        None, "0 to 255", lambda n: 0 <= n <= 255, heeded_by=("folder",)
+    )
+    """The mask's pixels that count neither in training nor in evaluation; None: the data set's
+    own, of a folder 255."""
+    eval_size: Size | None = size_field()
+    """Height and width that images are padded to at evaluation and prediction.
+
+    None, or where an image is larger: its own, rounded up to k * output_stride + 1.
+
+    Of a classifier: the central crop's; None: that of the training crops.
+    """
+    resize: Literal["keep", "fit"] = limited(
+        "keep",
+        "keep or fit",
+        lambda _: True,
+        heeded_by=("scenes", "folder", "voc2012", "cityscapes"),
+    )
+    """fit: scale every image to fit into eval_size first (training images too)."""
+    white: int | None = limited(
+        None,
+        "255 or more, such as 4095 for 12 bits; or None",
+        lambda n: 255 <= n < 2**31,
+        heeded_by=("folder",),
+    )
+    """The value that is white in grayscale images of more than 8 bits; None: 65535.
+
+    12 bits in 16-bit files want 4095: else they are nearly black.
+    """
+
+    def __post_init__(self) -> None:
+        check_fields(self, "task")
+        if self.resize == "fit":
+            why = "task.resize = fit needs the size to fit into"
+            require(self.eval_size is not None, "task.eval_size", self.eval_size, why)
+        if self.colors and len(self.colors) != len(self.classes):
+            allowed = f"one for each of the {len(self.classes)} classes (task.classes)"
+            require(False, "task.colors", self.colors, allowed)

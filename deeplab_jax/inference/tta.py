@@ -1,0 +1,138 @@
+"""How a network looks at an image: at several scales, in the mirror, through a sliding window.
+
+Each view ends in logits at the network's own stride. Only then, a block of rows at a time, are they
+upsampled and their probabilities averaged, so that no map of the image's size and all classes is
+in memory. (Of the paper's six scales with flip, all logits together are as large as one such map.)
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from deeplab_jax.config import EvalConfig, round_near
+from deeplab_jax.models import Network, build_model
+from deeplab_jax.models.layers import (
+    height_width,
+    join_rows,
+    resize_bilinear,
+    row_blocks,
+    upsample_rows,
+)
+from deeplab_jax.parallel.mesh import gather_rows
+
+Size = tuple[int, int]
+
+
+def view_logits(
+    variables: Any, image: Array, *, model: Network, protocol: EvalConfig
+) -> list[Array]:
+    """Logits f32 [b h' w' c] of every view of image f32 [b h w 3]: each scale, each mirrored too.
+
+    A mirror image runs through the same compiled network, and its logits are mirrored back.
+    """
+    stride, views = model.config.output_stride, []
+    for scale in protocol.scales:
+        network = partial(at_scale(model, scale).apply, variables, train=False)
+        scaled = resize_bilinear(image, scaled_size(height_width(image), scale, stride))
+
+        def look(mirrored: Array | bool, network: Any = network, scaled: Array = scaled) -> Array:
+            view = jnp.where(mirrored, scaled[:, :, ::-1], scaled)
+            logits = sliding_logits(network, view, protocol.window, protocol.overlap, stride)
+            return jnp.where(mirrored, logits[:, :, ::-1], logits)
+
+        if protocol.flip:
+            views += list(lax.map(look, jnp.array([False, True])))
+        else:
+            views.append(look(False))
+    return views
+
+
+def scaled_size(size: Size, scale: float, output_stride: int) -> Size:
+    """`size` times scale, rounded to k * output_stride + 1, whose corners stay aligned.
+
+    Where the official int((n - 1) * scale + 1) is such a size, it is the same. Scale 1: as it is.
+    """
+    if scale == 1:
+        return size
+    h, w = (round_near((n - 1) * scale + 1, output_stride) for n in size)
+    return (h, w)
+
+
+def at_scale(model: Network, scale: float) -> Network:
+    """The network for images scaled so: the window of its image pooling scales along."""
+    c = model.config
+    if c.image_pooling_crop_size is None:
+        return model
+    window = scaled_size(c.image_pooling_crop_size, scale, c.output_stride)
+    return build_model(dataclasses.replace(c, image_pooling_crop_size=window))
+
+
+def sliding_logits(
+    network: Callable[[Array], Array],
+    image: Array,
+    window: Size | None,
+    overlap: float,
+    output_stride: int,
+) -> Array:
+    """The network's logits of image f32 [b h w 3], averaged over the windows that cover it.
+
+    Sizes of image and window are k * output_stride + 1, and windows start at multiples of the
+    stride: their logits [b h' w' c] fall on the grid of the whole image's. One window at a time,
+    all through one compiled network.
+    """
+    size = height_width(image)
+    if window is None or (window[0] >= size[0] and window[1] >= size[1]):
+        return network(image)
+    shape = (len(image), min(window[0], size[0]), min(window[1], size[1]), image.shape[3])
+    ys, xs = (
+        window_starts(n, w, overlap, output_stride) for n, w in zip(size, shape[1:3], strict=True)
+    )
+    starts = [(y, x) for y in ys for x in xs]
+    part = jax.eval_shape(network, jax.ShapeDtypeStruct(shape, image.dtype)).shape
+    stride = (shape[1] - 1) // (part[1] - 1)  # of the logits
+    total = np.zeros((part[0], *((n - 1) // stride + 1 for n in size), part[3]), np.float32)
+    seen = np.zeros((1, *total.shape[1:3], 1), np.float32)
+    for y, x in starts:
+        seen[:, y // stride :, x // stride :][:, : part[1], : part[2]] += 1
+
+    def add(total: Array, start: Array) -> tuple[Array, None]:
+        y, x = start
+        logits = network(lax.dynamic_slice(image, (0, y, x, 0), shape))
+        at = (0, y // stride, x // stride, 0)
+        logits += lax.dynamic_slice(total, at, part)
+        return lax.dynamic_update_slice(total, logits, at), None
+
+    return lax.scan(add, jnp.asarray(total), jnp.array(starts))[0] / seen
+
+
+def window_starts(size: int, window: int, overlap: float, stride: int) -> list[int]:
+    """Where windows begin that cover `size` pixels: multiples of stride, the last at the end."""
+    step = max(1, int(window * (1 - overlap)) // stride) * stride
+    last = size - window
+    return [*range(0, last, step), last]
+
+
+def mean_probabilities(views: list[Array]) -> Array:
+    """Mean softmax over views f32 [..., c]."""
+    first, *others = (jax.nn.softmax(v, axis=-1) for v in views)
+    return sum(others, start=first) / len(views)
+
+
+def over_rows(reduce: Callable[[list[Array]], Array], views: list[Array], size: Size) -> Array:
+    """`reduce` of the views' logits [b h' w' c], each upsampled to `size`: [b, *size, ...]."""
+    if all(height_width(v) == size for v in views):
+        return reduce(views)  # U-Net's: blocks would multiply each row with an identity's
+    height, width = size
+
+    def block(matrices: list[Array]) -> Array:
+        return reduce([upsample_rows(v, m, width) for v, m in zip(views, matrices, strict=True)])
+
+    views = [gather_rows(v) for v in views]
+    blocks = [row_blocks(v.shape[1], height) for v in views]
+    return join_rows(lax.map(block, blocks), height)

@@ -1,0 +1,192 @@
+"""Evaluation against a plain NumPy one, and the real weights against their known score."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import official
+import pytest
+from conftest import TINY_MODEL
+from PIL import Image
+from synthetic import random_variables, square_image
+
+from deeplab_jax import Config, UserError
+from deeplab_jax.cli import convert, evaluate
+from deeplab_jax.config import load_json, save_json
+from deeplab_jax.data.pipeline import open_split
+from deeplab_jax.inference.evaluate import Evaluator, write_evaluation
+from deeplab_jax.inference.predict import Predictor
+from deeplab_jax.parallel.mesh import device_mesh, place
+from deeplab_jax.weights.files import Weights, save_weights
+
+
+@pytest.mark.parametrize("resize", ["keep", "fit"])
+def test_counts_equal_a_plain_evaluation(tiny_config: Config, tmp_path: Path, resize: str) -> None:
+    """Five images, batches of eight over eight devices: every pixel counted once, at its size."""
+    data = dataclasses.replace(tiny_config.data, resize=resize, eval_size=(65, 65))
+    config = dataclasses.replace(tiny_config, data=data)
+    source = open_split(data, "val", config.model)
+    variables = random_variables(config.model)
+    mesh = device_mesh()
+    result = Evaluator(config, source, mesh)(place(variables, mesh))
+
+    predictor = Predictor(Weights(config, variables, source.class_names, source.colors))
+    slow = np.zeros((3, 3), int)
+    from deeplab_jax.data.decode import decode_image
+
+    for example in (source[i] for i in range(len(source))):
+        prediction = predictor.predict(decode_image(example["image"], example["id"]))
+        valid = example["label"] != 255
+        np.add.at(slow, (example["label"][valid], prediction[valid]), 1)
+    differing = np.abs(result.confusion - slow).sum()
+    assert differing <= 0.002 * slow.sum()  # ties of float32 argmax between batch sizes
+    assert result.confusion.sum() == slow.sum()
+
+    table = write_evaluation(result, source, tmp_path)
+    means = next(line for line in table.splitlines() if line.startswith("mean "))
+    assert f"{100 * result.scores.miou:.2f}" in means
+    assert (tmp_path / "predictions.png").stat().st_size > 1000
+
+
+def test_an_evaluation_is_of_what_the_predictor_predicts(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    """Images of several sizes, none set: the others of a split change nothing of one's score."""
+    images = [square_image(i) for i in range(5)]
+    crops = [(40, 56), (30, 20), (40, 40), (20, 20), (39, 55)]
+    for kind in (0, 1):
+        folder = tmp_path / ("images", "masks")[kind] / "val"
+        folder.mkdir(parents=True)
+        for i, (pair, (h, w)) in enumerate(zip(images, crops, strict=True)):
+            Image.fromarray(pair[kind][:h, :w]).save(folder / f"{i}.png")
+    data = dataclasses.replace(tiny_config.data, root=str(tmp_path), eval_size=None)
+    shown = dataclasses.replace(tiny_config.eval, images=5)
+    config = dataclasses.replace(tiny_config, model=TINY_MODEL, data=data, eval=shown)
+    source, variables = open_split(data, "val", config.model), random_variables(TINY_MODEL)
+    mesh = device_mesh(devices=jax.devices()[:1])
+    result = Evaluator(config, source, mesh)(place(variables, mesh))
+    network = Predictor(Weights(config, variables, source.class_names, source.colors))
+    assert sorted(result.predictions) == [*range(5)]
+    for i, prediction in result.predictions.items():
+        (h, w), image = crops[i], images[i][0]
+        alone = network.predict(image[:h, :w])
+        assert prediction.shape == (h, w)
+        assert (prediction != alone).mean() < 0.002  # ties of float32 between batch sizes
+        valid = (label := images[i][1][:h, :w]) != 255
+        assert result.images[i].tolist() == [(prediction == label)[valid].sum(), valid.sum()]
+
+
+def scored(capsys: pytest.CaptureFixture[str], arguments: str) -> float:
+    """The mIoU, in percent, that `evaluate` prints."""
+    evaluate(arguments.split())
+    return float(capsys.readouterr().out.strip().splitlines()[-1].split()[1])
+
+
+@pytest.fixture
+def saved(tiny_config: Config, tmp_path: Path) -> tuple[Config, Path]:
+    """Weights whose images are scaled to fit, and an experiment's file that does not say so."""
+    model = dataclasses.replace(tiny_config.model, head_init="he")
+    config = dataclasses.replace(tiny_config, model=model)
+    save_json(config, tmp_path / "data.json")
+    data = dataclasses.replace(config.data, resize="fit", eval_size=(33, 33))
+    config = dataclasses.replace(config, data=data)
+    names, colors = ("grey", "red", "blue"), ((0, 0, 0), (220, 60, 60), (60, 90, 220))
+    weights = Weights(config, random_variables(config.model, 3), names, colors)
+    save_weights(tmp_path / "w", weights)
+    return config, tmp_path
+
+
+def test_how_images_are_sized_is_the_weights_own(
+    saved: tuple[Config, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, folder = saved
+    base = f"--weights {folder / 'w'} --out {folder / 'out'}"
+    own, other = scored(capsys, base), scored(capsys, f"{base} --config={folder / 'data.json'}")
+    written = load_json(folder / "out" / "config.json").data
+    assert (written.resize, written.eval_size) == ("fit", (33, 33)) and own == other
+    told = f"{base} --config={folder / 'data.json'} --task.resize=keep --task.eval_size 65 65"
+    scored(capsys, told)
+    assert load_json(folder / "out" / "config.json").task.eval_size == (65, 65)
+
+
+def test_the_same_classes_in_another_order_are_mapped(
+    saved: tuple[Config, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, folder = saved
+    base = f"--weights {folder / 'w'} --out {folder / 'out'} --eval.boundary=0.1"
+    want = scored(capsys, base)
+    shutil.copytree(config.machine.root, folder / "d")
+    (folder / "d" / "classes.txt").write_text("blue\ngrey\nred\n")
+    for mask in (folder / "d" / "masks").rglob("*.png"):
+        with Image.open(mask) as image:
+            ids = np.asarray(image)
+        order = np.array([1, 2, 0, *range(3, 256)], np.uint8)
+        Image.fromarray(order[ids]).save(mask)
+    got = scored(capsys, f"{base} --machine.root={folder / 'd'}")
+    assert got == want
+    (folder / "d" / "classes.txt").write_text("grass\ngrey\nred\n")
+    evaluate(f"{base} --machine.root={folder / 'd'}".split())
+    assert "0: 'grey' / 'grass', 1: 'red' / 'grey'" in capsys.readouterr().err
+    (folder / "d" / "classes.txt").write_text("grass\ngrey\nred\nblue\n")
+    with pytest.raises(UserError, match=r"predicts 3 classes \(grey.* has 4 .*cannot be compared"):
+        evaluate(f"{base} --machine.root={folder / 'd'}".split())
+
+
+def test_one_and_eight_devices_agree_exactly(tiny_config: Config, tmp_path: Path) -> None:
+    """Every measure of five images through two views, in batches of eight (the last one uneven),
+    and what is written of them."""
+    protocol = dataclasses.replace(
+        tiny_config.eval, scales=(0.5, 1.0), flip=True, trimap_widths=(1, 4), boundary=0.05
+    )
+    config = dataclasses.replace(tiny_config, eval=protocol)
+    source = open_split(config.data, "val", config.model)
+    results = []
+    for devices in (1, 8):
+        mesh = device_mesh(devices=jax.devices()[:devices])
+        variables = place(random_variables(config.model), mesh)
+        results.append(Evaluator(config, source, mesh)(variables))
+    one, eight = results
+    for field in ("confusion", "trimaps", "boundary", "images", "predictions"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(one, field), getattr(eight, field))
+    assert one.trimaps[1].sum() < one.trimaps[4].sum() < one.confusion.sum()
+    labels = [source[i]["label"] for i in range(5)]
+    counted = [(label != 255).sum() for label in labels]
+    np.testing.assert_array_equal(one.images[:, 1], counted)
+    assert one.images[:, 0].sum() == one.confusion.trace()
+    for i, prediction in one.predictions.items():
+        assert one.images[i, 0] == (prediction == labels[i])[labels[i] != 255].sum()
+
+    text = write_evaluation(one, source, tmp_path)
+    assert "boundary IoU" in text and "(1 px)" in text and "(4 px)" in text
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    assert written["protocol"]["scales"] == [0.5, 1.0] and written["protocol"]["flip"] is True
+    assert written["trimaps"]["4"]["confusion"] == one.trimaps[4].tolist()
+    assert written["eval/trimap_4_miou"] == one.trimap_miou[4]
+    assert len(written["boundary"]["union"]) == 3 and len(written["image_accuracy"]) == 5
+    assert one.boundary_iou is not None
+    np.testing.assert_array_equal(
+        [np.nan if x is None else x for x in written["boundary"]["iou"].values()], one.boundary_iou
+    )
+
+
+def test_the_known_score_of_real_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """MobileNetV2 DeepLab v3 on the first 48 of 231 VOC images; the README has all of them."""
+    source = official.shared("weights", "deeplabv3_mnv2_dm10_os16_voc_dequant.npz")
+    devkit = official.shared("data", "VOCdevkit")
+    convert(
+        f"{source} --out {tmp_path / 'w'} --model.backbone=mobilenet_v2 --model.head=deeplabv3"
+        " --model.atrous_rates --task.resize=fit --task.eval_size 513 513".split()
+    )
+    evaluate(
+        f"--weights {tmp_path / 'w'} --config=configs/voc.py --machine.root={devkit}"
+        f" --machine.prepared_dir={tmp_path / 'tfds'}"
+        " --data.eval_split=val[:48]".split()
+    )
+    line = capsys.readouterr().out.strip().splitlines()[-1]
+    miou, accuracy = float(line.split()[1]), float(line.split()[5])
+    assert miou == pytest.approx(71.01, abs=0.3) and accuracy == pytest.approx(95.77, abs=0.1)
