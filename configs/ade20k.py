@@ -1,6 +1,6 @@
 """ADE20K, 150 classes and label 0 for the unlabelled, which is ignored (official README).
 
-    python train.py --config=configs/ade20k.py --machine.root=PATH --pretrained=WEIGHTS
+    deeplab train PATH --config=ade20k --pretrained=WEIGHTS
 
 PATH is the SceneParsing benchmark's ADEChallengeData2016 as it comes: images/{training,validation},
 annotations/{training,validation}. As in the official code there are 151 outputs, of which number 0

@@ -1,6 +1,6 @@
 """Cityscapes, 19 classes (paper section 4.4; official README): Xception-65, v3+, crops of 769.
 
-    python train.py --config=configs/cityscapes.py --machine.root=PATH --pretrained=WEIGHTS
+    deeplab train PATH --config=cityscapes --pretrained=WEIGHTS
 
 PATH holds leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip as downloaded; TFDS prepares
 them once, which needs TensorFlow (pip install tensorflow-cpu). Paper: 78.79 mIoU on val (Table 7),

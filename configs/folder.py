@@ -1,10 +1,10 @@
-"""Your own images, in a folder of pairs (README, "Your own data"): v3+ on MobileNetV2.
+"""Your own images, in a folder of pairs (docs/data.md): v3+ on MobileNetV2.
 
-    python train.py --config=configs/folder.py --machine.root=my_data --model.num_classes=5
+    deeplab train my_data
 
-A start that fits one small accelerator or a patient CPU; with `--pretrained=WEIGHTS` (a converted
-ImageNet or segmentation checkpoint) a few hundred images are enough. Time and score depend on the
-data: not measured.
+is this configuration on the data in my_data. A start that fits one small accelerator or a patient
+CPU; with `--pretrained=WEIGHTS` (ImageNet or segmentation weights) a few hundred images are enough.
+Time and score depend on the data: not measured.
 """
 
 from deeplab_jax import Config, DataConfig, MachineConfig, ModelConfig, OptimConfig, TrainConfig
@@ -13,11 +13,7 @@ from deeplab_jax import Config, DataConfig, MachineConfig, ModelConfig, OptimCon
 def get_config() -> Config:
     return Config(
         model=ModelConfig(backbone="mobilenet_v2", batch_norm_decay=0.99),
-        data=DataConfig(
-            source="folder",
-            eval_split="val",
-            photometric=0.2,
-        ),
+        data=DataConfig(source="folder", eval_split="val", photometric=0.2),
         optim=OptimConfig(learning_rate=0.02),
         train=TrainConfig(steps=3000, batch_size=8),
         machine=MachineConfig(

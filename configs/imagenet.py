@@ -1,7 +1,7 @@
 """ImageNet-1k, the paper's recipe (section 4): an Xception-65 classifier, to pretrain a backbone.
 
-    python train.py --config=configs/imagenet.py --machine.root=PATH
-    python train.py --config=configs/voc.py --machine.root=PATH/VOCdevkit --pretrained=runs/imagenet
+    deeplab train PATH --config=imagenet
+    deeplab train PATH/VOCdevkit --config=voc --pretrained=runs/imagenet
 
 PATH holds ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar as downloaded; TFDS prepares them
 once, which needs TensorFlow (pip install tensorflow-cpu). A data set that is prepared already, as

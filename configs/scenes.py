@@ -1,6 +1,6 @@
 """The embedded data set: a narrow Xception v3+ learns *scenes* from nothing.
 
-    python train.py
+    deeplab train
 
 Nothing to download: the images are rendered on first use (20 s). It shows what the paper's parts
 are for: `boat` and `car` are the same sprite, on water or on a road, and only context tells them

@@ -1,6 +1,6 @@
 """PASCAL VOC 2012, the paper's recipe (section 4; official README): Xception-65, v3+, train_aug.
 
-    python train.py --config=configs/voc.py --machine.root=PATH/VOCdevkit --pretrained=WEIGHTS
+    deeplab train PATH/VOCdevkit --config=voc --pretrained=WEIGHTS
 
 PATH/VOCdevkit/VOC2012 as in the official archive, with SegmentationClassAug and the list
 train_aug.txt beside the official ones (without them: --data.train_split=train). WEIGHTS: a

@@ -5,7 +5,7 @@ Nothing is imported before it is needed: `deeplab --help` answers at once, witho
 
 import argparse
 import difflib
-import io
+import inspect
 import logging
 import os
 import sys
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from deeplab_jax.errors import UserError, explain, leave, leave_when_told
-from deeplab_jax.hugepages import restart_with_huge_pages
+from deeplab_jax.process import keep_compiled_programs, restart_with_huge_pages, show_all_names
 
 if TYPE_CHECKING:
     from deeplab_jax.config import Config
@@ -41,17 +41,16 @@ experiments
 
 example: deeplab train my_data && deeplab predict photos --weights runs/my_data
 """
-SETTINGS = (
-    "Every setting is a flag, --section.field=value; --help-all names them, with their defaults."
-)
-# Settings that have a flag of one word: the first five of `deeplab train --help`.
-COMMON = {
-    "workdir": "the run's folder; the same one again resumes [runs/NAME of the data]",
-    "pretrained": "weights to start from: a run's folder or one that `convert` wrote",
-    "steps": "training steps [by the configuration]",
-    "batch_size": "images a step [by the configuration]",
-    "crop_size": "height and width of training crops [from the data]",
-}
+SETTINGS = "Every setting is a flag, --section.field=value: --help-all names them all."
+COMMON = """
+common settings:
+  --workdir=DIR       the run's folder; the same one again resumes [runs/NAME of the data]
+  --pretrained=DIR    weights to start from: a run's folder or one that `convert` wrote
+  --steps=N           training steps
+  --batch-size=N      images a step
+  --crop-size H W     of training crops [from the images' sizes]
+  --learning-rate=X   at the beginning
+"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -60,10 +59,12 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, command: str, description: str, epilog: str = "") -> None:
         super().__init__(
             prog=f"deeplab {command}",
-            description=description,
-            epilog=f"{epilog} {SETTINGS}",
+            description=inspect.cleandoc(description),
+            epilog=f"{epilog}\n{SETTINGS}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        self.takes_data = False
         self.add_argument("--help-all", action="store_true", help="every setting, then leave")
 
     def read(self, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -73,41 +74,50 @@ class Parser(argparse.ArgumentParser):
 
             print(format_fields())
             sys.exit()
-        return self.parse_known_args(arguments)
+        data = None
+        if self.takes_data and arguments and not arguments[0].startswith("-"):
+            data, *arguments = arguments
+        args, rest = self.parse_known_args(arguments)
+        args.data = None if data is None else Path(data)
+        return args, rest
+
+    def add_config(self) -> None:
+        self.add_argument("--config", help="one that ships, by name, or a file of yours [scenes]")
+
+    def add_data(self) -> None:
+        """Let DATA, a folder, stand first: behind an option it would take a setting's values."""
+        self.usage = f"{self.prog} [DATA] [--section.field=value ...]"
+        self.takes_data = True
+        self.add_config()
+
+    def add_weights(self) -> None:
+        what = "a run's folder or one that `convert` wrote"
+        self.add_argument("--weights", required=True, help=what)
+        what = "8, 16 or 32 [as trained]; rates follow"
+        self.add_argument("--output-stride", type=int, help=what)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} ({self.prog} --help)")
 
 
-def add_data(p: Parser) -> None:
-    p.add_argument("data", type=Path, nargs="?", metavar="DATA", help="folder of images and masks")
-    p.add_argument("--config", help="name of a configuration that ships, or a file of your own")
+def read_config(name: str | None, changes: list[str], data: Path | None = None) -> "Config":
+    """The configuration of a name or, without one, of a folder of data; and its changes."""
+    from deeplab_jax.config import load_config_file, override
 
-
-def read_config(args: argparse.Namespace, rest: list[str]) -> "Config":
-    """The configuration of a DATA folder, of --config, or of *scenes*, and its changes."""
-    from deeplab_jax.config.files import load_config_file
-    from deeplab_jax.config.flags import override
-
-    base = load_config_file(args.config or ("folder" if args.data else "scenes"))
-    if args.data is not None:
+    base = load_config_file(name or ("folder" if data else "scenes"))
+    if data is not None:
         from deeplab_jax.data.layout import settings_for
 
-        base = settings_for(base, args.data, named=args.config is not None)
-    return override(base, rest)
+        base = settings_for(base, data, named=name is not None)
+    return override(base, changes)
 
 
 def train(arguments: list[str]) -> None:
-    """Train, evaluate and draw."""
-    p = Parser("train", "Train a network on a folder of images and masks, evaluate it, draw.")
-    add_data(p)
-    for name, what in COMMON.items():
-        many = 2 if name == "crop_size" else None
-        p.add_argument(f"--{name.replace('_', '-')}", dest=name, nargs=many, help=what)
+    """Train a network, evaluate it and draw its predictions: on DATA, or on a configuration's."""
+    p = Parser("train", train.__doc__ or "", COMMON)
+    p.add_data()
     args, rest = p.read(arguments)
-    given = {name: getattr(args, name) for name in COMMON if getattr(args, name) is not None}
-    words = {name: v if isinstance(v, str) else " ".join(v) for name, v in given.items()}
-    config = read_config(args, [*(f"--{name}={word}" for name, word in words.items()), *rest])
+    config = read_config(args.config, rest, args.data)
     from deeplab_jax.parallel.processes import join_cluster
     from deeplab_jax.training.loop import fit
 
@@ -116,32 +126,22 @@ def train(arguments: list[str]) -> None:
 
 
 def check_data(arguments: list[str]) -> None:
-    """Every image and mask of a data set: what is in it, what is wrong."""
-    p = Parser(
-        "check-data",
-        "Read every image and mask, and say what is in them, what is wrong and which settings would"
-        " help. Exit code 1 if something is wrong.",
-    )
-    add_data(p)
-    p.add_argument(
-        "--out",
-        type=Path,
-        default=Path("runs/check-data"),
-        help="folder for problems.txt and samples.png [runs/check-data]",
-    )
+    """Read every image and mask, and say what is in them, what is wrong, what would help.
+
+    Exit code 1 if something is wrong.
+    """
+    p = Parser("check-data", check_data.__doc__ or "")
+    p.add_data()
+    out = Path("runs/check-data")
+    p.add_argument("--out", type=Path, default=out, help=f"folder for what it writes [{out}]")
     args, rest = p.read(arguments)
-    config = read_config(args, rest)
+    config = read_config(args.config, rest, args.data)
     from deeplab_jax.data import checks
 
     text, sound = checks.check_data(config, args.out)
     print(text)
     if not sound:
         sys.exit(1)
-
-
-def add_weights(p: Parser) -> None:
-    p.add_argument("--weights", required=True, help="a run's folder or one that `convert` wrote")
-    p.add_argument("--output-stride", type=int, help="8, 16 or 32 [as trained]; rates follow")
 
 
 def load_at(args: argparse.Namespace, rest: list[str]) -> tuple["Weights", dict[str, Any]]:
@@ -167,30 +167,29 @@ def load_at(args: argparse.Namespace, rest: list[str]) -> tuple["Weights", dict[
 
 
 def evaluate(arguments: list[str]) -> None:
-    """mIoU, per-class IoU and images of a split."""
-    p = Parser(
-        "evaluate",
-        "Mean IoU, IoU of each class and images of a split, from saved weights.",
-        "DATA or --config names the data; by default those that the run was trained on."
-        " --eval.scales 0.5 0.75 1 1.25 1.5 1.75 and --eval.flip=True average the probabilities of"
-        " an image's sizes and mirror images, --eval.window 513 513 slides over images too large"
-        " for memory, --eval.trimap_widths 1 2 4 8 and --eval.boundary=0.02 measure boundaries.",
-    )
-    add_weights(p)
-    add_data(p)
-    p.add_argument(
-        "--out", type=Path, help="folder for tables, images and the report [WEIGHTS/evaluation]"
-    )
+    """Mean IoU, IoU of each class and images of a split, from saved weights.
+
+    DATA or --config names the data; by default those that the run was trained on.
+    --eval.scales 0.5 0.75 1 1.25 1.5 1.75 --eval.flip=True  test-time augmentation
+    --eval.window 513 513  a window that slides over images too large for memory
+    --eval.trimap_widths 1 2 4 8 --eval.boundary=0.02  how good boundaries are
+    """
+    p = Parser("evaluate", evaluate.__doc__ or "")
+    p.add_weights()
+    p.add_data()
+    p.add_argument("--out", type=Path, help="folder for what it writes [WEIGHTS/evaluation]")
     args, rest = p.read(arguments)
     from deeplab_jax.inference.evaluate import evaluate_weights, on_data
 
     of_data, rest = split_settings(rest, ("data", "machine"))
     weights, sections = load_at(args, rest)
-    folder = beside(Path(args.weights))
-    if args.config is None and args.data is None and (folder / "config.json").is_file():
-        args.config = str(folder / "config.json")
+    folder, name = Path(args.weights), args.config
+    folder = folder.parent if folder.is_file() else folder
+    if name is None and args.data is None and (folder / "config.json").is_file():
+        name = str(folder / "config.json")
+    config = read_config(name, of_data, args.data)
+    config = on_data(config, weights, sections["eval"], sections["mesh"])
     out = args.out or folder / "evaluation"
-    config = on_data(read_config(args, of_data), weights, sections["eval"], sections["mesh"])
     print(evaluate_weights(weights, config, out, args.weights))
 
 
@@ -208,47 +207,36 @@ def split_settings(rest: list[str], sections: tuple[str, ...]) -> tuple[list[str
     return parts
 
 
-def beside(weights: Path) -> Path:
-    """The folder of weights, which may be named by the file in it."""
-    return weights.parent if weights.is_file() else weights
-
-
 def study(arguments: list[str]) -> None:
-    """Train variants of one experiment and compare them."""
-    p = Parser(
-        "study",
-        "Train variants of one experiment and print their table beside the paper's. Run again, it"
-        " trains only what is missing.",
-        "A FILE has get_study() -> Study, with a configuration of its own.",
-    )
-    p.add_argument("name", metavar="NAME_OR_FILE", help="one of studies/, or my_study.py")
-    p.add_argument("--config", help="the experiment: a name or a file [scenes]")
+    """Train variants of one experiment and print their table beside the paper's.
+
+    Run again, it trains only what is missing.
+    """
+    p = Parser("study", study.__doc__ or "")
+    p.add_argument("name", metavar="NAME_OR_FILE", help="one that ships, or my_study.py")
+    p.add_config()
     p.add_argument("--out", type=Path, help="folder of the runs and tables [runs/study-NAME]")
-    p.add_argument("--steps", type=int, help="training steps of each row")
     p.add_argument("--seeds", type=int, default=1, help="runs of each row [1]")
     args, rest = p.read(arguments)
     from deeplab_jax.files import writable_folder
     from deeplab_jax.training.study import load_study, run_study
 
-    rest += [] if args.steps is None else [f"--train.steps={args.steps}"]
     chosen = load_study(args.name, args.config, rest)
     out = writable_folder(args.out or Path("runs") / f"study-{chosen.name}", "--out")
     print(f"{chosen.title}\n\n{run_study(chosen, out, args.seeds)}\n\ntables and runs in {out}")
 
 
 def predict(arguments: list[str]) -> None:
-    """Segment or classify images."""
-    p = Parser(
-        "predict",
-        "Segment or classify images: files, and all images of folders and of the folders in them."
-        " A file that predict did not write is never overwritten. Exit code 1 if some images cannot"
-        " be read.",
-        "Name the images before such options as --eval.scales 0.5 1 1.5, --eval.flip=True,"
-        " --eval.window 513 513, --task.eval_size 513 513; --mesh.space=4: four devices share the"
-        " height of each image.",
-    )
+    """Segment or classify images: files, and all images of folders and of the folders in them.
+
+    A file that predict did not write is never overwritten. Exit code 1 if some cannot be read.
+    --eval.scales 0.5 1 1.5 --eval.flip=True  test-time augmentation
+    --eval.window 513 513  a window that slides over images too large for memory
+    --mesh.space=4  four devices share the height of each image
+    """
+    p = Parser("predict", predict.__doc__ or "")
     p.add_argument("images", type=Path, nargs="+", metavar="IMAGE_OR_FOLDER")
-    add_weights(p)
+    p.add_weights()
     p.add_argument("--out", type=Path, help="folder for what is drawn [predicted]")
     p.add_argument(
         "--format",
@@ -279,18 +267,15 @@ def predict(arguments: list[str]) -> None:
 
 
 def convert(arguments: list[str]) -> None:
-    """Official TensorFlow weights, or timm's, into a folder of ours."""
-    p = Parser(
-        "convert",
-        "Official TensorFlow weights, or timm's Xceptions, into model.json + model.safetensors.",
-        "Such settings as --model.backbone=mobilenet_v2 say which network it is.",
-    )
-    p.add_argument(
-        "source",
-        help="TF1 checkpoint (prefix or .tar.gz), .npz of TF names, or timm's .safetensors",
-    )
+    """Official TensorFlow weights, or timm's, into a folder: model.json and model.safetensors.
+
+    --config=voc or such settings as --model.backbone=mobilenet_v2 say which network it is.
+    """
+    p = Parser("convert", convert.__doc__ or "")
+    what = "TF1 checkpoint (prefix or .tar.gz), .npz of TF names, or timm's .safetensors"
+    p.add_argument("source", help=what)
     p.add_argument("--out", required=True, type=Path, help="folder to write")
-    p.add_argument("--config", help="the network: of a name or a file")
+    p.add_config()
     p.add_argument("--classes", type=Path, help="file with one class name a line")
     p.add_argument("--fresh-logits", action="store_true", help="re-initialise the last layer")
     p.add_argument("--backbone-only", action="store_true", help="for ImageNet checkpoints")
@@ -300,41 +285,36 @@ def convert(arguments: list[str]) -> None:
     from deeplab_jax.files import writable_folder
     from deeplab_jax.weights.convert import convert_file
 
-    base = load_config_file(args.config) if args.config else None
-    sections = {"model": ModelConfig(), "task": TaskConfig()}
-    if base is not None:
+    sections: dict[str, Any] = {"model": ModelConfig(), "task": TaskConfig()}
+    if args.config:
+        base = load_config_file(args.config)
         sections = {"model": base.model, "task": base.task}
-    found = change(sections, rest)
-    print(
-        convert_file(
-            args.source,
-            writable_folder(args.out.resolve(), "--out"),
-            found["model"],
-            found["task"],
-            classes=args.classes,
-            backbone_only=args.backbone_only,
-            fresh_logits=args.fresh_logits,
-        )
+    sections = change(sections, rest)
+    report = convert_file(
+        args.source,
+        writable_folder(args.out.resolve(), "--out"),
+        sections["model"],
+        sections["task"],
+        classes=args.classes,
+        backbone_only=args.backbone_only,
+        fresh_logits=args.fresh_logits,
     )
-    print(f"wrote {args.out}")
+    print(f"{report}\nwrote {args.out}")
 
 
 def plan(arguments: list[str]) -> None:
-    """Whether a training run fits accelerators that are not here."""
-    p = Parser(
-        "plan",
-        "Compile the training step for TPUs or GPUs that need not be here, and print what each chip"
-        " would hold, compute and exchange, and what bounds a step.",
-        "Other settings are those of training: --config=voc --train.batch_size=256"
-        " --model.dtype=bfloat16 --model.remat=units --mesh.space=2 ... Compiling takes minutes."
-        " Exit code 2: it does not fit, or cannot be split so.",
-    )
+    """Compile the training step for TPUs or GPUs that need not be here, which takes minutes.
+
+    Prints what each chip would hold, compute and exchange, and what bounds a step. The settings are
+    those of training. Exit code 2: it does not fit, or cannot be split so.
+    """
+    p = Parser("plan", plan.__doc__ or "")
     p.add_argument("--topology", required=True, help="chips: v5e:4x4, v4:2x2x4, v6e:8x8, h100:8")
-    p.add_argument("--config", help="the experiment: a name or a file [scenes]")
+    p.add_config()
     p.add_argument("--fit", action="store_true", help="search remat, parts of the batch and mesh")
     p.add_argument("--hlo", type=Path, metavar="FILE", help="write the compiled program there")
     args, rest = p.read(arguments)
-    config = read_config(argparse.Namespace(config=args.config, data=None), rest)
+    config = read_config(args.config, rest)
     from deeplab_jax.files import writable_file
     from deeplab_jax.plan import planner
     from deeplab_jax.plan.compilers import compiler_of, installed, parse_topology
@@ -352,23 +332,17 @@ def plan(arguments: list[str]) -> None:
 
 
 def summary(arguments: list[str]) -> None:
-    """The network on one page."""
-    p = Parser(
-        "summary",
-        "Every layer of a network: output size, stride, rate, receptive field, parameters and"
-        " multiply-adds. Nothing is computed and no data is needed.",
-        "Such settings as --config=voc --model.output_stride=8 say which network it is.",
-    )
-    p.add_argument("--config", help="a name or a file [scenes]")
-    p.add_argument(
-        "--size",
-        nargs=2,
-        type=int,
-        metavar=("H", "W"),
-        help="height and width of the image [the configuration's data.crop_size, or 513 513]",
-    )
+    """Every layer of a network: its size, stride, rate, receptive field and multiply-adds.
+
+    Nothing is computed and no data is needed. --config=voc or such settings as
+    --model.output_stride=8 say which network it is.
+    """
+    p = Parser("summary", summary.__doc__ or "")
+    p.add_config()
+    what = "height and width of the image [as training crops, or 513 513]"
+    p.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help=what)
     args, rest = p.read(arguments)
-    config = read_config(argparse.Namespace(config=args.config, data=None), rest)
+    config = read_config(args.config, rest)
     from deeplab_jax.models.summary import format_summary, summarise
 
     height, width = args.size or config.data.crop
@@ -377,12 +351,11 @@ def summary(arguments: list[str]) -> None:
 
 
 def export_tf(arguments: list[str]) -> None:
-    """A folder of weights as official TensorFlow variables."""
-    p = Parser(
-        "export-tf",
-        "Our weights under the official TensorFlow variable names: a TF1 checkpoint or an .npz."
-        " A checkpoint is written by TensorFlow (pip install tensorflow-cpu); an .npz without it.",
-    )
+    """A folder of weights under the official variable names: a TF1 checkpoint or an .npz.
+
+    TensorFlow writes a checkpoint (pip install tensorflow-cpu); an .npz does without.
+    """
+    p = Parser("export-tf", export_tf.__doc__ or "")
     p.add_argument("weights", metavar="WEIGHTS", help="a run's folder or a folder of weights")
     p.add_argument("--out", required=True, help="prefix of the checkpoint, or FILE.npz")
     args = p.parse_args(arguments)
@@ -396,30 +369,6 @@ def export_tf(arguments: list[str]) -> None:
     arrays = to_tf_variables(weights.variables, weights.model)
     write_tf_arrays(args.out, arrays)
     print(f"wrote {len(arrays)} variables to {args.out}")
-
-
-def keep_compiled_programs() -> None:
-    """Let JAX keep compiled programs on disk, so that a second run starts at once.
-
-    In ~/.cache/deeplab_jax/xla, or where JAX_COMPILATION_CACHE_DIR says ("" for nowhere); nowhere
-    without a home, or one that cannot be written to. JAX reads it when it is imported, not yet.
-    """
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return
-    try:
-        folder = Path.home() / ".cache" / "deeplab_jax" / "xla"
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # RuntimeError: there is no home
-        return
-    if os.access(folder, os.W_OK):
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
-
-
-def show_all_names() -> None:
-    """Names that the output's encoding lacks are printed with escapes, which is no error."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def find_command(name: str) -> Callable[[list[str]], None]:

@@ -10,7 +10,7 @@ PACKAGE = ROOT / "deeplab_jax"
 
 # A room may import from those above it, and anything of its own.
 ROOMS = [
-    ["errors", "version", "hugepages", "files", "progress"],
+    ["errors", "version", "process", "files", "progress"],
     ["config"],
     ["ops", "parallel"],
     ["models"],

@@ -14,7 +14,8 @@ from PIL import Image
 from synthetic import write_squares
 
 from deeplab_jax import UserError
-from deeplab_jax.__main__ import keep_compiled_programs, main
+from deeplab_jax.cli import main
+from deeplab_jax.process import keep_compiled_programs
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = (
@@ -35,8 +36,9 @@ def fails(arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     ("arguments", "message"),
     [
         ("trian", "no command 'trian'; did you mean 'train'?"),
-        ("segment", "no command 'segment'; choose one of train, check-data"),
+        ("segment", "no command 'segment'; choose one of check-data, train"),
         ("train --config=configs/none.py", "configs/none.py: no such file"),
+        ("train nowhere", "nowhere is missing"),
         ("train --config=configs/camvid.py --machine.root=nowhere", "nowhere is missing"),
         ("train --model.output_stride=7", "model.output_stride = 7"),
         ("train --train.batch_size=3", "train.batch_size = 3 cannot be split over 8 devices"),
@@ -84,7 +86,7 @@ def test_a_mask_with_wrong_values_is_named_before_the_first_step(
 def test_folders_are_tried_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    for work in ("weights.convert.convert_variables", "study.run_study"):
+    for work in ("weights.convert.convert_variables", "training.study.run_study"):
         monkeypatch.setattr(f"deeplab_jax.{work}", None)
     file = tmp_path / "file"
     np.savez(tmp_path / "x.npz", a=np.zeros(3))
@@ -206,7 +208,7 @@ def test_output_that_cannot_be_written() -> None:
     full = shell("dl --help > /dev/full")
     assert full.returncode == 2
     assert full.stderr == "error: No space left on device; make room, or choose another folder\n"
-    left = shell("dl train --help | true")
+    left = shell("dl train --help-all | true")
     assert (left.returncode, left.stderr) == (141, "")
 
 
@@ -225,7 +227,7 @@ def test_names_beyond_ascii_are_printed_with_escapes(
     end = shell(f"dl train --config='{tmp_path}/stra\u00dfe.py'", **environment)
     assert end.returncode == 2 and "stra\\" in end.stderr
     assert "line 2: ZeroDivisionError" in end.stderr
-    help_ = shell("dl train --help", **environment)
+    help_ = shell("dl train --help-all", **environment)
     assert help_.returncode == 0 and "--model.backbone" in help_.stdout
 
 
@@ -267,7 +269,7 @@ WITHOUT = f"assert not {{*{LATE}}} & {{*sys.modules}}, sys.modules.keys()"
 def test_help_needs_no_jax(command: str) -> None:
     code = f"""
 import sys
-from deeplab_jax.__main__ import main
+from deeplab_jax.cli import main
 sys.argv = ["deeplab_jax", *"{command}".split(), "--help"]
 try:
     main()
@@ -288,7 +290,7 @@ assert [m for m in sys.modules if m.startswith("deeplab_jax.")] == [
     "deeplab_jax.errors", "deeplab_jax.version"
 ]
 from deeplab_jax import Config, DataConfig
-from deeplab_jax.hugepages import restart_with_huge_pages
+from deeplab_jax.process import restart_with_huge_pages
 {WITHOUT}
 assert deeplab_jax.Config is Config
 assert not hasattr(deeplab_jax, "Konfig")

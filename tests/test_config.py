@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -13,6 +14,7 @@ from deeplab_jax import (
     DataConfig,
     EvalConfig,
     MachineConfig,
+    MeshConfig,
     ModelConfig,
     OptimConfig,
     TaskConfig,
@@ -20,7 +22,9 @@ from deeplab_jax import (
     UserError,
 )
 from deeplab_jax.config import (
+    COMPARED,
     at_output_stride,
+    fit_to_stride,
     flatten,
     from_dict,
     load_config_file,
@@ -30,9 +34,17 @@ from deeplab_jax.config import (
     save_json,
     to_dict,
 )
+from deeplab_jax.config.flags import format_fields
 from deeplab_jax.parallel.mesh import device_mesh
 from deeplab_jax.plan.compilers import batch_shapes
 from deeplab_jax.training.step import abstract_state, compile_train_step
+
+
+def of(source: str, **sections: Any) -> Config:
+    """A configuration on the data of a source that lies somewhere."""
+    sections.setdefault("machine", MachineConfig(root="x"))
+    return Config(data=DataConfig(source=source), **sections)  # type: ignore[arg-type]
+
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
 
@@ -65,11 +77,10 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
                 rf"data.{next(iter(field))} .* takes no notice of it",
             )
             for field in (
-                *({"ignore_label": 0}, {"holdout": 0.1}, {"palette_masks": True}, {"classes": "x"}),
-                *({"image_dir": "x"}, {"exif_upright": True}, {"root": "my_data"}),
-                {"min_scale": 0.1, "source": "imagenet2012", "root": "x"},
-                {"mask_dir": "x", "source": "voc2012", "root": "x"},
-                {"prepared_dir": "x", "source": "folder", "root": "x"},
+                *({"holdout": 0.1}, {"palette_masks": True}, {"classes": "x"}),
+                *({"image_dir": "x"}, {"exif_upright": True}),
+                {"min_scale": 0.1, "source": "imagenet2012"},
+                {"mask_dir": "x", "source": "voc2012"},
             )
         ),
         (lambda: ModelConfig(head_init="xavier"), r"model.head_init = 'xavier' .* official, he"),  # type: ignore[arg-type]
@@ -80,33 +91,47 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
         (lambda: ModelConfig(width=1e18), r"model.width = 1e\+18 .* up to 16"),
         (lambda: ModelConfig(aspp_channels=2**40), r"model.aspp_channels .* 1 to 8192"),
         (lambda: ModelConfig(atrous_rates=(1,) * 17), r"model.atrous_rates .* at most 16"),
-        (lambda: DataConfig(source="folder"), r"machine.root = '' .*--machine.root=PATH"),
         (
-            lambda: DataConfig(root="mine"),
-            r"machine.root = 'mine' .*scenes takes no notice.*folder",
+            lambda: Config(data=DataConfig(source="folder")),
+            r"machine.root = '' .*--machine.root=PATH",
         ),
         (
-            lambda: DataConfig(source="voc2012", root="x", ignore_label=0),
-            r"task.ignore_label = 0 .*voc2012 takes no notice of it: leave 255, .*=folder",
+            lambda: Config(machine=MachineConfig(root="mine")),
+            r"machine.root = 'mine' .*scenes is drawn.*folder",
         ),
         (
-            lambda: DataConfig(source="imagenet2012", root="x", min_scale=0.75),
+            lambda: of("voc2012", task=TaskConfig(ignore_label=0)),
+            r"task.ignore_label = 0 .*voc2012 takes no notice of it: leave None, .*=folder",
+        ),
+        (
+            lambda: DataConfig(source="imagenet2012", min_scale=0.75),
             r"data.min_scale = 0.75 .*imagenet2012 takes no notice",
         ),
         (
-            lambda: DataConfig(source="folder", root="x", prepared_dir="y"),
+            lambda: of("folder", machine=MachineConfig(root="x", prepared_dir="y")),
             r"machine.prepared_dir = 'y' .*folder takes no notice",
         ),
-        (lambda: DataConfig(source="folder", root="x", white=200), r"task.white = 200 .*4095"),
+        (lambda: TaskConfig(white=200), r"task.white = 200 .*4095"),
+        (lambda: TaskConfig(ignore_label=256), r"task.ignore_label = 256 .*0 to 255"),
+        (lambda: TaskConfig(colors=((0, 0, 256),)), r"task.colors .*0 to 255 each"),
+        (lambda: TaskConfig(classes=("a", "b"), colors=((0, 0, 0),)), r"each of the 2 classes"),
+        (
+            lambda: Config(model=ModelConfig(num_classes=3), task=TaskConfig(classes=("a", "b"))),
+            r"task.classes = .* each of the 3 classes",
+        ),
+        (lambda: MeshConfig(space=0), r"mesh.space = 0 .* 1 or more"),
+        (lambda: MeshConfig(fsdp=None), r"mesh.fsdp = None .* 1 or more"),  # type: ignore[arg-type]
         (lambda: ModelConfig(num_classes=1), r"num_classes = 1 .*the background is class 0"),
-        (lambda: DataConfig(resize="fit"), r"task.eval_size = None .* fit"),
+        (lambda: TaskConfig(resize="fit"), r"task.eval_size = None .* fit"),
         (lambda: DataConfig(min_scale=2.0, max_scale=1.0), r"data.min_scale, max_scale"),
         (
             lambda: Config(data=DataConfig(crop_size=(500, 513))),
             r"data.crop_size = \(500, 513\) .* such as \(497, 513\)",
         ),
         (
-            lambda: Config(train=TrainConfig(class_weights=(1.0, 2.0))),
+            lambda: Config(
+                model=ModelConfig(num_classes=21), train=TrainConfig(class_weights=(1.0, 2.0))
+            ),
             r"train.class_weights .* each of the 21 classes",
         ),
         (lambda: TrainConfig(batch_size=0), r"train.batch_size = 0"),
@@ -161,9 +186,17 @@ def test_an_evaluation_protocol_survives_the_command_line_and_json(tmp_path: Pat
     assert config.eval == want
     save_json(config, tmp_path / "config.json")
     assert load_json(tmp_path / "config.json") == config
-    assert at_output_stride(config, 32).eval.window == (257, 321)
-    narrow = dataclasses.replace(config, eval=EvalConfig(window=(241, 241)))
-    assert at_output_stride(narrow, 32).eval.window == (257, 257)
+
+
+def test_another_output_stride_takes_rates_and_sizes_along() -> None:
+    model, task = ModelConfig(atrous_rates=(6, 12)), TaskConfig(eval_size=(241, 257))
+    assert at_output_stride(model, task, None) == (model, task)
+    wide, fitted = at_output_stride(model, task, 32)
+    assert (wide.output_stride, wide.atrous_rates) == (32, (3, 6))
+    assert fitted.eval_size == (257, 257)
+    assert fit_to_stride((257, 321), model, 32) == (257, 321)
+    with pytest.raises(UserError, match=r"output_stride = 4 .* 8, 16, 32"):
+        at_output_stride(model, task, 4)
 
 
 @pytest.mark.parametrize(
@@ -178,14 +211,15 @@ def test_an_evaluation_protocol_survives_the_command_line_and_json(tmp_path: Pat
         ({"model": {"multi_grid": [1, 2]}}, r"model.multi_grid = \[1, 2\]: expected 3 values"),
         ({"model": {"head": ["pspnet"]}}, r"model.head = \['pspnet'\] .* choose one of"),
         ({"eval": {"scales": [1, "2"]}}, r"eval.scales\[1\] = '2': expected float"),
-        ({"data": {"eval_size": [33, None]}}, r"task.eval_size\[1\] = None: expected int"),
+        ({"task": {"eval_size": [33, None]}}, r"task.eval_size\[1\] = None: expected int"),
         ({"train": {"steps": None}}, "train.steps = None: expected int"),
         ({"train": {"steps": True}}, "train.steps = True: expected int"),
         ({"train": {"seed": 2**63}}, "train.seed = 92.* 64 bits"),
         ({"optim": {"learning_rate": 10**400}}, "optim.learning_rate = 10+: .* finite"),
         ({"optim": {"learning_rate": float("nan")}}, "optim.learning_rate = nan: .* finite"),
         ({"optim": {"momentum": float("inf")}}, "optim.momentum = inf: .* finite"),
-        ({"workdir": "a\0b"}, "workdir = .*NUL"),
+        ({"machine": {"workdir": "a\0b"}}, "machine.workdir = .*NUL"),
+        ({"workdir": "x"}, "workdir: there is no such field"),
     ],
 )
 def test_wrong_json_names_the_field(change: dict[str, object], message: str) -> None:
@@ -249,7 +283,10 @@ def test_what_is_not_finite_on_the_command_line() -> None:
         ("--eval.trimap_widths 1,2", "eval.trimap_widths", [1, 2]),
         ("--train.class_weights=1,2 --model.num_classes=2", "train.class_weights", [1.0, 2.0]),
         ("--eval.flip true", "eval.flip", True),
-        ("--workdir=a=b", "workdir", "a=b"),
+        ("--workdir=a=b", "machine.workdir", "a=b"),
+        ("--steps 5", "train.steps", 5),
+        ("--data.eval_size=33,49", "task.eval_size", [33, 49]),
+        ("--train.eval_every=7", "machine.eval_every", 7),
     ],
 )
 def test_how_values_may_be_written(argument: str, field: str, value: object) -> None:
@@ -260,8 +297,9 @@ def test_how_values_may_be_written(argument: str, field: str, value: object) -> 
     ("argument", "message"),
     [
         ("--model.widht=0.5", "--model.widht: .* did you mean --model.width?"),
-        ("--steps=1", r"--steps: .* did you mean --train.steps\?"),
-        ("--batch-size=1", r"did you mean --train.batch_size or --eval.batch_size\?"),
+        ("--momentum=1", r"--momentum: .* did you mean --optim.momentum\?"),
+        ("--source=x", r"did you mean --data.source\?"),
+        ("--task.classes=a", "--task.classes: there is no such setting"),
         ("--optim.lr=1", "--optim.lr: .* there are --optim.learning_rate, "),
         ("--data.crop_size=512", "crop_size = '512' .* height and width .*crop_size 512 512"),
         ("--data.crop_size", "crop_size = '' .* such as --data.crop_size 513 513"),
@@ -276,7 +314,7 @@ def test_how_values_may_be_written(argument: str, field: str, value: object) -> 
         ("--machine.root my images", "machine.root = 'my images' .* quote"),
         ("--model.backbone=unett", "model.backbone = 'unett' .*did you mean 'unet'"),
         ("configs/voc.py", "--config=configs/voc.py"),
-        ("--config=", "--config: the file is missing"),
+        ("--config=", "--config: the name is missing"),
     ],
 )
 def test_how_values_may_not_be_written(argument: str, message: str) -> None:
@@ -285,28 +323,41 @@ def test_how_values_may_not_be_written(argument: str, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_missing_config_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"configs/none.py: no such file.*configs/scenes.py"):
+def test_missing_config_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"configs/none.py: no such file.*camvid"):
         load_config_file("configs/none.py")
+    with pytest.raises(UserError, match=r"--config=vox: no such file; .* voc"):
+        load_config_file("vox")
     (tmp_path / "run").mkdir()
     save_json(Config(), tmp_path / "run" / "config.json")
     with pytest.raises(UserError, match=r"a run's folder: --config=.*run/config.json"):
         load_config_file(str(tmp_path / "run"))
-    monkeypatch.setattr("deeplab_jax.config.BESIDE_PACKAGE", tmp_path)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"configs/scenes.py: no such file; give a Python file"):
-        load_config_file("configs/scenes.py")
 
 
-def test_the_clone_s_configs_are_found_from_any_folder(
+def test_what_ships_is_found_by_name_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert load_config_file("configs/camvid.py").model.num_classes == 11
+    voc = load_config_file("voc")
+    assert voc.model.num_classes == 21 and load_config_file("configs/voc.py") == voc
     (tmp_path / "configs").mkdir()
-    own = "from deeplab_jax import Config\ndef get_config():\n    return Config(workdir='own')\n"
-    (tmp_path / "configs" / "camvid.py").write_text(own, encoding="utf-8")
-    assert load_config_file("configs/camvid.py").workdir == "own"
+    own = "from deeplab_jax import Config, ModelConfig\ndef get_config():\n"
+    own += "    return Config(model=ModelConfig(num_classes=7))\n"
+    (tmp_path / "configs" / "voc.py").write_text(own, encoding="utf-8")
+    assert load_config_file("configs/voc.py").model.num_classes == 7
+    assert load_config_file("voc") == voc
+
+
+def test_a_recipe_travels_without_the_machine() -> None:
+    """Each section has one lifetime, and all of them are named."""
+    names = {field.name for field in dataclasses.fields(Config)}
+    assert names - set(COMPARED) == {"eval", "mesh", "machine"}
+
+
+def test_every_field_is_explained() -> None:
+    text = format_fields()
+    for name in flatten(to_dict(Config())):
+        assert f"--{name} " in text
 
 
 @pytest.mark.parametrize(

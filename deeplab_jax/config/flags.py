@@ -13,6 +13,7 @@ from deeplab_jax.config.checks import one_of, require
 from deeplab_jax.config.experiment import Config
 from deeplab_jax.config.files import load_config_file
 from deeplab_jax.config.formats import today
+from deeplab_jax.config.values import from_scalar
 from deeplab_jax.errors import UserError
 
 SCALARS = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
@@ -190,7 +191,7 @@ def _scalar(hint: type[Any], word: str, name: str) -> Any:
     try:
         if hint is bool:
             return {"true": True, "false": False}[word.lower()]
-        return hint(word)
+        return from_scalar(hint, hint(word), name)
     except (KeyError, ValueError):
         raise UserError(
             f"{name} = {word!r:.80} is not possible: {SCALARS[hint]} is needed"

@@ -1,5 +1,6 @@
-"""What makes XLA's CPU programs fast that only the process's start can decide."""
+"""What only the beginning of a process can decide: memory, compiled programs, its output."""
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -34,3 +35,27 @@ def restart_with_huge_pages() -> None:
         return
     os.environ["GLIBC_TUNABLES"] = TUNABLES
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def keep_compiled_programs() -> None:
+    """Let JAX keep compiled programs on disk, so that a second run starts at once.
+
+    In ~/.cache/deeplab_jax/xla, or where JAX_COMPILATION_CACHE_DIR says ("" for nowhere); nowhere
+    without a home, or one that cannot be written to. JAX reads it when it is imported, not yet.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    try:
+        folder = Path.home() / ".cache" / "deeplab_jax" / "xla"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
+        return
+    if os.access(folder, os.W_OK):
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+
+
+def show_all_names() -> None:
+    """Names that the output's encoding lacks are printed with escapes, which is no error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
