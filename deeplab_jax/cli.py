@@ -144,8 +144,10 @@ def check_data(arguments: list[str]) -> None:
         sys.exit(1)
 
 
-def load_at(args: argparse.Namespace, rest: list[str]) -> tuple["Weights", dict[str, Any]]:
-    """The weights as --output-stride and the settings change them, and those of `eval` and `mesh`.
+def load_at(
+    args: argparse.Namespace, rest: list[str], data: "Config | None" = None
+) -> tuple["Weights", dict[str, Any]]:
+    """The weights and the sections `eval`, `mesh` and those of the data, all with their changes.
 
     Of the network only the type of its arithmetic may differ; of the task how large images are.
     """
@@ -156,6 +158,8 @@ def load_at(args: argparse.Namespace, rest: list[str]) -> tuple["Weights", dict[
     weights = load_weights(args.weights)
     model, task = at_output_stride(weights.model, weights.task, args.output_stride)
     sections = {"model": model, "task": task, "eval": EvalConfig(), "mesh": MeshConfig()}
+    if data is not None:
+        sections |= {"data": data.data, "machine": data.machine}
     found = change(sections, rest)
     if replace(found["model"], dtype=model.dtype) != model:
         raise UserError(
@@ -175,36 +179,19 @@ def evaluate(arguments: list[str]) -> None:
     --eval.trimap_widths 1 2 4 8 --eval.boundary=0.02  how good boundaries are
     """
     p = Parser("evaluate", evaluate.__doc__ or "")
-    p.add_weights()
     p.add_data()
+    p.add_weights()
     p.add_argument("--out", type=Path, help="folder for what it writes [WEIGHTS/evaluation]")
     args, rest = p.read(arguments)
     from deeplab_jax.inference.evaluate import evaluate_weights, on_data
 
-    of_data, rest = split_settings(rest, ("data", "machine"))
-    weights, sections = load_at(args, rest)
     folder, name = Path(args.weights), args.config
     folder = folder.parent if folder.is_file() else folder
     if name is None and args.data is None and (folder / "config.json").is_file():
         name = str(folder / "config.json")
-    config = read_config(name, of_data, args.data)
-    config = on_data(config, weights, sections["eval"], sections["mesh"])
-    out = args.out or folder / "evaluation"
-    print(evaluate_weights(weights, config, out, args.weights))
-
-
-def split_settings(rest: list[str], sections: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """The settings of these sections, with their values, and the others."""
-    from deeplab_jax.config.formats import today
-
-    parts: tuple[list[str], list[str]] = ([], [])
-    target = parts[1]
-    for word in rest:
-        if word.startswith("--"):
-            section = today(word[2:].partition("=")[0]).partition(".")[0]
-            target = parts[0] if section in sections else parts[1]
-        target.append(word)
-    return parts
+    weights, found = load_at(args, rest, read_config(name, [], args.data))
+    config = on_data(weights, **{k: found[k] for k in ("data", "machine", "eval", "mesh")})
+    print(evaluate_weights(weights, config, args.out or folder / "evaluation", args.weights))
 
 
 def study(arguments: list[str]) -> None:

@@ -39,7 +39,7 @@ LESS_MEMORY["study"] = LESS_MEMORY["train"]
 class UserError(Exception):
     """Bad input: a message that names the field or file, the value, what is allowed and what to do.
 
-    `python -m deeplab_jax` and `train.py` print it without a traceback and leave with code 2.
+    The command line prints it without a traceback and leaves with code 2.
     """
 
 
@@ -80,10 +80,15 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__
 
 
+def first_line(error: BaseException) -> str:
+    """The beginning of what an error says; its name if it says nothing."""
+    return str(error).strip().partition("\n")[0][:300] or type(error).__name__
+
+
 def known(error: BaseException, command: str) -> str:
     """What to say of a mistake or of what the machine lacks; "" for any other error."""
     text = str(error)
-    first = text.partition("\n")[0] or type(error).__name__
+    first = first_line(error)
     if isinstance(error, UserError):
         return text
     if isinstance(error, OSError) and error.strerror:

@@ -6,14 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, TextColumn
 
 LINE_SECONDS = 15.0  # between plain lines
 
@@ -29,15 +22,8 @@ class Ticker:
         self._start = time.monotonic()
         self._bar: Progress | None = None
         if sys.stderr.isatty():
-            self._bar = Progress(
-                TextColumn("[bold]{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-                transient=True,
-            )
+            columns = (*Progress.get_default_columns(), TextColumn("{task.fields[note]}"))
+            self._bar = Progress(*columns, transient=True)
             self._task = self._bar.add_task(label, total=total, completed=done, note="")
 
     def __enter__(self) -> "Ticker":

@@ -17,7 +17,7 @@ from jax import Array
 from jax.sharding import Mesh
 from PIL import Image
 
-from deeplab_jax.config import Config, EvalConfig, MeshConfig, save_json
+from deeplab_jax.config import Config, DataConfig, EvalConfig, MachineConfig, MeshConfig, save_json
 from deeplab_jax.data.pipeline import (
     BadRecords,
     Row,
@@ -397,19 +397,19 @@ def write_images(result: Evaluation, source: Source, directory: Path) -> list[di
     return shown
 
 
-def on_data(of_data: Config, weights: Weights, protocol: EvalConfig, mesh: MeshConfig) -> Config:
-    """The evaluation of weights on the data of a configuration, and of nothing else of it."""
+def on_data(
+    weights: Weights,
+    *,
+    data: DataConfig,
+    machine: MachineConfig,
+    eval: EvalConfig,
+    mesh: MeshConfig,
+) -> Config:
+    """The evaluation of weights on data: network and task are those of the weights."""
     task = weights.task
-    if of_data.data.source != "folder":  # others have labels and images of their own
+    if data.source != "folder":  # others have labels and images of their own
         task = replace(task, ignore_label=None, white=None)
-    return Config(
-        model=weights.model,
-        task=task,
-        data=of_data.data,
-        eval=protocol,
-        mesh=mesh,
-        machine=of_data.machine,
-    )
+    return Config(weights.model, task, data, eval=eval, mesh=mesh, machine=machine)
 
 
 def evaluate_weights(weights: Weights, config: Config, out: Path, name: str) -> str:
