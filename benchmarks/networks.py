@@ -20,9 +20,9 @@ import jax
 from deeplab_jax import Config, ModelConfig
 from deeplab_jax.config import load_config_file
 from deeplab_jax.data.pipeline import train_batches
-from deeplab_jax.hugepages import restart_with_huge_pages
 from deeplab_jax.models.summary import multiply_adds, parameters
 from deeplab_jax.parallel.mesh import device_mesh, place_batch
+from deeplab_jax.process import restart_with_huge_pages
 from deeplab_jax.training.loop import fit, initial_variables, open_sources
 from deeplab_jax.training.step import compile_train_step, fresh_state
 

@@ -266,7 +266,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     if "--worker" in sys.argv and not PEERS.keys() & set(sys.argv):
-        from deeplab_jax.hugepages import restart_with_huge_pages
+        from deeplab_jax.process import restart_with_huge_pages
 
         restart_with_huge_pages()
     main()

@@ -160,7 +160,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     if "--worker" in sys.argv and "ours" in sys.argv:
-        from deeplab_jax.hugepages import restart_with_huge_pages
+        from deeplab_jax.process import restart_with_huge_pages
 
         restart_with_huge_pages()  # as train.py does
     main()

@@ -197,7 +197,8 @@ def evaluate(arguments: list[str]) -> None:
 def study(arguments: list[str]) -> None:
     """Train variants of one experiment and print their table beside the paper's.
 
-    Run again, it trains only what is missing.
+    Run again, it trains only what is missing. A FILE has get_config() -> Config, the experiment, and
+    get_study(base: Config) -> Study.
     """
     p = Parser("study", study.__doc__ or "")
     p.add_argument("name", metavar="NAME_OR_FILE", help="one that ships, or my_study.py")

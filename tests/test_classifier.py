@@ -37,7 +37,7 @@ from deeplab_jax.data.pipeline import (
 from deeplab_jax.data.sources import NO_CLASS
 from deeplab_jax.inference.metrics import confusion_matrix
 from deeplab_jax.parallel.mesh import device_mesh
-from deeplab_jax.reporting.report import read_metrics
+from deeplab_jax.reporting.metrics_file import read_metrics
 from deeplab_jax.training.loop import fit, initial_variables
 from deeplab_jax.training.losses import pixel_losses
 from deeplab_jax.weights.files import load_weights

@@ -42,7 +42,7 @@ def shipped(kind: str) -> Path:
 def find_shipped(name: str, kind: str) -> Path:
     """The file of a path, or of a name such as voc, or of configs/voc.py, from any folder."""
     given, ships = Path(name), shipped(kind)
-    if given.exists():
+    if given.is_file():
         return given
     if given.suffix == "" and (ships / f"{name}.py").is_file():
         return ships / f"{name}.py"
@@ -77,8 +77,8 @@ def _instead_of(file: Path) -> str:
     )
 
 
-def call_in_file(file: Path, function: str, result: type[T], where: str) -> T:
-    """What `function()` of a Python file of the user's returns; `where` begins every message.
+def call_in_file(file: Path, function: str, result: type[T], where: str, *arguments: object) -> T:
+    """What `function` of a Python file of the user's returns; `where` begins every message.
 
     Raises:
       UserError: the file cannot be run, has no such function, or that returns something else.
@@ -92,7 +92,7 @@ def call_in_file(file: Path, function: str, result: type[T], where: str) -> T:
         spec.loader.exec_module(module)
         if not hasattr(module, function):
             raise UserError(f"{where}: has no function {function}() -> {result.__name__}")
-        value = getattr(module, function)()
+        value = getattr(module, function)(*arguments)
     except UserError:
         raise
     except Exception as error:  # whatever a user's own code raises

@@ -18,7 +18,7 @@ from deeplab_jax.errors import UserError
 from deeplab_jax.files import Appender, json_text, write_atomically
 from deeplab_jax.inference.evaluate import Evaluation, drawn, summary
 from deeplab_jax.parallel.processes import wait_for_all, writes
-from deeplab_jax.reporting.report import read_log
+from deeplab_jax.reporting.metrics_file import read_log
 
 
 def event_writer(folder: Path, first_step: int) -> Any:

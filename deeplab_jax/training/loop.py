@@ -48,7 +48,8 @@ from deeplab_jax.parallel.mesh import (
 )
 from deeplab_jax.parallel.processes import wait_for_all, writes
 from deeplab_jax.progress import Ticker
-from deeplab_jax.reporting.report import read_metrics, write_report
+from deeplab_jax.reporting.metrics_file import read_metrics
+from deeplab_jax.reporting.report import write_report
 from deeplab_jax.training.checkpoint import About, Checkpoints
 from deeplab_jax.training.interruption import Interrupted, Interruption
 from deeplab_jax.training.log import Log, NumbersGoneBad

@@ -10,6 +10,7 @@ import pytest
 from conftest import TINY_MODEL
 
 from deeplab_jax import ModelConfig, UserError, build_model
+from deeplab_jax.models.build import abstract_variables
 from deeplab_jax.models.layers import scale_dimension
 from deeplab_jax.models.summary import (
     format_summary,
@@ -18,7 +19,6 @@ from deeplab_jax.models.summary import (
     summarise,
     trace,
 )
-from deeplab_jax.weights.tf_names import abstract_variables
 
 XCEPTION = ModelConfig(backbone="xception_65", num_classes=21)
 PLAIN = dataclasses.replace(XCEPTION, aspp_separable=False, decoder_separable=False)

@@ -15,7 +15,7 @@ from deeplab_jax import (
     UserError,
     cli,
 )
-from deeplab_jax.__main__ import main
+from deeplab_jax.cli import main
 from deeplab_jax.plan import compilers, planner
 from deeplab_jax.plan.compilers import (
     Compiled,

@@ -20,7 +20,7 @@ from conftest import with_workdir
 from deeplab_jax import Config
 from deeplab_jax.config import save_json
 from deeplab_jax.errors import INTERRUPTED
-from deeplab_jax.reporting.report import read_metrics
+from deeplab_jax.reporting.metrics_file import read_metrics
 
 pytestmark = [
     pytest.mark.reliability,

@@ -36,8 +36,8 @@ def test_index_png_keeps_the_ids(label: np.ndarray, classes: int) -> None:
 
 
 def test_colorize_paints_classes_and_ignored_pixels() -> None:
-    painted = figures.colorize(np.array([[0, 1, 2, 255]]), COLORS, ignore_color=(9, 8, 7))
-    np.testing.assert_array_equal(painted, [[*COLORS, (9, 8, 7)]])
+    painted = figures.colorize(np.array([[0, 1, 2, 255]]), COLORS)
+    np.testing.assert_array_equal(painted, [[*COLORS, figures.CREAM]])
 
 
 @pytest.mark.parametrize("size", [(24, 32), (128, 128), (900, 600)])
@@ -114,9 +114,7 @@ def test_a_gallery_has_one_legend_of_what_it_paints(rng: np.random.Generator) ->
     images = rng.integers(0, 256, (2, 80, 80, 3), np.uint8)
     labels = np.zeros((2, 80, 80), np.uint8)
     labels[1, 20:60, 20:60] = 1
-    sheet = np.array(
-        figures.gallery([*images], [*labels], ["a", "b"], COLORS, NAMES, columns=2, cell=80)
-    )
+    sheet = np.array(figures.gallery([*images], [*labels], ["a", "b"], COLORS, NAMES, cell=80))
     for column, (image, label) in enumerate(zip(images, labels, strict=True)):
         tile = sheet[4:84, 4 + 84 * column : 84 + 84 * column]
         np.testing.assert_array_equal(tile, figures.blend(image, label, COLORS, NAMES))

@@ -13,7 +13,8 @@ from PIL import Image
 
 from deeplab_jax import Config, TrainConfig
 from deeplab_jax.config import save_json
-from deeplab_jax.reporting.report import read_metrics, write_page, write_report, write_study
+from deeplab_jax.reporting.metrics_file import read_metrics
+from deeplab_jax.reporting.report import write_report, write_study
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
@@ -131,8 +132,6 @@ def study(tmp_path: Path) -> Path:
             for name, ours, theirs in values
         ],
         "curves": [],
-        "x_label": "x",
-        "y_label": "y",
         "seconds": 120,
     }
     (folder / "study.json").write_text(json.dumps(numbers))
@@ -208,6 +207,7 @@ def test_a_browser_shows_it_without_complaint(run: Path, tmp_path: Path, size: s
         assert np.asarray(shot.convert("L")).std() > 5
 
 
-def test_names_that_are_no_text_are_written_with_escapes(tmp_path: Path) -> None:
-    page = write_page(tmp_path, "caf\u00e9 \udce9.jpg", "", [])
-    assert "caf\u00e9 \\udce9.jpg" in page.read_text(encoding="utf-8")
+def test_names_that_are_no_text_are_written_with_escapes(study: Path) -> None:
+    numbers = json.loads((study / "study.json").read_text())
+    (study / "study.json").write_text(json.dumps(numbers | {"title": "caf\u00e9 \udce9.jpg"}))
+    assert "<h1>caf\u00e9 \\udce9.jpg</h1>" in write_study(study).read_text(encoding="utf-8")

@@ -26,7 +26,7 @@ from deeplab_jax import Config, UserError, loop, step
 from deeplab_jax.config import from_dict, save_json
 from deeplab_jax.data.pipeline import ReaderFailed, open_split
 from deeplab_jax.errors import INTERRUPTED
-from deeplab_jax.reporting.report import read_metrics
+from deeplab_jax.reporting.metrics_file import read_metrics
 from deeplab_jax.training.interruption import Interrupted, Interruption
 from deeplab_jax.training.log import Log, NumbersGoneBad
 from deeplab_jax.training.loop import alone_in, fit

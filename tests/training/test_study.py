@@ -8,20 +8,26 @@ from typing import Any
 
 import pytest
 
-from deeplab_jax import Config, UserError, study
+from deeplab_jax import Config, UserError
 from deeplab_jax.cli import study as study_command
 from deeplab_jax.config import load_config_file, save_json
-from deeplab_jax.training.study import PAPER, Row, Study, changed, summarise
+from deeplab_jax.config.files import names_of
+from deeplab_jax.models.summary import parameters
+from deeplab_jax.training import study
+from deeplab_jax.training.study import Row, Study, changed, load_study, summarise
 
-ROOT = Path(__file__).resolve().parents[1]
+PAPER = [name.replace("_", "-") for name in names_of("studies")]
 MY_STUDY = """
 from deeplab_jax.config import load_config_file
 from deeplab_jax.training.study import Row, Study
 
-def get_study():
+def get_config():
+    return load_config_file("BASE")
+
+def get_study(base):
     larger = {"data.min_scale": 1.0}
     return Study(
-        "scales", "Scales of training", "Are small ones of use?", load_config_file("BASE"),
+        "scales", "Scales of training", "Are small ones of use?", base,
         (
             Row("all", paper={"Table 0": 50.0}),
             Row("large", larger),
@@ -48,7 +54,8 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_study_of_ones_own_runs_only_what_is_missing(
     tiny_config: Config, tmp_path: Path, fitted: list[str], capsys: pytest.CaptureFixture
 ) -> None:
-    base = changed(tiny_config, {"eval.trimap_widths": (2, 4)})
+    from_data = {"model.num_classes": None, "data.crop_size": None}
+    base = changed(tiny_config, {"eval.trimap_widths": (2, 4), **from_data})
     save_json(base, tmp_path / "base.json")
     file, out = tmp_path / "my_study.py", tmp_path / "out"
     file.write_text(MY_STUDY.replace("BASE", str(tmp_path / "base.json")))
@@ -69,7 +76,8 @@ def test_a_study_of_ones_own_runs_only_what_is_missing(
     own = json.loads((out / "all" / "seed1" / "evaluation" / "evaluation.json").read_text())
     assert first["miou"] == 100 * own["eval/miou"]
     assert first["trimap_2"] == 100 * own["trimaps"]["2"]["miou"]
-    assert second["parameters"] == third["parameters"]
+    three_classes = parameters(tiny_config.model) / 1e6
+    assert [r["parameters"] for r in (first, second, third)] == [three_classes] * 3
     assert [(c["label"], c["x"]) for c in summary["curves"]][1] == ("large", [2, 4])
     assert (out / "all" / "seed1" / "evaluation" / "predictions.png").exists()
     assert "| all " in (out / "table.md").read_text()
@@ -84,33 +92,43 @@ def test_a_study_of_ones_own_runs_only_what_is_missing(
     fitted.clear()
     with pytest.raises(UserError, match=r"train.steps: there 2, now 3"):
         study_command([*command, "--steps=3"])
+    with pytest.raises(UserError, match=r"train.class_weights: there \[\], now \[1.0, 1.0, 2.0\]"):
+        study_command([*command, "--train.class_weights", "1", "1", "2"])
     assert fitted == []
 
 
 def test_several_seeds_are_averaged_and_their_spread_shown(tiny_config: Config) -> None:
     chosen = Study("s", "S", "", tiny_config, (Row("a"), Row("b")), ("miou", "parameters"))
-    results = {"a": [{"eval/miou": x, "trimaps": {}} for x in (0.25, 0.5)], "b": []}
+    results = {"a": [{"miou": x, "parameters": 2.0} for x in (25.0, 50.0)], "b": []}
     summary = summarise(chosen, results, seeds=2, seconds=1)
     a, b = (row["values"] for row in summary["rows"])
     assert a["miou"] == 37.5 and a["miou_spread"] == "25.00 to 50.00 (2)"
     assert set(b.values()) == {None} and set(b) == {"miou", "miou_spread", "parameters"}
     assert summary["curves"] == []
-    seeds = [chosen.configs(chosen.rows[0], Path("out"), seed)[0] for seed in (0, 1)]
+    seeds = [chosen.run_config(chosen.rows[0], Path("out"), seed) for seed in (0, 1)]
     assert [c.machine.workdir for c in seeds] == ["out/a/seed1", "out/a/seed2"]
     assert seeds[1] == dataclasses.replace(
         seeds[0],
-        workdir=seeds[1].workdir,
+        machine=seeds[1].machine,
         train=dataclasses.replace(seeds[0].train, seed=2),
     )
+
+
+def test_the_paper_s_studies_ship_and_vary_scenes_by_default() -> None:
+    names = {"aspp", "decoder-convs", "decoder-width", "low-level", "output-stride", "trimap"}
+    assert set(PAPER) == names
+    base = changed(load_config_file("scenes"), {"train.steps": 7})
+    assert load_study("aspp", None, ["--train.steps=7"]).base == base
 
 
 @pytest.mark.parametrize("config", ["scenes", "voc"])
 @pytest.mark.parametrize("name", PAPER)
 def test_the_paper_s_studies_are_possible(name: str, config: str) -> None:
     """Each row is a valid experiment, and no two train the same; the paper is quoted for most."""
-    chosen = PAPER[name](load_config_file(str(ROOT / "configs" / f"{config}.py")))
+    chosen = load_study(name, config, [])
     assert chosen.name == name
-    trained = [chosen.configs(row, Path("out"))[0] for row in chosen.rows]
+    assert load_study(name.replace("-", "_"), config, []) == chosen
+    trained = [chosen.run_config(row, Path("out")) for row in chosen.rows]
     networks = {c.machine.workdir: c.model for c in trained}
     assert len(set(networks.values())) == len(networks)
     assert any(row.paper for row in chosen.rows)
@@ -118,10 +136,11 @@ def test_the_paper_s_studies_are_possible(name: str, config: str) -> None:
 
 def test_the_paper_s_multiply_adds_of_several_views() -> None:
     """Table 5: 54.17 B once, 928.81 B with six scales and flip at output stride 16."""
-    chosen = PAPER["output-stride"](load_config_file(str(ROOT / "configs" / "voc.py")))
+    chosen = load_study("output-stride", "voc", [])
     row = next(r for r in chosen.rows if r.name == "v3+ 16/16 MS flip")
-    config = chosen.configs(row, Path())[1]
-    assert study.METRICS["padded_multiply_adds"].of({}, config) == pytest.approx(928.81, rel=0.01)
+    config = changed(chosen.run_config(row), row.evaluation)
+    padded = study.measure("padded_multiply_adds", {}, config)
+    assert padded == pytest.approx(928.81, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +161,9 @@ def test_mistakes(arguments: list[str], message: str, tmp_path: Path) -> None:
     [
         ([Row("a", {"model.widht": 2})], ["miou"], "row 'a': model.widht.*did you mean 'width'"),
         ([Row("a", {"modle.width": 2})], ["miou"], "did you mean 'model'"),
-        ([Row("a", {"workdir.x": 2})], ["miou"], "'workdir.x' is not possible"),
+        ([Row("a", {"workdir.x": 2})], ["miou"], "workdir: there is no such field"),
+        ([Row("a", {"machine.workdir.x": 2})], ["miou"], "did you mean 'workdir'"),
+        ([Row("a", {"model": 2})], ["miou"], "row 'a': model"),
         ([Row("a", {"model.output_stride": 7})], ["miou"], "output_stride = 7"),
         ([Row("a", {}, {"model.width": 2.0})], ["miou"], "'model.width' is not possible"),
         ([Row("a"), Row("A")], ["miou"], "a name, and so a folder, of its own"),
