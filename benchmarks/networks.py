@@ -19,7 +19,7 @@ import jax
 
 from deeplab_jax import Config, ModelConfig
 from deeplab_jax.config import load_config_file
-from deeplab_jax.data.pipeline import train_batches
+from deeplab_jax.data.batches import train_batches
 from deeplab_jax.models.summary import multiply_adds, parameters
 from deeplab_jax.parallel.mesh import device_mesh, place_batch
 from deeplab_jax.process import restart_with_huge_pages

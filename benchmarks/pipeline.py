@@ -33,7 +33,8 @@ UTILISATION = 0.4
 def ours(root: str) -> Callable[[], Any]:
     """The training pipeline of configs/voc.py, without the step."""
     from deeplab_jax import DataConfig, ModelConfig
-    from deeplab_jax.data.pipeline import open_split, train_batches
+    from deeplab_jax.data.batches import train_batches
+    from deeplab_jax.data.settle import open_split
 
     data = DataConfig(source="voc2012", root=root, crop_size=(CROP, CROP))
     source = open_split(data, "train", ModelConfig())

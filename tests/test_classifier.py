@@ -27,14 +27,10 @@ from deeplab_jax import (
     UserError,
 )
 from deeplab_jax.cli import convert, evaluate, predict
+from deeplab_jax.data.batches import eval_batches, plan_evaluation, train_batches
 from deeplab_jax.data.checks import check_data
-from deeplab_jax.data.pipeline import (
-    eval_batches,
-    open_split,
-    plan_evaluation,
-    train_batches,
-)
-from deeplab_jax.data.sources import NO_CLASS
+from deeplab_jax.data.settle import open_split
+from deeplab_jax.data.source import NO_CLASS
 from deeplab_jax.inference.metrics import confusion_matrix
 from deeplab_jax.parallel.mesh import device_mesh
 from deeplab_jax.reporting.metrics_file import read_metrics

@@ -8,18 +8,12 @@ from typing import NamedTuple
 
 from deeplab_jax.errors import UserError
 
-SUFFIXES = frozenset(
-    (
-        *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
-        *(".ppm", ".pgm"),
-    )
-)
-# What Macs, Synology and QNAP boxes and Windows leave in folders; names that begin with a dot, of
-# folders (.ipynb_checkpoints) and files (._NAME.png), are left out too.
+_KINDS = "png jpg jpeg jpe jfif webp bmp gif tif tiff ppm pgm"
+SUFFIXES = frozenset(f".{kind}" for kind in _KINDS.split())
+# What Macs, Synology and QNAP boxes and Windows leave in folders.
 SYSTEM_FOLDERS = frozenset(
     ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 )
-HIDDEN = "hidden"
 
 
 class Walk(NamedTuple):
@@ -38,14 +32,14 @@ class Walk(NamedTuple):
         return f"{n} file{'s' if n > 1 else ''} passed over ({kinds})" if n else ""
 
 
-def is_image(path: Path) -> bool:
-    """Whether a file's name is that of an image that can be read."""
-    return path.suffix.lower() in SUFFIXES
-
-
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is hidden, or kept by the system for itself."""
+    """Whether a file or folder is hidden (.ipynb_checkpoints, ._NAME.png) or the system's own."""
     return name.startswith(".") or name in SYSTEM_FOLDERS
+
+
+def list_folders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, in order, without hidden ones."""
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name))
 
 
 def walk_images(folder: Path) -> Walk:
@@ -57,12 +51,13 @@ def walk_images(folder: Path) -> Walk:
     images: list[Path] = []
     passed_over: Counter[str] = Counter()
     for path in _files(folder):
+        suffix = path.suffix.lower()
         if is_hidden(path.name):
-            passed_over[HIDDEN] += 1
-        elif is_image(path):
+            passed_over["hidden"] += 1
+        elif suffix in SUFFIXES:
             images.append(path)
         else:
-            passed_over[path.suffix.lower() or "without suffix"] += 1
+            passed_over[suffix or "without suffix"] += 1
     return Walk(sorted(images), passed_over)
 
 

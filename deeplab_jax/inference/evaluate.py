@@ -18,15 +18,10 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from deeplab_jax.config import Config, DataConfig, EvalConfig, MachineConfig, MeshConfig, save_json
-from deeplab_jax.data.pipeline import (
-    BadRecords,
-    Row,
-    eval_batches,
-    for_device,
-    open_data,
-    plan_evaluation,
-)
-from deeplab_jax.data.sources import Source, check_source, image_of, match_classes
+from deeplab_jax.data.batches import BadRecords, Row, eval_batches, for_device, plan_evaluation
+from deeplab_jax.data.classes import match_classes
+from deeplab_jax.data.settle import open_data
+from deeplab_jax.data.source import Source, check_source, image_of
 from deeplab_jax.files import json_text, writable_folder
 from deeplab_jax.inference.metrics import Counts, Scores, boundary_iou, mean_of_defined, scores
 from deeplab_jax.inference.step import Batch, compile_eval_step

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from deeplab_jax.data.classes import other_names
 from deeplab_jax.data.datasets import cityscapes, voc
 from deeplab_jax.data.decode import (
     MAX_PIXELS,
@@ -23,7 +24,6 @@ from deeplab_jax.data.decode import (
     read_file,
     warn_of_range,
 )
-from deeplab_jax.data.sources import other_names
 from deeplab_jax.data.transforms import Size
 from deeplab_jax.data.walk import SUFFIXES, Walk, walk_images
 from deeplab_jax.errors import UserError

@@ -12,7 +12,7 @@ from jax import Array
 from PIL import Image
 
 from deeplab_jax.config import EvalConfig, at_output_stride, check_protocol
-from deeplab_jax.data.pipeline import input_size
+from deeplab_jax.data.sizes import input_size
 from deeplab_jax.data.transforms import Size, central_crop, cut, fit_size, whole
 from deeplab_jax.errors import UserError
 from deeplab_jax.inference.step import ONE_VIEW, predict_labels, predict_probabilities

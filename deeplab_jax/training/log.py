@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from deeplab_jax.config import Config
-from deeplab_jax.data.sources import Source
+from deeplab_jax.data.source import Source
 from deeplab_jax.errors import UserError
 from deeplab_jax.files import Appender, json_text, write_atomically
 from deeplab_jax.inference.evaluate import Evaluation, drawn, summary

@@ -14,17 +14,12 @@ from jax.sharding import Mesh
 
 from deeplab_jax.config import COMPARED, Config, flatten, save_json, to_dict
 from deeplab_jax.config.formats import present
+from deeplab_jax.data.batches import BadRecords, Batches, for_device, train_batches
 from deeplab_jax.data.checks import warn_of_samples
-from deeplab_jax.data.pipeline import (
-    BadRecords,
-    Batches,
-    ReaderFailed,
-    for_device,
-    open_split,
-    settle,
-    train_batches,
-)
-from deeplab_jax.data.sources import Source, check_source, other_names
+from deeplab_jax.data.classes import other_names
+from deeplab_jax.data.settle import open_split, settle
+from deeplab_jax.data.source import Source
+from deeplab_jax.data.workers import ReaderFailed
 from deeplab_jax.errors import UserError
 from deeplab_jax.files import Locked, json_text, locked, writable_folder
 from deeplab_jax.inference.evaluate import (
@@ -248,8 +243,6 @@ def evaluate_when_due(run: Run, log: Log, step: int, state: TrainState) -> None:
 def open_sources(config: Config) -> tuple[Config, Source, Source]:
     """The settled configuration and both splits, with a sample of each decoded and checked."""
     sources = {s: open_split(config, s) for s in (config.data.train_split, config.data.eval_split)}
-    for source in sources.values():
-        check_source(source, config.machine.max_bad_records)
     warn_of_samples(sources, config)
     train_source = sources[config.data.train_split]
     return settle(config, train_source), train_source, sources[config.data.eval_split]

@@ -33,7 +33,7 @@ from deeplab_jax.config import (
     to_dict,
 )
 from deeplab_jax.config.files import find_shipped, names_of
-from deeplab_jax.data.pipeline import open_split, settle
+from deeplab_jax.data.settle import open_split, settle
 from deeplab_jax.errors import UserError
 from deeplab_jax.files import json_text
 from deeplab_jax.inference.evaluate import evaluate_weights, protocol

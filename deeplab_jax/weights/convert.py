@@ -20,9 +20,9 @@ from flax.traverse_util import flatten_dict
 from numpy.lib import format as npy
 
 from deeplab_jax.config import Color, ModelConfig, TaskConfig
+from deeplab_jax.data.classes import read_classes
 from deeplab_jax.data.colors import voc_colormap
 from deeplab_jax.data.datasets import voc
-from deeplab_jax.data.sources import read_classes
 from deeplab_jax.errors import UserError
 from deeplab_jax.models.build import init_variables
 from deeplab_jax.weights.files import (

@@ -17,12 +17,19 @@ from PIL import Image
 from synthetic import SIZE, square_image, write_squares
 
 from deeplab_jax import cli
-from deeplab_jax.config import Config, DataConfig, ModelConfig, load_config_file, parse
+from deeplab_jax.config import Config, load_config_file, parse
 from deeplab_jax.data import checks
 from deeplab_jax.data.colors import voc_colormap
 from deeplab_jax.data.datasets import voc
-from deeplab_jax.data.pipeline import open_split
-from deeplab_jax.data.sources import open_folder
+from deeplab_jax.data.findings import (
+    Finding,
+    SplitCheck,
+    check_split,
+    find_problems,
+    find_warnings,
+)
+from deeplab_jax.data.folder import open_folder
+from deeplab_jax.data.settle import open_split
 from deeplab_jax.errors import UserError
 from deeplab_jax.training.loop import open_sources
 
@@ -260,16 +267,20 @@ def test_a_clean_folder_is_clean_and_its_histogram_right(
     assert run(tmp_path, tmp_path / "out") == 0
     out = capsys.readouterr().out
     assert "problems: none" in out and "warnings: none" in out
-    assert "all 40 x 56" in out and "PNG RGB (6)" in out and "--data.crop_size 49 65" in out
+    assert "all 40 x 56" in out and "PNG RGB (6)" in out
+    assert "3 classes and crops of 49 x 65" in out and "crop_size" not in suggestions(out)
     masks = sorted((tmp_path / "masks" / "train").iterdir())
     labels = np.stack([np.asarray(Image.open(mask)) for mask in masks])
-    check = checks.check_split(open_folder(str(tmp_path), "train"), "train")
+    check = check_split(open_folder(str(tmp_path), "train"), "train")
     np.testing.assert_array_equal(check.pixels, [(labels == k).sum() for k in range(3)])
     shown = [(labels == k).any(axis=(1, 2)).sum() for k in range(3)]
     np.testing.assert_array_equal(check.images, shown)
     assert check.ignored == (labels == 255).sum()
     share = 100 * check.pixels[1] / (labels != 255).sum()
     assert re.search(rf"^red +{share:.3f} +6 ", out, re.MULTILINE)
+    assert run(tmp_path, tmp_path / "out", "--data.crop_size", "513", "513") == 0
+    out = capsys.readouterr().out
+    assert "crops of 513 x 513" in out and "\n  --data.crop_size 49 65\n" in suggestions(out)
 
 
 def test_many_problems_of_a_kind_are_one_entry(
@@ -338,15 +349,12 @@ def write_situation(root: Path, made: Situation) -> None:
                 image.save(file)
 
 
-def examine(config: Config) -> tuple[checks.SplitCheck, list[checks.Finding], list[str]]:
+def examine(config: Config) -> tuple[SplitCheck, list[Finding], list[str]]:
     """What is found in training's split, every problem, and what is suggested."""
     splits = (config.data.train_split, config.data.eval_split)
-    sources = {split: open_split(config.data, split, config.model) for split in splits}
-    found = {split: checks.check_split(source, split) for split, source in sources.items()}
-    problems = checks.find_problems(list(found.values()), sources, config)
-    warnings = checks.find_warnings(list(found.values()), sources, config.data)
-    advice = checks.suggest(found, [*problems, *warnings], config)
-    return found["train"], problems, [argument for argument, _ in advice]
+    found = [check_split(open_split(config, split), split) for split in splits]
+    problems, warnings = find_problems(found, config), find_warnings(found, config)
+    return found[0], problems, list(checks.suggest(found, [*problems, *warnings], config))
 
 
 @settings(max_examples=40, deadline=None)
@@ -451,14 +459,14 @@ def test_training_warns_of_what_the_check_would(
         r"p03\.gif: the file holds 3 frames.*\(1 of 7 samples\)",
         r"val/p00\.png: every pixel of the mask is ignored.*\(1 of 7 samples\)",
         r"all masks: no mask holds class 0 \('grey'\)\. If your ids start at 1",
-        r"all 1 images of more than 8 bits: .*nearly black: set --data\.white=4095",
-        r"python -m deeplab_jax check-data.* reads them all$",
+        r"all 1 images of more than 8 bits: .*nearly black: set --task\.white=4095",
+        r"deeplab check-data.* reads them all$",
     ]
     for pattern, line in zip(expected, lines, strict=True):
         assert re.search(pattern, line)
     write_squares(tmp_path / "good", {"train": 2, "val": 1})
     sources = {"train": open_folder(str(tmp_path / "good"), "train")}
-    checks.warn_of_samples(sources, config.data)
+    checks.warn_of_samples(sources, config)
     assert capsys.readouterr().err == ""
 
 
@@ -576,23 +584,6 @@ def test_weights_are_those_of_camvid() -> None:
     ]
     expected = load_config_file(str(CONFIGS / "camvid.py")).train.class_weights
     np.testing.assert_allclose(checks.class_weights(np.array(pixels)), expected, atol=0.005)
-
-
-sizes = st.lists(st.tuples(st.integers(1, 3000), st.integers(1, 3000)), min_size=1, max_size=5)
-
-
-@given(sizes, st.sampled_from([8, 16, 32]))
-def test_a_suggested_crop_is_accepted(sizes: list[tuple[int, int]], stride: int) -> None:
-    crop = checks.crop_size(np.array(sizes), stride)
-    Config(model=ModelConfig(output_stride=stride), data=DataConfig(crop_size=crop))
-    assert max(crop) <= checks.CROP_LIMIT
-
-
-def test_usual_crops() -> None:
-    mixed = np.array([(375, 500), (375, 500), (500, 375)])
-    assert checks.crop_size(mixed, 16) == (513, 513)  # VOC
-    assert checks.crop_size(np.array([(1024, 2048)]), 16) == (769, 769)  # Cityscapes
-    assert checks.crop_size(np.array([(360, 480)]), 16) == (369, 481)  # CamVid
 
 
 def test_images_of_very_different_sizes_are_better_fitted(

@@ -17,8 +17,13 @@ def judge(values: list[int], ignore_label: int = 255, n: int = 3) -> Verdict:
 
 # (values of all masks, ignore_label, number of classes, what is said)
 UNDECIDED = [
-    ([1, 2, 3], 255, 3, r"no mask holds 0.* start at 1.*void.*num_classes=4 .*ignore_label=0"),
-    ([1, 2, 3], 0, 3, r"no mask holds 0.* start at 1.*num_classes=4 .*ignore_label=0"),
+    (
+        [1, 2, 3],
+        255,
+        3,
+        r"no mask holds class 0.* start at 1.*void.*s=4 .*ignore_label=0",
+    ),
+    ([1, 2, 3], 0, 3, r"no mask holds class 0.* start at 1.*num_classes=4 .*ignore_label=0"),
     ([0, 1, 2, 3], 0, 3, r"0 is ignored.* start at 1.*num_classes=4 .*ignore_label=0"),
     ([1, 3, 255], 255, 3, r"start at 1.*num_classes=4 .*ignore_label=255"),
     ([1, 3, 255], 254, 3, r"start at 1.*num_classes=4 .*ignore_label=255"),
@@ -33,8 +38,13 @@ UNDECIDED = [
     ([0, 255], 254, 3, r"hold 255, beyond the ids 0 to 2"),
     ([0, 127, 255], 255, 3, r"hold 0, 127 and 255: perhaps a gray level for each"),
     ([0, 65535], 255, 2, r"hold 0 and 65535: perhaps a gray level for each"),
-    ([0, 1, 2, 7], 255, 3, r"hold 7, beyond the ids 0 to 2 of the 3 classes\. Is the list"),
-    (list(range(200)), 255, 3, r"197 values .*gray levels or colours, or numbers of single obj"),
+    ([0, 1, 2, 7], 255, 3, r"hold 7, beyond the ids 0 to 2 of the 3 classes: is the list"),
+    (
+        list(range(200)),
+        255,
+        3,
+        r"3, 4, .* 189 more.*gray levels or colours, or numbers of single",
+    ),
 ]
 
 
@@ -61,7 +71,7 @@ def test_soft_edges_are_told_from_gray_levels(levels: tuple[int, ...]) -> None:
     names = [str(i) for i in range(n)]
     pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
     reason = judge_values(pixels, names, 255).reason
-    code = re.search(r"soft edges.*Save them as ids: (numpy\.digitize\(.*)$", reason)
+    code = re.search(r"soft edges.*save them as ids: (numpy\.digitize\(.*)$", reason)
     assert code
     made = eval(code[1], {"numpy": np, "mask": mask})
     np.testing.assert_array_equal(made[500:], ids[500:])

@@ -16,7 +16,7 @@ from synthetic import random_variables, square_image
 from deeplab_jax import Config, UserError
 from deeplab_jax.cli import convert, evaluate
 from deeplab_jax.config import load_json, save_json
-from deeplab_jax.data.pipeline import open_split
+from deeplab_jax.data.settle import open_split
 from deeplab_jax.inference.evaluate import Evaluator, write_evaluation
 from deeplab_jax.inference.predict import Predictor
 from deeplab_jax.parallel.mesh import device_mesh, place

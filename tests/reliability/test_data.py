@@ -10,7 +10,8 @@ import pytest
 from synthetic import write_squares
 
 from deeplab_jax import DataConfig, ModelConfig
-from deeplab_jax.data.pipeline import open_split, train_batches
+from deeplab_jax.data.batches import train_batches
+from deeplab_jax.data.settle import open_split
 
 pytestmark = pytest.mark.reliability
 

@@ -24,7 +24,8 @@ from synthetic import square_image
 import deeplab_jax
 from deeplab_jax import Config, UserError, loop, step
 from deeplab_jax.config import from_dict, save_json
-from deeplab_jax.data.pipeline import ReaderFailed, open_split
+from deeplab_jax.data.settle import open_split
+from deeplab_jax.data.workers import ReaderFailed
 from deeplab_jax.errors import INTERRUPTED
 from deeplab_jax.reporting.metrics_file import read_metrics
 from deeplab_jax.training.interruption import Interrupted, Interruption

@@ -3,6 +3,7 @@
 import io
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,24 +18,12 @@ from deeplab_jax.errors import UserError
 from deeplab_jax.files import read_user_text
 
 # Source: the VOC2012 devkit, VOCinit.m; background is 0.
-CLASS_NAMES = (
-    "background",
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *(
-        "diningtable",
-        "dog",
-        "horse",
-        "motorbike",
-        "person",
-        "pottedplant",
-        "sheep",
-        "sofa",
-        "train",
-        "tvmonitor",
-    ),
+_NAMES = (
+    "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse"
+    " motorbike person pottedplant sheep sofa train tvmonitor"
 )
+CLASS_NAMES = tuple(_NAMES.split())
 COLORS = voc_colormap(len(CLASS_NAMES))
-IGNORE_LABEL = 255
 
 LISTS, IMAGES = VOC_LISTS, VOC_IMAGES
 # The augmented masks (Hariharan et al. 2011) where they are, else the original ones.
@@ -51,20 +40,15 @@ class Voc2012Segmentation(tfds.core.GeneratorBasedBuilder):
 
     def __init__(self, *, devkit: str, data_dir: str) -> None:
         """Open `devkit`, which is or holds VOC2012/; raises UserError for what it lacks."""
-        self._folder = _voc_folder(Path(devkit).expanduser())
-        self._lists = _read_lists(self._folder)
-        self._files = {
-            id_: _find_files(self._folder, id_) for ids in self._lists.values() for id_ in ids
-        }
+        folder = _find_folder(Path(devkit).expanduser())
+        self._lists = _read_lists(folder)
+        self._files = {i: _find_files(folder, i) for ids in self._lists.values() for i in ids}
         # What is prepared is of one devkit, with its lists and masks as they were.
-        super().__init__(data_dir=str(Path(data_dir) / self._fingerprint()))
-
-    def _fingerprint(self) -> str:
         files = [file for pair in self._files.values() for file in pair]
-        stats = [(self._folder / file).stat() for file in files]
-        states = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
-        content = repr((str(self._folder.resolve()), self._lists, files, states))
-        return f"devkit_{zlib.crc32(content.encode()):08x}"
+        states = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        names = [file.relative_to(folder).as_posix() for file in files]
+        content = repr((str(folder.resolve()), self._lists, names, states))
+        super().__init__(data_dir=f"{data_dir}/devkit_{zlib.crc32(content.encode()):08x}")
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
@@ -73,9 +57,7 @@ class Voc2012Segmentation(tfds.core.GeneratorBasedBuilder):
             "label": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
         }
         return self.dataset_info_from_configs(
-            description=__doc__,
-            features=tfds.features.FeaturesDict(features),
-            homepage="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
+            description=__doc__, features=tfds.features.FeaturesDict(features)
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
@@ -83,26 +65,22 @@ class Voc2012Segmentation(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, ids: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
         for id_ in ids:
-            image, mask = (self._folder / file for file in self._files[id_])
+            image, mask = self._files[id_]
             # Encoded, not arrays: TFDS needs TensorFlow to encode a NumPy array.
             yield id_, {"id": id_, "image": str(image), "label": io.BytesIO(_mask_as_ids(mask))}
 
 
 def _mask_as_ids(mask: Path) -> bytes:
-    ids = decode_label(mask.read_bytes(), str(mask), palette=True)
     png = io.BytesIO()
-    Image.fromarray(ids).save(png, format="PNG")
+    Image.fromarray(decode_label(mask.read_bytes(), str(mask), palette=True)).save(png, "PNG")
     return png.getvalue()
 
 
-def _voc_folder(devkit: Path) -> Path:
+def _find_folder(devkit: Path) -> Path:
     for folder in (devkit / "VOC2012", devkit, devkit / "VOCdevkit" / "VOC2012"):
         if (folder / LISTS).is_dir():
             return folder
-    raise UserError(
-        f"{devkit} is not a VOC devkit: there is no VOC2012/{LISTS}; "
-        "give the folder that holds VOC2012/"
-    )
+    raise UserError(f"{devkit} is not a VOC devkit: give the folder that holds VOC2012/{LISTS}")
 
 
 def _read_lists(folder: Path) -> dict[str, tuple[str, ...]]:
@@ -123,19 +101,18 @@ def _read_list(path: Path) -> tuple[str, ...]:
     ids = tuple(Path(words[0]).stem if "/" in words[0] else words[0] for words in lines if words)
     if not ids:
         raise UserError(f"{path} is empty: write the id of one image a line, or delete the file")
-    if len(set(ids)) < len(ids):
-        twice = next(id_ for id_ in ids if ids.count(id_) > 1)
-        raise UserError(f"{path} lists {twice} more than once")
+    if twice := [id_ for id_, count in Counter(ids).items() if count > 1]:
+        raise UserError(f"{path} lists {twice[0]} more than once")
     return ids
 
 
-def _find_files(folder: Path, id_: str) -> tuple[str, str]:
-    image = f"{IMAGES}/{id_}.jpg"
-    if not (folder / image).is_file():
-        raise UserError(f"{folder / image} is missing; a list in {folder / LISTS} names it")
-    masks = [f"{mask}/{id_}.png" for mask in MASKS if (folder / mask / f"{id_}.png").is_file()]
-    if not masks:
+def _find_files(folder: Path, id_: str) -> tuple[Path, Path]:
+    image = folder / IMAGES / f"{id_}.jpg"
+    mask = next((m for kind in MASKS if (m := folder / kind / f"{id_}.png").is_file()), None)
+    if not image.is_file():
+        raise UserError(f"{image} is missing; a list in {folder / LISTS} names it")
+    if mask is None:
         raise UserError(
-            f"{id_}.png is in none of {' and '.join(MASKS)} of {folder}; a list in {LISTS} names it"
+            f"{id_}.png is in none of {' and '.join(MASKS)} of {folder}; a list names it"
         )
-    return image, masks[0]
+    return image, mask

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab_jax.data.datasets import scenes
+from deeplab_jax.data.datasets import drawing, scenes
 
 HEIGHT, WIDTH = 257, 321
 
@@ -82,13 +82,15 @@ def test_void_separates_objects_from_everything_else(train):
 @pytest.mark.parametrize("draw", ["craft", "figure"])
 def test_both_members_of_a_pair_are_the_very_same_sprite(draw):
     def image(label: int) -> np.ndarray:
-        canvas = scenes.Canvas(np.zeros((64, 96, 3), np.float32), np.zeros((64, 96), np.uint8))
+        canvas = drawing.Canvas(np.zeros((64, 96, 3), np.float32), np.zeros((64, 96), np.uint8))
         if draw == "craft":
-            craft = scenes.Craft(48, 50, 60, 0.05, 1, scenes.HULLS[0], scenes.CABINS[0])
-            scenes._craft(canvas, craft, label)
+            shapes = drawing.craft(scenes.HULLS[0], scenes.CABINS[0])
+            canvas.draw(drawing.Sprite(48, 50, 60, shapes, facing=1, tilt=0.05), label)
         else:
-            scenes._figure(canvas, scenes.Figure(48, 50, scenes.FIGURES[0]), 60, label)
-        return canvas.finish()[0]
+            canvas.draw(drawing.Sprite(48, 60, 50, drawing.figure(scenes.FIGURES[0])), label)
+        image, lowest, highest = canvas.finish()
+        assert set(np.unique(highest)) == {0, label} and (lowest <= highest).all()
+        return image
 
     one, other = (scenes.BOAT, scenes.CAR) if draw == "craft" else (scenes.PERSON, scenes.BUOY)
     np.testing.assert_array_equal(image(one), image(other))

@@ -4,15 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import open_voc
 from PIL import Image
 
 from deeplab_jax.data.colors import voc_colormap
 from deeplab_jax.data.datasets import voc
 from deeplab_jax.data.decode import decode_image
-from deeplab_jax.data.sources import Source, check_source, open_source
+from deeplab_jax.data.source import check_source
 from deeplab_jax.errors import UserError
 
-DEVKIT = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "VOCdevkit"
+DEVKIT = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "VOCdevkit"
 
 
 def save_palette(path: Path, ids: np.ndarray) -> None:
@@ -23,7 +24,7 @@ def save_palette(path: Path, ids: np.ndarray) -> None:
     image.save(path)
 
 
-def make_devkit(root: Path) -> Path:
+def make_augmented_devkit(root: Path) -> Path:
     """Three images; a and b in train, c in val; a has an original and an augmented mask."""
     folder = root / "VOC2012"
     (folder / voc.IMAGES).mkdir(parents=True)
@@ -40,10 +41,6 @@ def make_devkit(root: Path) -> Path:
     return root
 
 
-def open_voc(devkit: Path, split: str, data_dir: Path) -> Source:
-    return open_source("voc2012", split, root=str(devkit), data_dir=str(data_dir))
-
-
 def test_colormap_is_vocs() -> None:
     assert voc_colormap(5) == ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128))
     assert voc_colormap()[20] == (0, 64, 128) and voc_colormap()[255] == (224, 224, 192)
@@ -51,7 +48,7 @@ def test_colormap_is_vocs() -> None:
 
 
 def test_masks_are_ids_and_the_augmented_ones_come_first(tmp_path: Path) -> None:
-    devkit = make_devkit(tmp_path / "devkit")
+    devkit = make_augmented_devkit(tmp_path / "devkit")
     train = open_voc(devkit, "train", tmp_path / "tfds")
     examples = {train[i]["id"]: train[i] for i in range(len(train))}
     assert sorted(examples) == ["a", "b"]
@@ -64,14 +61,14 @@ def test_masks_are_ids_and_the_augmented_ones_come_first(tmp_path: Path) -> None
 
 
 def test_an_extended_list_is_not_served_from_what_was_prepared(tmp_path: Path) -> None:
-    devkit = make_devkit(tmp_path / "devkit")
+    devkit = make_augmented_devkit(tmp_path / "devkit")
     assert len(open_voc(devkit, "train", tmp_path / "tfds")) == 2
     (devkit / "VOC2012" / voc.LISTS / "train.txt").write_text("a\nb\nc\n")
     assert len(open_voc(devkit, "train", tmp_path / "tfds")) == 3
 
 
 def test_an_edited_mask_is_prepared_afresh(tmp_path: Path) -> None:
-    devkit = make_devkit(tmp_path / "devkit")
+    devkit = make_augmented_devkit(tmp_path / "devkit")
     before = open_voc(devkit, "val", tmp_path / "tfds")
     assert set(np.unique(before[0]["label"])) == {3, 255}
     save_palette(devkit / "VOC2012" / "SegmentationClass" / "c.png", np.full((6, 8), 7, np.uint8))
@@ -80,7 +77,7 @@ def test_an_edited_mask_is_prepared_afresh(tmp_path: Path) -> None:
 
 
 def test_a_list_in_another_encoding(tmp_path: Path) -> None:
-    devkit = make_devkit(tmp_path / "devkit")
+    devkit = make_augmented_devkit(tmp_path / "devkit")
     path = devkit / "VOC2012" / voc.LISTS / "train.txt"
     for encoding in ("utf-8-sig", "utf-16"):
         path.write_text("a\r\nb\r\n", encoding=encoding)
@@ -93,7 +90,7 @@ def test_a_list_in_another_encoding(tmp_path: Path) -> None:
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a VOC devkit"):
         open_voc(tmp_path, "train", tmp_path / "tfds")
-    devkit = make_devkit(tmp_path / "devkit")
+    devkit = make_augmented_devkit(tmp_path / "devkit")
     with pytest.raises(UserError, match=r"'test'.*train, val"):
         open_voc(devkit, "test", tmp_path / "tfds")
     lists = devkit / "VOC2012" / voc.LISTS
@@ -108,7 +105,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_a_colour_mask_is_named_and_leaves_nothing_half_made(tmp_path: Path) -> None:
-    devkit = make_devkit(tmp_path / "devkit")
+    devkit = make_augmented_devkit(tmp_path / "devkit")
     mask = devkit / "VOC2012" / "SegmentationClass" / "b.png"
     Image.new("RGB", (8, 6), (128, 0, 0)).save(mask)
     with pytest.raises(UserError, match=r"b\.png.*colour"):

@@ -1,42 +1,45 @@
 """The same batches for any number of workers, hosts and restarts; every image evaluated once."""
 
 import dataclasses
-import multiprocessing
-import os
 import shutil
-import signal
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import grain
 import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab_jax import Config, DataConfig, ModelConfig, UserError
-from deeplab_jax.data import pipeline
-from deeplab_jax.data.pipeline import (
+from deeplab_jax import Config, DataConfig, MachineConfig, ModelConfig, UserError
+from deeplab_jax.config import TaskConfig
+from deeplab_jax.data.batches import (
     BadRecords,
     Batch,
-    ReaderFailed,
     eval_batches,
-    input_size,
-    open_split,
     plan_evaluation,
     train_batches,
 )
-from deeplab_jax.data.sources import Source
+from deeplab_jax.data.settle import open_split
+from deeplab_jax.data.source import Source
+
+MODEL = ModelConfig(num_classes=3)
 
 
 @pytest.fixture(scope="module")
 def train_source(tiny_config: Config) -> Source:
-    return open_split(tiny_config.data, "train", tiny_config.model)
+    return open_split(tiny_config, "train")
+
+
+def with_batches(config: Config, size: int = 4, workers: int = 0) -> Config:
+    """Batches of a size, of seed 3, read by so many workers."""
+    train = dataclasses.replace(config.train, batch_size=size, seed=3)
+    machine = dataclasses.replace(config.machine, workers=workers)
+    return dataclasses.replace(config, train=train, machine=machine)
 
 
 def take(config: Config, source: Source, n: int, *, workers: int = 0, **place: int) -> list[Batch]:
-    data = dataclasses.replace(config.data, workers=workers)
-    return list(islice(train_batches(source, data, batch_size=4, seed=3, **place), n))
+    config = with_batches(config, workers=workers)
+    return list(islice(train_batches(source, config, **place), n))
 
 
 def assert_equal(a: list[Batch], b: list[Batch]) -> None:
@@ -65,13 +68,8 @@ def test_the_order_is_that_of_endless_data(tiny_config: Config, train_source: So
     endless = grain.MapDataset.range(n).seed(3).shuffle().repeat()
     drawn = endless.random_map(lambda index, rng: (index, rng.integers(2**31)))
     for size in (1, 4):
-        batches = train_batches(
-            train_source,
-            tiny_config.data,
-            batch_size=size,
-            seed=3,
-            start_step=position // size,
-        )
+        config = with_batches(tiny_config, size)
+        batches = train_batches(train_source, config, start_step=position // size)
         first = [next(batches) for _ in range(12 // size)]
         start = position // size * size
         records = np.concatenate([batch["record"] for batch in first])
@@ -83,45 +81,10 @@ def test_batches_of_one_are_those_of_four_for_any_number_of_workers(
 ) -> None:
     (four,) = take(tiny_config, train_source, 1, start_step=5)
     for workers in (0, 1):
-        data = dataclasses.replace(tiny_config.data, workers=workers)
-        ones = train_batches(train_source, data, batch_size=1, seed=3, start_step=20)
+        config = with_batches(tiny_config, 1, workers)
+        ones = train_batches(train_source, config, start_step=20)
         for row, one in enumerate(islice(ones, 4)):
             np.testing.assert_array_equal(one["image"][0], four["image"][row])
-
-
-def test_workers_end_with_the_iterator_and_a_killed_one_is_said(
-    tiny_config: Config, train_source: Source
-) -> None:
-    data = dataclasses.replace(tiny_config.data, workers=1)
-    batches = train_batches(train_source, data, batch_size=4, seed=3)
-    next(batches)
-    (worker,) = multiprocessing.active_children()
-    for number in (signal.SIGTERM, signal.SIGINT):  # not for it to answer
-        os.kill(worker.pid, number)
-    next(batches)
-    assert worker.is_alive()
-    batches.close()
-    assert not worker.is_alive()
-    batches = train_batches(train_source, data, batch_size=4, seed=3)
-    next(batches)
-    (worker,) = multiprocessing.active_children()
-    worker.kill()
-    with pytest.raises(ReaderFailed, match=r"reading the data failed .*terminated unexpectedly"):
-        for _ in range(100):
-            next(batches)
-
-
-def test_what_the_reader_raises_is_a_line_and_an_exit_code(
-    tiny_config: Config, train_source: Source, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def failing(*args: Any, **kwargs: Any) -> Any:
-        raise RuntimeError("a bug\nat length")
-
-    monkeypatch.setattr(pipeline, "train_example", failing)
-    with pytest.raises(ReaderFailed) as raised:
-        take(tiny_config, train_source, 1)
-    assert str(raised.value).startswith("error: reading the data failed (RuntimeError: a bug). ")
-    assert isinstance(raised.value, SystemExit)  # with a text: exit code 1
 
 
 def test_batches_follow_from_the_step_alone(tiny_config: Config, train_source: Source) -> None:
@@ -136,10 +99,9 @@ def test_an_unreadable_record_is_ignored_in_its_place(
     shutil.copytree(tiny_config.machine.root, tmp_path / "data")
     file = tmp_path / "data" / "images" / "train" / "p05.png"
     file.write_bytes(file.read_bytes()[:200])
-    config = dataclasses.replace(
-        tiny_config, data=dataclasses.replace(tiny_config.data, root=str(tmp_path / "data"))
-    )
-    damaged = open_split(config.data, "train", config.model)
+    machine = dataclasses.replace(tiny_config.machine, root=str(tmp_path / "data"))
+    config = dataclasses.replace(tiny_config, machine=machine)
+    damaged = open_split(config, "train")
     sound, broken = take(config, train_source, 3), take(config, damaged, 3)
     records = np.concatenate([b["record"] for b in sound])
     np.testing.assert_array_equal(records, np.concatenate([b["record"] for b in broken]))
@@ -172,7 +134,8 @@ def test_a_record_read_the_second_time_is_said_to_be(
 
 
 def test_a_single_image_is_enough(tiny_config: Config, train_source: Source) -> None:
-    one = dataclasses.replace(train_source, pairs=train_source.pairs[:1])  # type: ignore
+    records = dataclasses.replace(train_source.records, pairs=train_source.records.pairs[:1])
+    one = dataclasses.replace(train_source, records=records)
     (batch,) = take(tiny_config, one, 1)
     assert batch["record"].tolist() == [0, 0, 0, 0]
 
@@ -192,8 +155,9 @@ def of_sizes(tmp_path: Path, sizes: list[tuple[int, int]]) -> Source:
         folder.mkdir(parents=True)
         for i, (h, w) in enumerate(sizes):
             Image.new(mode, (w, h), 1 if mode == "L" else (9, 9, 9)).save(folder / f"{i:02}.png")
-    data = DataConfig(source="folder", root=str(tmp_path))
-    return open_split(data, "val", ModelConfig(num_classes=3))
+    machine = MachineConfig(root=str(tmp_path))
+    config = Config(model=MODEL, data=DataConfig(source="folder"), machine=machine)
+    return open_split(config, "val")
 
 
 SIZES = [(40, 56), (20, 30), (40, 60), (33, 33), (45, 50), (20, 20)]
@@ -203,9 +167,9 @@ SIZES = [(40, 56), (20, 30), (40, 60), (33, 33), (45, 50), (20, 20)]
 @pytest.mark.parametrize("resize", ["keep", "fit"])
 def test_every_image_is_evaluated_once(tmp_path: Path, hosts: int, resize: str) -> None:
     source = of_sizes(tmp_path, SIZES)
-    data = DataConfig(resize=resize, eval_size=(33, 33))  # type: ignore[arg-type]
-    plan = plan_evaluation(source, data, output_stride=16, batch_size=4, shares=2)
-    batches = [list(eval_batches(source, data, plan, host=h, hosts=hosts)) for h in range(hosts)]
+    task = TaskConfig(resize=resize, eval_size=(33, 33))  # type: ignore[arg-type]
+    plan = plan_evaluation(source, MODEL, task, batch_size=4, shares=2)
+    batches = [list(eval_batches(source, task, plan, host=h, hosts=hosts)) for h in range(hosts)]
     records = sorted(r for host in batches for b in host for r in b["record"].tolist())
     assert records[: len(SIZES)] == [*range(len(SIZES))]
     assert set(records[len(SIZES) :]) <= {len(SIZES)}
@@ -216,10 +180,10 @@ def test_every_image_is_evaluated_once(tmp_path: Path, hosts: int, resize: str) 
 def test_an_images_input_depends_on_that_image_alone(tmp_path: Path) -> None:
     """Images of one input size stand together; a batch has no more rows than it needs."""
     source = of_sizes(tmp_path, SIZES)
-    plan = plan_evaluation(source, DataConfig(), output_stride=16, batch_size=4, shares=2)
+    plan = plan_evaluation(source, MODEL, TaskConfig(), batch_size=4, shares=2)
     found = [([row.record for row in batch], batch[0].input_size) for batch in plan]
     assert found == [([0, 2, 4, 6], (49, 65)), ([1, 3, 5, 6], (33, 33))]
-    few = plan_evaluation(source, DataConfig(), output_stride=16, batch_size=4, shares=2, only=[5])
+    few = plan_evaluation(source, MODEL, TaskConfig(), batch_size=4, shares=2, only=[5])
     assert [[row.record for row in batch] for batch in few] == [[5, 6, 6, 6]]  # compiled already
 
 
@@ -230,25 +194,7 @@ def test_an_image_whose_header_could_not_be_read_for_the_plan_is_bad_where_it_do
     source = of_sizes(tmp_path, [(30, 30), (30, 30), (50, 60)])
     sizes = [(30, 30), (30, 30), None]
     monkeypatch.setattr(type(source), "sizes", lambda self: sizes)
-    plan = plan_evaluation(source, DataConfig(), output_stride=16, batch_size=4)
-    (batch,) = eval_batches(source, DataConfig(), plan)
+    plan = plan_evaluation(source, MODEL, TaskConfig(), batch_size=4)
+    (batch,) = eval_batches(source, TaskConfig(), plan)
     assert batch["bad"].tolist() == [False, False, True]
     assert (batch["label"] == 1).sum((1, 2)).tolist() == [900, 900, 0]
-
-
-def test_the_rule_for_input_sizes() -> None:
-    free, padded = DataConfig(), DataConfig(eval_size=(65, 49))
-    fit = dataclasses.replace(padded, resize="fit")
-    assert [input_size(s, free, 16) for s in ((1, 1), (33, 34), (40, 56))] == [
-        *((33, 33), (33, 49), (49, 65))
-    ]
-    assert [input_size(s, padded, 16) for s in ((20, 30), (65, 49), (66, 20), (20, 50))] == [
-        *((65, 49), (65, 49), (81, 33), (33, 65))
-    ]
-    assert input_size((1000, 20), fit, 16) == (65, 49)
-
-
-def test_another_number_of_classes_is_refused(tiny_config: Config) -> None:
-    model = dataclasses.replace(tiny_config.model, num_classes=5)
-    with pytest.raises(UserError, match=r"--model.num_classes=3"):
-        open_split(tiny_config.data, "train", model)

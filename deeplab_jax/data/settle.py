@@ -1,0 +1,85 @@
+"""Opening the data that a configuration names, and what the configuration leaves to the data."""
+
+from dataclasses import replace
+
+from deeplab_jax.config import PAPER_CROP, Config
+from deeplab_jax.data.classes import other_names
+from deeplab_jax.data.sizes import crop_size, input_size
+from deeplab_jax.data.source import Source, open_source
+from deeplab_jax.data.transforms import Size
+from deeplab_jax.errors import UserError
+
+
+def open_split(config: Config, split: str) -> Source:
+    """The source of one split, checked to have the model's kind and number of classes.
+
+    Raises:
+      UserError: what is missing or does not fit, named.
+    """
+    source, wanted = open_data(config, split), config.model.num_classes
+    names = source.class_names
+    if wanted is not None and len(names) != wanted:
+        raise UserError(
+            f"model.num_classes = {wanted}, but the data set has {len(names)} classes"
+            f" ({', '.join(names[:4])}, ...): set --model.num_classes={len(names)}"
+        )
+    return source
+
+
+def open_data(config: Config, split: str) -> Source:
+    """The source of one split for a model of the same kind, whatever its number of classes.
+
+    Raises:
+      UserError: what is missing or does not fit, named.
+    """
+    data, model = config.data, config.model
+    if data.one_label != (model.head == "classifier"):
+        raise UserError(
+            f"model.head = {model.head!r} does not fit data.source = {data.source!r}: classifier is"
+            " for imagenet2012, the other heads are for segmentation"
+        )
+    return open_source(config, split)
+
+
+def settle(config: Config, train_source: Source) -> Config:
+    """The configuration with everything filled in that it leaves to the data; what it says stays.
+
+    Classes and their colours are the source's, and so is the ignored label of a folder; a crop
+    suits the images' sizes. A classifier is evaluated at the size of its training crops.
+
+    Raises:
+      UserError: the configuration names classes that are not those of the data.
+    """
+    model, task, data = config.model, config.task, config.data
+    theirs = train_source.class_names
+    names = task.classes or theirs
+    if len(names) != len(theirs) or (other := other_names(names, theirs)):
+        differ = other if len(names) == len(theirs) else f"{len(names)} for {', '.join(theirs[:4])}"
+        raise UserError(
+            f"task.classes are not those of the data ({differ}): leave them to the data, or correct"
+            " its list of classes"
+        )
+    ignored = task.ignore_label
+    if ignored is None and data.source == "folder":  # others have their own, which cannot be set
+        ignored = train_source.ignore_label
+    crop = data.crop_size or _crop(config, train_source)
+    one_size = crop if model.head == "classifier" else None
+    return replace(
+        config,
+        model=replace(model, num_classes=len(names)),
+        task=replace(
+            task,
+            classes=names,
+            colors=task.colors or train_source.colors,
+            ignore_label=ignored,
+            eval_size=task.eval_size or one_size,
+        ),
+        data=replace(data, crop_size=crop),
+    )
+
+
+def _crop(config: Config, source: Source) -> Size:
+    if config.model.head == "classifier":
+        return input_size((1, 1), config.model, config.task)
+    sizes = [size for size in source.sizes() if size is not None]
+    return crop_size(sizes, config.model, config.task) if sizes else PAPER_CROP

@@ -1,0 +1,281 @@
+"""What a data set gives: examples in a fixed order. It is opened by its kind, and tried."""
+
+import contextlib
+import hashlib
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypedDict
+
+import numpy as np
+
+from deeplab_jax.config import Color, Config, Size
+from deeplab_jax.data import decode
+from deeplab_jax.data.decode import Header, Held, MaskError, Unreadable, count_values
+from deeplab_jax.data.masks import drawn_in_255, list_some
+from deeplab_jax.errors import UserError
+
+NO_CLASS = 65535  # the ignored label of images with one class: above every class id
+READERS = 8  # threads, where many small files are read at once
+# What reading a record raises where it is not sound; the last two are ArrayRecord's own.
+BROKEN_RECORD = (OSError, ValueError, RuntimeError)
+UNREADABLE = (UserError, *BROKEN_RECORD)
+
+
+class Example(TypedDict):
+    """One image, encoded, and its mask of class ids u8[h w], or one id u16[1 1].
+
+    `image_of` decodes the image: turned as EXIF says where it is `upright`, scaled by its `white`.
+    """
+
+    id: str
+    image: bytes
+    label: np.ndarray
+    upright: bool
+    white: int | None
+
+
+class Record(NamedTuple):
+    """An image and its mask as they are stored, their content or file, or the image's class id."""
+
+    id: str
+    image: bytes | Path
+    label: bytes | Path | int
+
+
+class Records(Protocol):
+    """Records in a fixed order; they can be pickled, so that Grain's workers can read them."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Record:
+        """Raises Unreadable, whose message begins with the record's name and a colon."""
+
+    def describe(self, void: int) -> str:
+        """What a resumed run must find again, short of the classes."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Records, and how they become examples; reading a bad one raises UserError.
+
+    `label_map` has the class id for each of the 256 values of the masks, where they hold other
+    ids; `void` is their ignored label. `order`, where it is not empty, says which of the masks'
+    classes each of `class_names` is (`match_classes`).
+    """
+
+    records: Records
+    class_names: tuple[str, ...]
+    colors: tuple[Color, ...]
+    void: int = 255
+    palette: bool = False
+    exif_upright: bool = False
+    white: int | None = None
+    label_map: tuple[int, ...] | None = None
+    order: tuple[int, ...] = ()
+
+    @property
+    def ignore_label(self) -> int:
+        """The ignored label of the examples; in another order it must not be a class."""
+        return max(255, self.void) if self.order else self.void
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Example:
+        id, image, label = self.records[index]
+        upright = False
+        content = decode.read_file(image) if isinstance(image, Path) else image
+        if isinstance(label, int):
+            ids: np.ndarray = np.full((1, 1), label, np.uint16)
+        else:
+            name = _name(label, id)
+            mask = decode.read_file(label) if isinstance(label, Path) else label
+            ids = decode.decode_label(mask, name, palette=self.palette)
+            if self.label_map is not None:
+                ids = np.asarray(self.label_map, np.uint8)[ids]
+            h, w = ids.shape
+            size, upright, note = turn(content, _name(image, id), (h, w), self.exif_upright)
+            check_pair(name, size, ids, len(self.class_names), self.void, note)
+        if self.order:
+            ids = self._reorder(ids)
+        return {"id": id, "image": content, "label": ids, "upright": upright, "white": self.white}
+
+    def _reorder(self, ids: np.ndarray) -> np.ndarray:
+        table = np.full(np.iinfo(ids.dtype).max + 1, self.ignore_label, ids.dtype)
+        table[list(self.order)] = np.arange(len(self.order))
+        table[self.void] = self.ignore_label
+        return table[ids]
+
+    def sizes(self) -> list[Size | None]:
+        """Return (h, w) of every image as it is read, from the headers alone; None: unreadable."""
+
+        def size(index: int) -> Size | None:
+            try:
+                id, image, label = self.records[index]
+                if isinstance(label, int):
+                    return decode.image_size(image, id)
+                mask_size = decode.image_size(label, id)
+                return turn(image, id, mask_size, self.exif_upright)[0]
+            except Unreadable:
+                return None
+
+        with ThreadPoolExecutor(READERS) as pool:
+            return list(pool.map(size, range(len(self))))
+
+    def name(self, index: int) -> str:
+        """Return what a user knows a record by: its file or id, else its place."""
+        try:
+            id, image, _ = self.records[index]
+        except Unreadable as error:
+            return str(error).partition(":")[0]
+        return _name(image, id)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What a resumed run must find again: the examples, the masks, the classes in order."""
+        names = f"{len(self.class_names)} classes (names {digest(self.class_names)})"
+        return f"{self.records.describe(self.void)}, {names}"
+
+
+def _name(data: bytes | Path, id: str) -> str:
+    return str(data) if isinstance(data, Path) else id
+
+
+def open_source(config: Config, split: str) -> Source:
+    """Open a split of the data; raises UserError for what is missing or does not fit together."""
+    if config.data.source == "folder":
+        from deeplab_jax.data.folder import open_folder
+
+        root, classes = config.machine.root, config.model.num_classes
+        return open_folder(root, split, data=config.data, task=config.task, num_classes=classes)
+    from deeplab_jax.data.tfds import open_prepared  # TFDS takes a while to import
+
+    return open_prepared(config, split)
+
+
+def image_of(example: Example, name: str) -> np.ndarray:
+    """Decode an example's image to RGB u8[h w 3], as its mask and its source want it."""
+    upright, white = example["upright"], example["white"]
+    return decode.decode_image(example["image"], name, exif=upright, white=white)
+
+
+def turn(
+    image: bytes | Path, name: str, mask_size: Size, exif_upright: bool
+) -> tuple[Size, bool, str]:
+    """Decide whether an image is read upright or as stored: as its mask's size proves, if it does.
+
+    Else as `exif_upright` says. From the headers alone. Returns the size (h, w) that it has then,
+    whether EXIF turns it, and why it may not fit.
+    """
+    h, w = decode.image_size(image, name)
+    if (h, w) == mask_size and not exif_upright:
+        return (h, w), False, ""  # most images; a PNG's orientation may stand at its end
+    orientation = decode.read_orientation(image, name)
+    sizes = {False: (h, w), True: (w, h) if orientation in decode.TURNING else (h, w)}
+    proven = [upright for upright, size in sizes.items() if size == mask_size]
+    upright = proven[0] if len(proven) == 1 else exif_upright
+    note = f" (EXIF orientation {orientation} turns it)" if orientation != 1 else ""
+    return sizes[upright], upright, note
+
+
+def check_pair(
+    id: str, size: Size, label: np.ndarray, num_classes: int, ignore_label: int, note: str = ""
+) -> None:
+    """Raise UserError unless the mask u8[h w] has its image's size (h, w) and only valid ids.
+
+    `note` says more of a size that does not fit.
+    """
+    if label.shape != size:
+        (h, w), (label_h, label_w) = size, label.shape
+        theirs = f"its mask {label_w} x {label_h} (width x height); they must be equal{note}"
+        raise UserError(f"{id}: the image is {w} x {h} but {theirs}")
+    wrong = np.unique(label[(label >= num_classes) & (label != ignore_label)])
+    if wrong.size:
+        allowed = f"the classes 0 to {num_classes - 1} and {ignore_label} (ignore_label)"
+        what = f"{id}: the mask holds {list_some(wrong)}; allowed are {allowed}"
+        raise MaskError(what, Held(count_values(label)))
+
+
+def digest(parts: Iterable[object]) -> str:
+    """Eight letters that change with any part."""
+    return hashlib.blake2b(repr(list(parts)).encode(), digest_size=4).hexdigest()
+
+
+# ---- samples, tried before the work
+
+
+class Facts(NamedTuple):
+    """What is known of one sound example; `pixels` by class id, without the `ignored` ones."""
+
+    position: int
+    name: str
+    digest: bytes
+    header: Header
+    pixels: dict[int, int]
+    ignored: int
+
+
+def examine(source: Source, index: int) -> Facts:
+    """Read an example as training does, raising what that raises (`UNREADABLE`)."""
+    example, name = source[index], source.name(index)
+    header = decode.examine_image(example["image"], name, example["white"])
+    if example["upright"] and header.orientation in decode.TURNING:
+        header = header._replace(size=header.size[::-1])
+    content = hashlib.blake2b(example["image"], digest_size=16).digest()
+    pixels = count_values(example["label"])
+    return Facts(index, name, content, header, pixels, pixels.pop(source.ignore_label, 0))
+
+
+def evenly_spread(count: int, samples: int = 16) -> list[int]:
+    """Positions among `count` of the samples that are looked at before training."""
+    return np.unique(np.linspace(0, count - 1, min(samples, count)).astype(int)).tolist()
+
+
+def check_source(source: Source, max_bad: int = 0, samples: int = 16) -> list[Facts]:
+    """Read `samples` examples, evenly spread, before the work; return the facts of the sound ones.
+
+    Up to `max_bad` that cannot be read at all are named on stderr.
+
+    Raises:
+      UserError: an example does not fit, which is named; more are unreadable, or all; the masks
+        hold nothing to learn.
+    """
+    found: list[Facts] = []
+    bad: list[str] = []
+    for index in evenly_spread(len(source), samples):
+        try:
+            found.append(examine(source, index))
+        except MaskError as error:
+            judge = "`deeplab check-data`, with the same arguments, reads and judges them"
+            raise UserError(f"{error}\nWhat helps depends on all masks: {judge}") from error
+        except Unreadable as error:
+            bad.append(str(error))
+            print(f"warning: its pixels are ignored: {error}", file=sys.stderr)
+    if len(bad) > max_bad or not found:
+        share = f"{len(bad)} of {len(bad) + len(found)} samples cannot be read"
+        raise UserError(f"{share} (machine.max_bad_records = {max_bad}). The first: {bad[0]}")
+    values = {value for facts in found for value in facts.pixels}
+    values |= {source.ignore_label} if any(facts.ignored for facts in found) else set()
+    _check_learnable(source, values)
+    return found
+
+
+def _check_learnable(source: Source, values: set[int]) -> None:
+    """Raise UserError if the samples' `values`, and then those of all masks, teach nothing."""
+    unread = iter(range(len(source)))
+    while doubt := _doubt(source, values):
+        index = next(unread, None)
+        if index is None:
+            raise UserError(doubt)
+        with contextlib.suppress(Unreadable):
+            values |= set(np.unique(source[index]["label"]).tolist())
+
+
+def _doubt(source: Source, values: set[int]) -> str:
+    ignored = f"{source.ignore_label}, which is ignored: nothing can be learnt"
+    if values <= {source.ignore_label}:
+        return f"every pixel of every mask is {ignored}. Is task.ignore_label right?"
+    return drawn_in_255(values, source.class_names)
