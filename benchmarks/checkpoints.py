@@ -16,7 +16,7 @@ from deeplab_jax.config import parse
 from deeplab_jax.models.build import init_variables
 from deeplab_jax.parallel.mesh import device_mesh
 from deeplab_jax.training.checkpoint import Checkpoints, as_tree, digests
-from deeplab_jax.training.step import fresh_state
+from deeplab_jax.training.state import fresh_state
 
 ROUNDS = 5
 

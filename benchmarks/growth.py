@@ -61,7 +61,7 @@ def seconds_per_image(case: Case, step: Any) -> float:
 
     from deeplab_jax.models.build import init_variables
     from deeplab_jax.parallel.mesh import device_mesh, place_batch
-    from deeplab_jax.training.step import fresh_state
+    from deeplab_jax.training.state import fresh_state
 
     mesh, config = device_mesh(devices=jax.devices()[:1]), config_of(case)
     rng, shape = np.random.default_rng(0), (case.batch, case.crop, case.crop)

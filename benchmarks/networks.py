@@ -23,8 +23,10 @@ from deeplab_jax.data.batches import train_batches
 from deeplab_jax.models.summary import multiply_adds, parameters
 from deeplab_jax.parallel.mesh import device_mesh, place_batch
 from deeplab_jax.process import restart_with_huge_pages
-from deeplab_jax.training.loop import fit, initial_variables, open_sources
-from deeplab_jax.training.step import compile_train_step, fresh_state
+from deeplab_jax.training.loop import fit, open_sources
+from deeplab_jax.training.start import initial_variables
+from deeplab_jax.training.state import fresh_state
+from deeplab_jax.training.step import compile_train_step
 
 CONTEXT, BOUNDARIES = ("boat", "car"), ("person", "buoy")
 

@@ -67,7 +67,8 @@ def ours(network: str, mode: str, batch: int, *, lax: bool = False) -> Callable[
     from deeplab_jax.models import build_model, layers
     from deeplab_jax.models.build import init_variables
     from deeplab_jax.parallel.mesh import device_mesh, place_batch
-    from deeplab_jax.training.step import compile_train_step, fresh_state
+    from deeplab_jax.training.state import fresh_state
+    from deeplab_jax.training.step import compile_train_step
 
     if lax:
         layers.depthwise_conv = lax_depthwise

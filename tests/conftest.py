@@ -70,7 +70,8 @@ def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 
 def with_workdir(config: Config, workdir: Path) -> Config:
-    return dataclasses.replace(config, workdir=str(workdir))
+    machine = dataclasses.replace(config.machine, workdir=str(workdir))
+    return dataclasses.replace(config, machine=machine)
 
 
 @pytest.fixture

@@ -34,8 +34,9 @@ from deeplab_jax.data.source import NO_CLASS
 from deeplab_jax.inference.metrics import confusion_matrix
 from deeplab_jax.parallel.mesh import device_mesh
 from deeplab_jax.reporting.metrics_file import read_metrics
-from deeplab_jax.training.loop import fit, initial_variables
+from deeplab_jax.training.loop import fit
 from deeplab_jax.training.losses import pixel_losses
+from deeplab_jax.training.start import initial_variables
 from deeplab_jax.weights.files import load_weights
 
 WORDNET_IDS = ("n01", "n02", "n03")

@@ -37,7 +37,8 @@ from deeplab_jax.config import (
 from deeplab_jax.config.flags import format_fields
 from deeplab_jax.parallel.mesh import device_mesh
 from deeplab_jax.plan.compilers import batch_shapes
-from deeplab_jax.training.step import abstract_state, compile_train_step
+from deeplab_jax.training.state import abstract_state
+from deeplab_jax.training.step import compile_train_step
 
 
 def of(source: str, **sections: Any) -> Config:

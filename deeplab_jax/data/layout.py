@@ -20,13 +20,13 @@ def settings_for(base: Config, root: Path, *, named: bool) -> Config:
 
     images/ may hold a folder for training and one for evaluation (`TRAIN_SPLITS`, `EVAL_SPLITS`),
     or the images themselves, of which a tenth is then held out. What is chosen is said on stderr;
-    what is not understood is left as it is, for `open_source` to refuse. The run's folder is
-    runs/NAME of the data.
+    what is not understood is left as it is, for `open_source` to refuse. Unless a configuration was
+    named, the run's folder is runs/NAME of the data.
     """
     folder, data = root.expanduser(), base.data
-    machine = replace(
-        base.machine, root=str(root), workdir=f"runs/{folder.resolve().name or 'data'}"
-    )
+    machine = replace(base.machine, root=str(root))
+    if not named:
+        machine = replace(machine, workdir=f"runs/{folder.resolve().name or 'data'}")
     images = folder / data.image_dir
     if not named and images.is_dir():
         there = list_folders(images)

@@ -20,7 +20,8 @@ from deeplab_jax.config import Config
 from deeplab_jax.errors import UserError
 from deeplab_jax.parallel.mesh import device_mesh
 from deeplab_jax.plan.chips import CHIPS, GB, Chip, gpu_target
-from deeplab_jax.training.step import abstract_state, compile_train_step
+from deeplab_jax.training.state import abstract_state
+from deeplab_jax.training.step import compile_train_step
 
 # What libtpu would otherwise ask of the machine that it takes for a TPU host.
 TPU_ENVIRONMENT = {

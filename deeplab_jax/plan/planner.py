@@ -34,7 +34,7 @@ from deeplab_jax.plan.programs import (
     kernels,
     traffic,
 )
-from deeplab_jax.training.step import abstract_state
+from deeplab_jax.training.state import abstract_state
 
 PASSES = 3  # over each multiply-add in training: forward, and both gradients
 

@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import threading
-from types import FrameType
 
 import jax
 from jax.experimental import multihost_utils
@@ -35,11 +34,12 @@ class Interruption:
     would never hear it) and all processes agree on the step after which they leave.
     """
 
+    nothing_to_save = True
+    received = False  # whether this process was asked to leave
+
     def __init__(self, hang_seconds: int) -> None:
-        self.nothing_to_save = True
         self._hang_seconds = hang_seconds
-        self._received = threading.Event()
-        self._deadline: threading.Timer | None = None
+        self._left = threading.Event()
         in_main_thread = threading.current_thread() is threading.main_thread()
         self._owns_signals = in_main_thread and jax.process_count() == 1
 
@@ -48,10 +48,10 @@ class Interruption:
             self._read, self._write = os.pipe()
             os.set_blocking(self._write, False)
             self._old_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-            self._old = {s: signal.signal(s, self._in_python) for s in SIGNALS}
+            self._old = {s: signal.signal(s, self._answer) for s in SIGNALS}
             self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
             self._thread.start()
-        self.alive()
+        self.note_progress()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -60,52 +60,44 @@ class Interruption:
             for number, handler in self._old.items():
                 signal.signal(number, handler)
             signal.set_wakeup_fd(self._old_fd)
+            self._left.set()
             os.write(self._write, b"\0")  # no signal: the thread ends
             self._thread.join()
-            if self._deadline:
-                self._deadline.cancel()
             os.close(self._read)
             os.close(self._write)
 
-    @property
-    def received(self) -> bool:
-        """Whether this process was asked to leave."""
-        return self._received.is_set()
-
-    def alive(self) -> None:
+    def note_progress(self) -> None:
         """Say that a step is finished: the next one has its full time before it counts as hung."""
         if self._hang_seconds:
             faulthandler.dump_traceback_later(self._hang_seconds, exit=True, file=STDERR)
 
     def check(self) -> None:
         """Raise Interrupted if this process was asked to leave; not where there are several."""
-        self.alive()
+        self.note_progress()
         if self.received:
             raise Interrupted
 
-    def reached(self, step: int) -> bool:
+    def must_leave(self, step: int) -> bool:
         """Whether to save and leave after this step; all processes call it at every step."""
-        self.alive()
+        self.note_progress()
         if jax.process_count() == 1:
             return self.received
         return multihost_utils.reached_preemption_sync_point(step)
+
+    def _answer(self, *_: object) -> None:
+        if self.nothing_to_save:
+            raise Interrupted
 
     def _listen(self) -> None:
         while (number := os.read(self._read, 1)[0]) != 0:
             if number not in SIGNALS:  # Python reports every signal that has a handler of its own
                 continue
-            name = signal.Signals(number).name
             if self.received:
                 os._exit(INTERRUPTED)
-            self._received.set()
-            if not self.nothing_to_save:
-                print(f"{name}: saving, then leaving; again to leave at once", file=sys.stderr)
-                continue
-            print(f"{name}: leaving, there is nothing new to save", file=sys.stderr, flush=True)
-            self._deadline = threading.Timer(ANSWER_SECONDS, os._exit, (INTERRUPTED,))
-            self._deadline.daemon = True
-            self._deadline.start()
-
-    def _in_python(self, number: int, frame: FrameType | None) -> None:
-        if self.nothing_to_save:
-            raise Interrupted
+            self.received = True
+            name, at_once = signal.Signals(number).name, self.nothing_to_save
+            saving = "saving, then leaving; again to leave at once"
+            what = "leaving, there is nothing new to save" if at_once else saving
+            print(f"{name}: {what}", file=sys.stderr, flush=True)
+            if at_once and not self._left.wait(ANSWER_SECONDS) and self.nothing_to_save:
+                os._exit(INTERRUPTED)

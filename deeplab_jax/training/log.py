@@ -1,12 +1,10 @@
 """What a run writes down step by step: metrics.jsonl, TensorBoard's events, steps gone bad."""
 
 import math
-import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,52 +19,43 @@ from deeplab_jax.parallel.processes import wait_for_all, writes
 from deeplab_jax.reporting.metrics_file import read_log
 
 
-def event_writer(folder: Path, first_step: int) -> Any:
-    """Where TensorBoard's scalars and images go; None where tensorboardX is not installed."""
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        return None
-    # A queue without limit: its thread ends on a full disk, and a full queue would wait for it.
-    return SummaryWriter(str(folder), max_queue=0, purge_step=first_step + 1)
-
-
 class NumbersGoneBad(UserError):
     """Too many steps in a row had a loss or gradient that is no finite number; the last: `step`."""
 
-    def __init__(self, step: int, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, step: int, in_a_row: int) -> None:
+        super().__init__(
+            f"step {step}: loss or gradient is no finite number, as in each of the last {in_a_row}"
+            " steps (machine.max_bad_steps). Nothing of them is in the state; metrics.jsonl names"
+            " their images. A lower --optim.learning_rate may help, or --machine.rollback=True,"
+            " which goes back to the last checkpoint and passes over them"
+        )
         self.step = step
 
 
 class Log:
-    """metrics.jsonl: one JSON object a line; TensorBoard's events beside it (`event_writer`).
+    """metrics.jsonl: one JSON object a line; TensorBoard's events beside it, where installed.
 
     Of several processes one writes; a skipped step's images are named by the process that read
-    them.
-
-    Lines after `first_step` are of a lost stretch: removed. A step is read after the next one was
-    dispatched, so that the device never waits for the host.
+    them. Lines after `first_step` are of a lost stretch: removed. A step is read after the next
+    one was dispatched, so that the device never waits for the host. `evaluated` are the steps with
+    an evaluation; `skipping`: whether the step that was read last changed nothing.
     """
 
     def __init__(self, file: Path, first_step: int, config: Config, source: Source) -> None:
         rows, broken = read_log(file) if file.exists() else ([], 0)
-        kept = [row for row in rows if row["step"] <= first_step]
-        self._evaluated = {row["step"] for row in kept if "eval/pixel_accuracy" in row}
+        rows = [row for row in rows if row["step"] <= first_step]
+        self.evaluated = {row["step"] for row in rows if "eval/pixel_accuracy" in row}
         wait_for_all("log read")
-        self._file: Appender | None = None
-        self._events = None
+        self._file = self._events = None
         if writes():
             if broken:
-                set_aside(file, broken)
-            write_atomically(file, "".join(json_text(row) + "\n" for row in kept))
+                keep_broken(file, broken)
+            write_atomically(file, "".join(json_text(row) + "\n" for row in rows))
             self._file = Appender(file)
-            self._events = event_writer(file.parent / "tensorboard", first_step)
+            self._events = open_events(file.parent / "tensorboard", first_step)
         self._config, self._source = config, source
         self._pending: tuple[int, dict[str, Any], np.ndarray] | None = None
-        self._last = (first_step, time.monotonic())
-        self._waited = 0.0
-        self._note = ""
+        self._last, self._waited, self._note = (first_step, time.monotonic()), 0.0, ""
         self.skipping = False
 
     def __enter__(self) -> "Log":
@@ -88,59 +77,45 @@ class Log:
 
     def train(self, step: int, metrics: dict[str, Any], records: np.ndarray) -> str:
         """Remember this step, read the one before; returns a note for the progress line."""
-        note = self.flush()
+        self.flush()
         self._pending = (step, metrics, records)
-        return note
+        return self._note
 
-    def flush(self) -> str:
+    def flush(self) -> None:
         """Read the remembered step: write it if it is to be logged, name its records if skipped.
 
         Raises:
           NumbersGoneBad: it is the last of too many skipped ones.
         """
         if self._pending is None:
-            return self._note
-        step, metrics, records = self._pending
-        self._pending = None
+            return
+        (step, metrics, records), self._pending = self._pending, None
         in_a_row = int(metrics.pop("skipped_in_a_row"))
         self.skipping = in_a_row > 0
         if self.skipping:
-            self._skipped(step, in_a_row, [self._source.name(i) for i in records.tolist()])
+            names = [self._source.name(i) for i in records.tolist()]
+            self._write({"step": step, "skipped": names})
+            what = "loss or gradient is no finite number, skipped; its images"
+            print(f"warning: step {step}: {what}: {', '.join(names)}", file=sys.stderr)
         elif step % self._config.machine.log_every == 0:
-            self._trained(step, {k: float(v) for k, v in metrics.items()})
-        return self._note
+            self._write_step(step, {name: float(value) for name, value in metrics.items()})
+        if in_a_row >= self._config.machine.max_bad_steps:
+            raise NumbersGoneBad(step, in_a_row)
 
-    def _trained(self, step: int, values: dict[str, float]) -> None:
+    def _write_step(self, step: int, values: dict[str, float]) -> None:
         now = time.monotonic()
-        seconds = now - self._last[1]
-        rate = (step - self._last[0]) * self._config.train.batch_size / seconds
-        wait = self._waited / seconds
+        before, start = self._last
+        rate = (step - before) * self._config.train.batch_size / (now - start)
+        wait = self._waited / (now - start)
         self._last, self._waited = (step, now), 0.0
         timings = {"images_per_second": round(rate, 3), "data_wait": round(wait, 3)}
         self._write({"step": step, **values, **timings})
         self._note = f"loss {values['loss']:.3f}, {rate:.1f} images/s, {wait:.0%} waiting for data"
 
-    def _skipped(self, step: int, in_a_row: int, names: list[str]) -> None:
-        self._write({"step": step, "skipped": names})
-        what = f"step {step}: loss or gradient is no finite number"
-        print(f"warning: {what}, skipped; its images: {', '.join(names)}", file=sys.stderr)
-        if in_a_row >= self._config.machine.max_bad_steps:
-            raise NumbersGoneBad(
-                step,
-                f"{what}, as in each of the last {in_a_row} steps (machine.max_bad_steps). Nothing of"
-                " them is in the state. Their images are named above and in metrics.jsonl; a"
-                " lower --optim.learning_rate may help, or --machine.rollback=True, which goes back"
-                " to the last checkpoint and passes over them",
-            )
-
-    def evaluated(self, step: int) -> bool:
-        """Whether the log has an evaluation of this step."""
-        return step in self._evaluated
-
     def evaluation(self, step: int, result: Evaluation, source: Source) -> None:
         """Write and print an evaluation."""
         self._write({"step": step, **summary(result)})
-        self._evaluated.add(step)
+        self.evaluated.add(step)
         if self._events and result.predictions:
             sheet = np.asarray(drawn(result, source))
             self._events.add_image("eval/images", sheet, step, dataformats="HWC")
@@ -157,9 +132,19 @@ class Log:
                     self._events.add_scalar(name, value, row["step"])
 
 
-def set_aside(file: Path, broken: int) -> None:
-    """Keep a copy of a log with broken lines, and say how many are left out of what goes on."""
-    copies = (file.with_name(f"{file.name}.broken{n or ''}") for n in count())
-    copy = next(copy for copy in copies if not copy.exists())
-    shutil.copyfile(file, copy)
+def open_events(folder: Path, first_step: int) -> Any:
+    """Where TensorBoard's scalars and images go; None where tensorboardX is not installed."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        return None
+    # A queue without limit: its thread ends on a full disk, and a full queue would wait for it.
+    return SummaryWriter(str(folder), max_queue=0, purge_step=first_step + 1)
+
+
+def keep_broken(file: Path, broken: int) -> None:
+    """Keep what a log with broken lines holds, and say how many are left out of what goes on."""
+    copy = file.with_name(f"{file.name}.broken")
+    with copy.open("ab") as stream:
+        stream.write(file.read_bytes())
     print(f"warning: {file}: {broken} broken lines are left out; kept in {copy}", file=sys.stderr)

@@ -1,87 +1,78 @@
 """The official optimiser and schedules: SGD with momentum in TF1's form, L2 in the gradient."""
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import path_aware_map
 from jax import Array
 
+from deeplab_jax.config import OptimConfig
 
-def poly_schedule(
-    base: float, steps: int, *, power: float = 0.9, end: float = 0.0
-) -> optax.Schedule:
-    """(base - end) * (1 - t / steps)^power + end."""
-
-    def rate(step: Array) -> Array:
-        return (base - end) * (1.0 - jnp.clip(step, 0, steps) / steps) ** power + end
-
-    return rate
+Path = tuple[Any, ...]  # of names, to a parameter
 
 
-def step_schedule(base: float, decay_steps: int, decay_rate: float) -> optax.Schedule:
-    """base * decay_rate^floor(t / decay_steps)."""
-    return lambda step: base * decay_rate ** (step // decay_steps)
+def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
+    """The learning rate of each of so many steps, as the official `get_model_learning_rate`.
 
-
-def slow_start(schedule: optax.Schedule, steps: int, constant: float) -> optax.Schedule:
-    """A constant rate for `steps` steps, then the schedule, whose t counts from their end.
-
-    As the official `get_model_learning_rate`.
+    poly: (base - end) * (1 - t / T)^power + end; step: base * decay_rate^floor(t / decay_steps).
+    After a slow start of a constant rate, whose steps count neither in t nor in T.
     """
-    return lambda step: jnp.where(step < steps, constant, schedule(jnp.maximum(step - steps, 0)))
+    start = config.slow_start_steps
+    if config.schedule == "poly":
+        schedule = optax.polynomial_schedule(
+            config.learning_rate, config.end_learning_rate, config.power, steps - start
+        )
+    else:
+        schedule = optax.exponential_decay(
+            config.learning_rate, config.decay_steps, config.decay_rate, staircase=True
+        )
+    slow = optax.constant_schedule(config.slow_start_learning_rate)
+    return optax.join_schedules([slow, schedule], [start])
 
 
-def path_names(path: tuple[Any, ...]) -> list[str]:
-    return [entry.key for entry in path]
-
-
-def is_decayed(path: tuple[Any, ...]) -> bool:
-    """L2 applies to plain and pointwise kernels; not to depthwise ones, BatchNorm or biases."""
-    names = path_names(path)
-    return names[-1] == "kernel" and not names[-2].endswith("depthwise")
-
-
-def gradient_multiplier(path: tuple[Any, ...], new_layers: float, freeze_backbone: bool) -> float:
-    """Factor on a parameter's gradient and decay (official `get_model_gradient_multipliers`)."""
-    names = path_names(path)
-    if names[0] == "backbone":
-        return 0.0 if freeze_backbone else 1.0
-    bias = 2.0 if names == ["logits", "bias"] else 1.0
-    return new_layers * bias
-
-
-def sgd(
-    params: Any,
-    schedule: optax.Schedule,
-    *,
-    momentum: float = 0.9,
-    nesterov: bool = False,
-    weight_decay: float = 4e-5,
-    new_layers_multiplier: float = 1.0,
-    freeze_backbone: bool = False,
+def make_optimizer(
+    config: OptimConfig, schedule: optax.Schedule, params: Any, *, freeze_backbone: bool = False
 ) -> optax.GradientTransformation:
-    """v <- momentum * v + g; w <- w - lr * v, with g the gradient of loss + wd * 1/2 |w|^2.
+    """v <- momentum * v + m * g; w <- w - rate * v, with g the gradient of loss + decay/2 |w|^2.
 
-    With `nesterov`, w <- w - lr * (g + momentum * v).
+    With `nesterov`, w <- w - rate * (m * g + momentum * v). The rate stays outside of v. m is the
+    parameter's `gradient_multiplier`, and only some kernels decay: `is_decayed`.
     """
-    decayed = jax.tree_util.tree_map_with_path(lambda path, _: is_decayed(path), params)
-    multipliers = jax.tree_util.tree_map_with_path(
-        lambda path, _: gradient_multiplier(path, new_layers_multiplier, freeze_backbone), params
+    decayed = path_aware_map(is_decayed, params)
+    multiplier = partial(
+        gradient_multiplier,
+        new_layers=config.new_layers_multiplier,
+        freeze_backbone=freeze_backbone,
     )
-    scale = optax.stateless(lambda grads, _: jax.tree.map(lambda g, m: g * m, grads, multipliers))
+    multipliers = path_aware_map(multiplier, params)
     return optax.chain(
-        optax.add_decayed_weights(weight_decay, decayed),
-        scale,
-        optax.trace(momentum, nesterov),
+        optax.add_decayed_weights(config.weight_decay, decayed),
+        optax.stateless(lambda grads, _: jax.tree.map(jnp.multiply, grads, multipliers)),
+        optax.trace(config.momentum, config.nesterov),
         optax.scale_by_learning_rate(schedule),
     )
 
 
+def is_decayed(path: Path, _: Array) -> bool:
+    """L2 applies to plain and pointwise kernels; not to depthwise ones, BatchNorm or biases."""
+    return path[-1] == "kernel" and not path[-2].endswith("depthwise")
+
+
+def gradient_multiplier(path: Path, _: Array, *, new_layers: float, freeze_backbone: bool) -> float:
+    """Factor on a parameter's gradient and decay (official `get_model_gradient_multipliers`)."""
+    if path[0] == "backbone":
+        return 0.0 if freeze_backbone else 1.0
+    bias = 2.0 if path == ("logits", "bias") else 1.0
+    return new_layers * bias
+
+
 def moving_average(average: Any, variables: Any, decay: float, step: Array) -> Any:
-    """average + (1 - d) * (variables - average), with d = min(decay, (1 + step) / (10 + step)).
+    """d * average + (1 - d) * variables, with d = min(decay, (1 + step) / (10 + step)).
 
     As TensorFlow's `ExponentialMovingAverage` with `num_updates`: the start is soon forgotten.
     """
     d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda a, v: a + (1 - d) * (v - a), average, variables)
+    return optax.incremental_update(variables, average, 1.0 - d)

@@ -1,12 +1,18 @@
 """What training carries from step to step: arrays, no functions."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
+from jax.sharding import AbstractMesh, Mesh
+
+from deeplab_jax.config import Config
+from deeplab_jax.models.build import abstract_variables
+from deeplab_jax.parallel.mesh import over_fsdp, place
+from deeplab_jax.training.optim import make_optimizer, make_schedule
 
 
 @jax.tree_util.register_dataclass
@@ -40,20 +46,34 @@ class TrainState:
         return self.variables if self.ema is None else self.ema
 
 
-def init_state(
-    variables: Any, optimizer: optax.GradientTransformation, *, ema: bool = False
-) -> TrainState:
-    """The state before the first step."""
-    params, batch_stats = variables["params"], variables["batch_stats"]
-    average = {"params": params, "batch_stats": batch_stats}
+def init_state(config: Config, variables: Any) -> TrainState:
+    """The state before the first step of a run that starts from `variables`."""
+    schedule = make_schedule(config.optim, config.train.steps)
+    optimizer = make_optimizer(config.optim, schedule, variables["params"])
     return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        batch_stats=batch_stats,
-        opt_state=optimizer.init(params),
+        step=jnp.int32(0),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=optimizer.init(variables["params"]),
         # A copy: the step donates its state, and no buffer can be donated twice.
-        ema=jax.tree.map(jnp.copy, average) if ema else None,
-        skipped=jnp.zeros((), jnp.int32),
-        skipped_in_a_row=jnp.zeros((), jnp.int32),
-        data_offset=jnp.zeros((), jnp.int32),
+        ema=jax.tree.map(jnp.copy, variables) if config.train.ema_decay > 0 else None,
+        skipped=jnp.int32(0),
+        skipped_in_a_row=jnp.int32(0),
+        data_offset=jnp.int32(0),
+    )
+
+
+def fresh_state(config: Config, variables: Any, mesh: Mesh) -> TrainState:
+    """`init_state`, on the mesh's devices."""
+    return place(init_state(config, variables), mesh)
+
+
+def abstract_state(config: Config, mesh: Mesh | AbstractMesh) -> TrainState:
+    """`fresh_state` as shapes, types and places: nothing is computed or allocated."""
+    variables = abstract_variables(config.model)
+    state: TrainState = jax.eval_shape(partial(init_state, config), variables)
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        state,
+        over_fsdp(state, mesh),
     )

@@ -41,7 +41,8 @@ from deeplab_jax.inference.tta import scaled_size
 from deeplab_jax.models.summary import parameters, trace
 from deeplab_jax.progress import duration
 from deeplab_jax.reporting.report import format_column, write_study
-from deeplab_jax.training.loop import check_same, fit, recipe
+from deeplab_jax.training.loop import fit
+from deeplab_jax.training.resume import check_same, recipe
 from deeplab_jax.weights.files import load_weights
 
 Changes = Mapping[str, Any]  # {"model.decoder_convs": 1}

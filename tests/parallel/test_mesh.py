@@ -26,7 +26,8 @@ from deeplab_jax.parallel.mesh import (
     place,
     place_batch,
 )
-from deeplab_jax.training.step import abstract_state, compile_train_step, fresh_state
+from deeplab_jax.training.state import abstract_state, fresh_state
+from deeplab_jax.training.step import compile_train_step
 
 SIZE = (65, 33)  # no part of this height divides: 33, 17, 9 rows follow
 BACKBONES = {"xception_41": 0.05, "resnet_v1_50_beta": 0.07, "mobilenet_v2": 0.1}  # and widths

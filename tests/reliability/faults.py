@@ -4,6 +4,7 @@ For any command that writes to a folder: nothing here knows what is trained.
 """
 
 import atexit
+import dataclasses
 import os
 import signal
 import subprocess
@@ -11,9 +12,16 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 DAMAGES = ("delete", "truncate", "zero", "flip")
+
+
+def change(config: Any, section: str, **changes: Any) -> Any:
+    """A configuration with fields of one section changed."""
+    part = dataclasses.replace(getattr(config, section), **changes)
+    return dataclasses.replace(config, **{section: part})
 
 
 def start(

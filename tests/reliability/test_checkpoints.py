@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from mutate import damage
-from test_checkpoint import EXPERIMENT, saved, state_at
+from training.test_checkpoint import EXPERIMENT, saved, state_at
 
 from deeplab_jax.training.checkpoint import Checkpoints
 

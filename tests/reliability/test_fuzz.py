@@ -33,7 +33,7 @@ from PIL import Image
 from synthetic import random_variables
 
 from deeplab_jax import Config, UserError
-from deeplab_jax.config import flatten, from_dict, load_json, override, to_dict
+from deeplab_jax.config import TaskConfig, flatten, from_dict, load_json, override, to_dict
 from deeplab_jax.data.decode import decode_image, decode_label, image_size
 from deeplab_jax.models.build import abstract_variables
 from deeplab_jax.weights import from_tf_variables, to_tf_variables
@@ -268,8 +268,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of weights, and the same as .npz and as what looks like a checkpoint's .tar.gz."""
     root = tmp_path_factory.mktemp("sound")
     variables = random_variables(TINY_MODEL)
-    classes = (("a", "b", "c"), ((0, 0, 0), (1, 2, 3), (4, 5, 6)))
-    save_weights(root / "folder", Weights(CONFIG, variables, *classes))
+    task = TaskConfig(classes=("a", "b", "c"), colors=((0, 0, 0), (1, 2, 3), (4, 5, 6)))
+    save_weights(root / "folder", Weights(TINY_MODEL, task, variables))
     arrays = to_tf_variables(variables, TINY_MODEL)
     np.savez(root / "tiny.npz", **arrays)
     with tarfile.open(root / "tiny.tar", "w") as tar:
@@ -287,7 +287,7 @@ def same_shapes(variables: Any) -> bool:
 
 def folders(rng: Rng, sound: Path, work: Path) -> None:
     """A folder of weights, one of whose files is damaged."""
-    name = str(rng.choice(["model.safetensors", "config.json", "classes.json"], p=[0.7, 0.1, 0.2]))
+    name = str(rng.choice(["model.safetensors", "model.json"], p=[0.7, 0.3]))
     for file in (sound / "folder").iterdir():
         (work / file.name).write_bytes(file.read_bytes())
     data = (work / name).read_bytes()
@@ -304,8 +304,8 @@ def folders(rng: Rng, sound: Path, work: Path) -> None:
         data = damage(data, rng)
     (work / name).write_bytes(data)
     weights = load_weights(work)
-    if weights.config.model == TINY_MODEL:
-        assert same_shapes(weights.variables) and len(weights.class_names) == 3
+    if weights.model == TINY_MODEL:
+        assert same_shapes(weights.variables) and len(weights.task.classes) == 3
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(weights.variables))
 
 

@@ -1,6 +1,5 @@
 """R2 for two processes of two devices: told to leave, they go on as one process of four."""
 
-import dataclasses
 import signal
 import socket
 import subprocess
@@ -49,8 +48,9 @@ def said(config: Config) -> str:
 def test_two_processes_are_interrupted_and_go_on_as_one(
     tiny_config: Config, tmp_path: Path
 ) -> None:
-    train = dataclasses.replace(tiny_config.train, steps=12, eval_every=6, checkpoint_every=4)
-    alone = with_workdir(dataclasses.replace(tiny_config, train=train), tmp_path / "alone")
+    config = faults.change(tiny_config, "train", steps=12)
+    config = faults.change(config, "machine", eval_every=6, checkpoint_every=4)
+    alone = with_workdir(config, tmp_path / "alone")
     two = with_workdir(alone, tmp_path / "two")
     (process,) = begin(alone, 1, 4)
     assert process.wait() == 0, said(alone)

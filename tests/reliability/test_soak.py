@@ -1,12 +1,12 @@
 """R17: 5,000 tiny steps, a save and an evaluation every 100: memory and open files stay flat."""
 
-import dataclasses
 import os
 import time
 from pathlib import Path
 
 import faults
 import pytest
+from conftest import with_workdir
 
 from deeplab_jax import Config
 from deeplab_jax.config import save_json
@@ -25,15 +25,9 @@ def memory_and_files(process: int) -> tuple[int, int]:
 
 
 def test_r17_memory_and_open_files_stay_flat(tiny_config: Config, tmp_path: Path) -> None:
-    train = dataclasses.replace(
-        tiny_config.train,
-        steps=STEPS,
-        eval_every=EVERY,
-        checkpoint_every=EVERY,
-        log_every=EVERY,
-        ema_decay=0.99,
-    )
-    config = dataclasses.replace(tiny_config, workdir=str(tmp_path / "run"), train=train)
+    every = {"eval_every": EVERY, "checkpoint_every": EVERY, "log_every": EVERY}
+    config = faults.change(tiny_config, "train", steps=STEPS, ema_decay=0.99)
+    config = with_workdir(faults.change(config, "machine", **every), tmp_path / "run")
     save_json(config, tmp_path / "run.json")
     start, log = time.monotonic(), tmp_path / "run" / "metrics.jsonl"
     process = faults.start(["train.py", f"--config={tmp_path / 'run.json'}"], tmp_path / "run.txt")

@@ -1,6 +1,5 @@
 """Killed, interrupted or damaged at any moment, a run ends with the numbers of an unbroken one."""
 
-import dataclasses
 import json
 import random
 import re
@@ -36,10 +35,8 @@ TIMINGS = ("images_per_second", "data_wait")
 @pytest.fixture(scope="module")
 def config(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
     """200 steps with a moving average, 40 saves, 10 evaluations."""
-    train = dataclasses.replace(
-        tiny_config.train, steps=200, eval_every=20, checkpoint_every=5, ema_decay=0.99, seed=0
-    )
-    config = dataclasses.replace(tiny_config, train=train)
+    config = faults.change(tiny_config, "train", steps=200, ema_decay=0.99, seed=0)
+    config = faults.change(config, "machine", eval_every=20, checkpoint_every=5)
     return with_workdir(config, tmp_path_factory.mktemp("runs") / "unbroken")
 
 
@@ -218,8 +215,7 @@ def test_r7_another_number_of_devices_and_of_workers(
     shutil.copytree(unbroken, tmp_path / "moved")
     config = with_workdir(config, tmp_path / "moved")
     shutil.rmtree(tmp_path / "moved" / "checkpoints" / "200")
-    data = dataclasses.replace(config.data, workers=2)
-    assert begin(dataclasses.replace(config, data=data), devices=devices).wait() == 0
+    assert begin(faults.change(config, "machine", workers=2), devices=devices).wait() == 0
     ours, theirs = (
         next(row["loss"] for row in history(folder) if row["step"] == 196)
         for folder in (tmp_path / "moved", unbroken)
@@ -229,11 +225,10 @@ def test_r7_another_number_of_devices_and_of_workers(
 
 
 def test_r16_a_hang_prints_every_stack_and_ends(config: Config, tmp_path: Path) -> None:
-    train = dataclasses.replace(config.train, hang_seconds=60)
-    config = dataclasses.replace(config, workdir=str(tmp_path / "hung"), train=train)
+    config = with_workdir(faults.change(config, "machine", hang_seconds=60), tmp_path / "hung")
     save_json(config, tmp_path / "hung.json")
     script = (
-        "import sys, time; from pathlib import Path; from deeplab_jax import loop\n"
+        "import sys, time; from pathlib import Path; from deeplab_jax.training import loop\n"
         "from deeplab_jax.config import load_json\n"
         "def stuck():\n    time.sleep(10**6)\n    yield\n"
         "loop.batches_from = lambda run, position: stuck()\n"

@@ -3,7 +3,6 @@
 A terminal's Ctrl-C and a cluster's SIGTERM go to every process of a run, also to those that decode.
 """
 
-import dataclasses
 import os
 import random
 import signal
@@ -26,8 +25,7 @@ MOMENTS = ["start-up", "step", "save", "evaluate"] * 5
 
 
 def with_workers(config: Config, folder: Path, workers: int) -> Config:
-    data = dataclasses.replace(config.data, workers=workers)
-    return with_workdir(dataclasses.replace(config, data=data), folder)
+    return with_workdir(faults.change(config, "machine", workers=workers), folder)
 
 
 def members(session: int) -> list[int]:

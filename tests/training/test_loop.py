@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -22,18 +23,26 @@ from PIL import Image
 from synthetic import square_image
 
 import deeplab_jax
-from deeplab_jax import Config, UserError, loop, step
+from deeplab_jax import Config, UserError
 from deeplab_jax.config import from_dict, save_json
 from deeplab_jax.data.settle import open_split
 from deeplab_jax.data.workers import ReaderFailed
 from deeplab_jax.errors import INTERRUPTED
 from deeplab_jax.reporting.metrics_file import read_metrics
+from deeplab_jax.training import loop, step
 from deeplab_jax.training.interruption import Interrupted, Interruption
 from deeplab_jax.training.log import Log, NumbersGoneBad
-from deeplab_jax.training.loop import alone_in, fit
+from deeplab_jax.training.loop import fit, lock_folder
+from deeplab_jax.training.start import initial_variables
 from deeplab_jax.weights.files import load_weights, read_note, save_weights
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def change(config: Config, section: str, **changes: Any) -> Config:
+    """The configuration with fields of one section changed."""
+    part = dataclasses.replace(getattr(config, section), **changes)
+    return dataclasses.replace(config, **{section: part})
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +77,7 @@ def test_a_run_leaves_its_weights_numbers_and_images(unbroken: Path, tiny_config
     with Image.open(unbroken / "evaluation" / "predictions.png") as drawn:
         assert drawn.size[0] > 100
     page = (unbroken / "report.html").read_text()
-    assert page.count("data:image/") == 4 * tiny_config.eval.drawings
+    assert page.count("data:image/") == 4 * tiny_config.eval.images
     table = (unbroken / "evaluation" / "per_class.txt").read_text()
     assert "red" in table and "mean" in table
     numbers = json.loads((unbroken / "evaluation" / "evaluation.json").read_text())
@@ -95,8 +104,7 @@ def test_an_ended_run_resumes_to_the_same_numbers(
 
     All of its processes hear the signal, as those of a terminal hear Ctrl-C.
     """
-    data = dataclasses.replace(tiny_config.data, workers=workers)
-    config = with_workdir(dataclasses.replace(tiny_config, data=data), tmp_path / "ended")
+    config = with_workdir(change(tiny_config, "machine", workers=workers), tmp_path / "ended")
     process, log = run(config), tmp_path / "ended" / "metrics.jsonl"
     while (
         process.poll() is None and len(log.read_text().splitlines() if log.exists() else []) < lines
@@ -137,12 +145,12 @@ def test_what_ends_the_reader_costs_no_step(
 def test_a_second_run_in_one_folder_is_refused(tiny_config: Config, tmp_path: Path) -> None:
     config = with_workdir(tiny_config, tmp_path / "run")
     with (
-        alone_in(tmp_path / "run"),
+        lock_folder(tmp_path / "run"),
         pytest.raises(UserError, match=f"process {os.getpid()} on .* trains there"),
     ):
         fit(config)
     assert not (tmp_path / "run" / "checkpoints").exists()
-    with alone_in(tmp_path / "run"):  # free again
+    with lock_folder(tmp_path / "run"):  # free again
         pass
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"workdir = .*file: that is a file"):
@@ -166,11 +174,10 @@ def test_results_without_a_checkpoint_are_not_replaced(
     if not noted:  # by a run of an earlier version
         (folder / "experiment.json").unlink()
     before = contents(folder)
-    optim = dataclasses.replace(tiny_config.optim, learning_rate=learning_rate)
-    config = dataclasses.replace(with_workdir(tiny_config, folder), optim=optim)
+    config = change(with_workdir(tiny_config, folder), "optim", learning_rate=learning_rate)
     for accept in (False, True):
         with pytest.raises(UserError, match=r"results \(best, .*\) but no checkpoint"):
-            fit(dataclasses.replace(config, accept_changes=accept))
+            fit(change(config, "machine", accept_changes=accept))
     assert contents(folder) == before
 
 
@@ -184,9 +191,8 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(
     assert noted["checkpoint"] is True
     (folder / "experiment.json").write_text(json.dumps(noted | {"checkpoint": False}))
     before = contents(folder)
-    optim = dataclasses.replace(tiny_config.optim, learning_rate=0.5)
     with pytest.raises(UserError, match=r"optim.learning_rate: there 0.05, now 0.5"):
-        fit(dataclasses.replace(with_workdir(tiny_config, folder), optim=optim))
+        fit(change(with_workdir(tiny_config, folder), "optim", learning_rate=0.5))
     assert contents(folder) == before
     fit(with_workdir(tiny_config, folder))
     assert [row["step"] for row in history(folder) if "loss" in row] == [*range(1, 7)]
@@ -211,7 +217,7 @@ def test_a_broken_line_of_the_log_costs_that_line_alone(
     assert not (folder / "metrics.jsonl.broken1").exists()
 
 
-@pytest.mark.parametrize("lost", ["best", "best/config.json", "best/model.safetensors"])
+@pytest.mark.parametrize("lost", ["best", "best/model.json", "best/model.safetensors"])
 def test_a_finished_run_without_its_best_weights_ends_again(
     unbroken: Path, tiny_config: Config, tmp_path: Path, lost: str
 ) -> None:
@@ -241,8 +247,7 @@ def test_the_best_weights_carry_their_score(
     fit(config)
     assert (folder / "best" / "model.safetensors").read_bytes() == kept
     assert "once more" not in capsys.readouterr().err
-    protocol = dataclasses.replace(config.eval, flip=True)
-    fit(dataclasses.replace(config, eval=protocol, accept_changes=True))
+    fit(change(config, "eval", flip=True))
     assert "once more" in capsys.readouterr().err
     anew = read_note(folder / "best")
     assert anew["by"]["flip"] is True and anew["value"] < 0.99 and anew["step"] == 1
@@ -255,7 +260,7 @@ def test_tensorboard_has_the_numbers_where_it_is_installed(
     tiny_config: Config, tmp_path: Path
 ) -> None:
     pytest.importorskip("tensorboardX")
-    source = open_split(tiny_config.data, "train", tiny_config.model)
+    source = open_split(tiny_config, "train")
     with Log(tmp_path / "metrics.jsonl", 0, tiny_config, source) as log:
         log.train(1, {"loss": 2.0, "skipped_in_a_row": 0}, np.arange(8))
         log.flush()
@@ -263,11 +268,81 @@ def test_tensorboard_has_the_numbers_where_it_is_installed(
     assert b"loss" in events and b"images_per_second" in events
 
 
-def test_a_folder_of_another_experiment_is_refused(unbroken: Path, tiny_config: Config) -> None:
-    optim = dataclasses.replace(tiny_config.optim, learning_rate=0.5)
-    other = dataclasses.replace(with_workdir(tiny_config, unbroken), optim=optim)
-    with pytest.raises(UserError, match=r"optim.learning_rate: there 0.05, now 0.5"):
-        fit(other)
+FREE: dict[str, dict[str, Any]] = {
+    "machine": {
+        "workers": 1,
+        "log_every": 2,
+        "eval_every": 4,
+        "checkpoint_every": 3,
+        "keep_every": 2,
+        "max_bad_records": 3,
+        "max_bad_steps": 3,
+        "rollback": True,
+        "hang_seconds": 0,
+    },
+    "eval": {"batch_size": 16, "images": 1},
+    "mesh": {"fsdp": 2},
+}
+
+
+def test_a_run_resumes_on_another_machine(
+    unbroken: Path, tiny_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other intervals, limits, paths, mesh, evaluation batch and images shown: no question."""
+    shutil.copytree(unbroken, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "checkpoints" / "6")
+    shutil.copytree(tiny_config.machine.root, tmp_path / "data")
+    config = with_workdir(tiny_config, tmp_path / "copy")
+    for section, changes in FREE.items():
+        config = change(config, section, **changes)
+    assert int(fit(change(config, "machine", root=str(tmp_path / "data"))).step) == 6
+    assert (
+        "from step 4" in (text := capsys.readouterr().err) and "another configuration" not in text
+    )
+
+
+def reverse_classes(root: Path) -> None:
+    lines = (root / "classes.txt").read_text().splitlines(keepends=True)
+    (root / "classes.txt").write_text("".join(reversed(lines)))
+
+
+def edit_a_mask(root: Path) -> None:
+    with Image.open(root / "masks" / "train" / "p00.png") as mask:
+        pixels = np.array(mask)
+    pixels[0, 0] = 1
+    Image.fromarray(pixels).save(root / "masks" / "train" / "p00.png")
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        ("optim", {"learning_rate": 0.5}, "optim.learning_rate: there 0.05, now 0.5"),
+        ("data", {"crop_size": (33, 33)}, "data.crop_size: there .33, 49., now .33, 33."),
+        ("train", {"seed": 2}, "train.seed: there 1, now 2"),
+        ("model", {"width": 0.1}, "model.width: there 0.06, now 0.1"),
+        ("task", {"resize": "fit", "eval_size": (49, 65)}, "task.resize: there 'keep', now 'fit'"),
+        (reverse_classes, {}, "task.classes: there .'grey', 'red', 'blue'., now .'blue', 'red', "),
+        (edit_a_mask, {}, "data set: there '12 pairs .*, now '12 pairs"),
+    ],
+    ids=lambda x: getattr(x, "__name__", x if isinstance(x, str) and "." not in x else ""),
+)
+def test_another_recipe_or_other_data_are_refused(
+    unbroken: Path,
+    tiny_config: Config,
+    tmp_path: Path,
+    section: str | Callable[[Path], None],
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    config = with_workdir(tiny_config, unbroken)
+    if callable(section):
+        shutil.copytree(tiny_config.machine.root, tmp_path / "data")
+        section(tmp_path / "data")
+        config = change(config, "machine", root=str(tmp_path / "data"))
+    else:
+        config = change(config, section, **changes)
+    with pytest.raises(UserError, match=message):
+        fit(config)
 
 
 def test_a_changed_field_or_data_set_is_accepted_on_request(
@@ -275,10 +350,10 @@ def test_a_changed_field_or_data_set_is_accepted_on_request(
 ) -> None:
     shutil.copytree(unbroken, tmp_path / "copy")
     config = with_workdir(tiny_config, tmp_path / "copy")
-    other = dataclasses.replace(config, data=dataclasses.replace(config.data, eval_split="train"))
+    other = change(config, "data", eval_split="train")
     with pytest.raises(UserError, match=r"evaluation set: there '5 pairs .*, now '12 pairs"):
         fit(other)
-    assert int(fit(dataclasses.replace(other, accept_changes=True)).step) == 6
+    assert int(fit(change(other, "machine", accept_changes=True)).step) == 6
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, positions: range) -> None:
@@ -300,8 +375,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, positions: range) -> None:
 def test_numbers_gone_bad_are_skipped_then_stop_the_run(
     tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = dataclasses.replace(tiny_config.train, max_bad_steps=2)
-    config = dataclasses.replace(with_workdir(tiny_config, tmp_path / "run"), train=train)
+    config = change(with_workdir(tiny_config, tmp_path / "run"), "machine", max_bad_steps=2)
     poison(monkeypatch, range(2, 3))
     state = fit(config)
     assert (int(state.step), int(state.skipped)) == (6, 1)
@@ -316,8 +390,8 @@ def test_numbers_gone_bad_are_skipped_then_stop_the_run(
 def test_going_back_passes_over_the_data_that_spoils_the_numbers(
     tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = dataclasses.replace(tiny_config.train, max_bad_steps=2, rollback=True)
-    config = dataclasses.replace(with_workdir(tiny_config, tmp_path / "run"), train=train)
+    config = with_workdir(tiny_config, tmp_path / "run")
+    config = change(config, "machine", max_bad_steps=2, rollback=True)
     poison(monkeypatch, range(2, 4))  # of steps 3 and 4: back to step 2, on with batch 4
     state = fit(config)
     assert (int(state.step), int(state.skipped), int(state.data_offset)) == (6, 0, 2)
@@ -330,48 +404,42 @@ def test_unreadable_images_are_ignored_and_named(tiny_config: Config, tmp_path: 
     for name in ("train/p01.png", "train/p05.png", "val/p03.png"):
         file = root / "images" / name
         file.write_bytes(file.read_bytes()[: 200 if name < "train/p05" else 10])  # or no header
-    data = dataclasses.replace(tiny_config.data, root=str(root), max_bad_records=2)
-    config = dataclasses.replace(with_workdir(tiny_config, tmp_path / "run"), data=data)
-    none = dataclasses.replace(data, max_bad_records=0)
+    config = with_workdir(tiny_config, tmp_path / "run")
+    config = change(config, "machine", root=str(root), max_bad_records=2)
     with pytest.raises(UserError, match=r"p01\.png"):  # found before the first step
-        fit(dataclasses.replace(config, data=none))
+        fit(change(config, "machine", max_bad_records=0))
     fit(config)
     numbers = json.loads((tmp_path / "run" / "evaluation" / "evaluation.json").read_text())
     assert numbers["unreadable"] == [str(root / "images" / "val" / "p03.png")]
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused(tiny_config: Config) -> None:
-    train = dataclasses.replace(tiny_config.train, batch_size=6)
     with pytest.raises(UserError, match=r"train.batch_size = 6 .* 8 devices"):
-        fit(dataclasses.replace(tiny_config, train=train))
+        fit(change(tiny_config, "train", batch_size=6))
 
 
 def test_a_last_layer_of_other_classes_is_said(
     unbroken: Path, tiny_config: Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As many, of which one has another name."""
-    from deeplab_jax.training.loop import initial_variables
-
-    source = open_split(tiny_config.data, "train", tiny_config.model)
-    config = dataclasses.replace(tiny_config, pretrained=str(unbroken))
+    source = open_split(tiny_config, "train")
+    config = change(tiny_config, "train", pretrained=str(unbroken))
     initial_variables(config, source)
     assert "warning" not in capsys.readouterr().err
     other = dataclasses.replace(source, class_names=("grey", "rust", "blue"))  # type: ignore[type-var]
     initial_variables(config, other)
     assert "other names than the data's (1: 'red' / 'rust')" in capsys.readouterr().err
-    initial_variables(dataclasses.replace(config, pretrained_logits=False), other)
+    initial_variables(change(config, "train", pretrained_logits=False), other)
     assert "warning" not in capsys.readouterr().err
 
 
 def test_pretrained_weights_of_another_class_count(unbroken: Path, tiny_config: Config) -> None:
-    from deeplab_jax.training.loop import initial_variables
-
-    model = dataclasses.replace(tiny_config.model, num_classes=4)
-    config = dataclasses.replace(tiny_config, model=model, pretrained=str(unbroken))
-    source = open_split(tiny_config.data, "train", tiny_config.model)
+    config = change(tiny_config, "model", num_classes=4)
+    config = change(config, "train", pretrained=str(unbroken))
+    source = open_split(tiny_config, "train")
     with pytest.raises(UserError, match="--pretrained_logits=False"):
         initial_variables(config, source)
-    config = dataclasses.replace(config, pretrained_logits=False)
+    config = change(config, "train", pretrained_logits=False)
     variables = initial_variables(config, source)
     theirs = load_weights(unbroken).variables
     assert variables["params"]["logits"]["bias"].shape == (4,)
@@ -409,6 +477,7 @@ SMALLEST: dict[str, Any] = {
     "data.scale_step": 0.0,
     "data.photometric": 0.0,
     "task.white": 255,
+    "task.colors": (),
     "machine.workers": 0,
     "machine.max_bad_records": 0,
     "optim.learning_rate": TINY,
@@ -466,8 +535,9 @@ def test_each_number_at_its_smallest_with_one_image_of_each_split(tmp_path: Path
             (tmp_path / kind / split).mkdir(parents=True)
             Image.fromarray(np.ones(pixels, np.uint8)).save(tmp_path / kind / split / "one.png")
     (tmp_path / "classes.txt").write_text("a\nb\n")
-    tree: dict[str, Any] = {"model": {"backbone": "mobilenet_v2"}, "workdir": str(tmp_path / "run")}
-    tree["data"] = {"source": "folder", "root": str(tmp_path), "eval_split": "val"}
+    tree: dict[str, Any] = {"model": {"backbone": "mobilenet_v2"}}
+    tree["machine"] = {"workdir": str(tmp_path / "run"), "root": str(tmp_path)}
+    tree["data"] = {"source": "folder", "eval_split": "val"}
     for name, value in SMALLEST.items():
         section, field = name.split(".")
         tree.setdefault(section, {})[field] = value

@@ -21,15 +21,9 @@ from deeplab_jax.inference.step import (
     to_original,
 )
 from deeplab_jax.parallel.mesh import device_mesh, place_batch
-from deeplab_jax.training.loop import initial_variables
-from deeplab_jax.training.state import TrainState
-from deeplab_jax.training.step import (
-    abstract_state,
-    compile_train_step,
-    counted,
-    fresh_state,
-    loss_and_stats,
-)
+from deeplab_jax.training.start import initial_variables
+from deeplab_jax.training.state import TrainState, abstract_state, fresh_state
+from deeplab_jax.training.step import compile_train_step, count_step, loss_and_stats
 
 CONFIG = Config(
     model=TINY_MODEL,
@@ -92,7 +86,7 @@ def test_a_step_that_is_not_finite_changes_the_counters_alone(finite: bool) -> N
         return TrainState(jnp.int32(step), tree, tree, (tree,), tree, two, one, one)
 
     old, new = state(1.0, 5), state(2.0 if finite else jnp.nan, 5)
-    out = jax.jit(counted)(jnp.array(finite), new, old)
+    out = jax.jit(count_step)(new, old, jnp.array(finite))
     kept = new if finite else old
     for name in ("params", "batch_stats", "opt_state", "ema"):
         jax.tree.map(np.testing.assert_array_equal, getattr(out, name), getattr(kept, name))
