@@ -1,6 +1,6 @@
 """What a save costs the training loop, and what goes on behind it.
 
-    python -m benchmarks.checkpoints [--config=configs/voc.py ...]
+    python -m benchmarks.checkpoints [--config=voc --machine.root=PATH ...]
 
 The loop waits for the copy to the host and the digests; the writing goes on in the background.
 """
@@ -22,7 +22,7 @@ ROUNDS = 5
 
 
 def main() -> None:
-    config = parse(sys.argv[1:], "configs/scenes.py")
+    config = parse(sys.argv[1:], "scenes")
     mesh = device_mesh()
     variables = jax.jit(init_variables, static_argnums=0)(config.model, jax.random.key(0))
     state = fresh_state(config, variables, mesh)

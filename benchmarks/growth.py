@@ -66,7 +66,7 @@ def seconds_per_image(case: Case, step: Any) -> float:
     mesh, config = device_mesh(devices=jax.devices()[:1]), config_of(case)
     rng, shape = np.random.default_rng(0), (case.batch, case.crop, case.crop)
     image = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
-    label = rng.integers(0, config.model.num_classes, shape, dtype=np.uint8)
+    label = rng.integers(0, config.model.classes, shape, dtype=np.uint8)
     batch = place_batch({"image": image, "label": label}, mesh)
     state = fresh_state(config, init_variables(config.model, jax.random.key(0)), mesh)
     times = []

@@ -45,12 +45,11 @@ def networks(base: ModelConfig) -> dict[str, ModelConfig]:
 
 def seconds_per_step(config: Config) -> float:
     """Median time of a training step, compiled."""
-    source, _ = open_sources(config)
+    config, source, _ = open_sources(config)
     mesh = device_mesh()
     state = fresh_state(config, initial_variables(config, source), mesh)
     step = compile_train_step(config, state, mesh, source.ignore_label)
-    size = config.train.batch_size
-    batches = train_batches(source, config.data, batch_size=size, seed=0)
+    batches = train_batches(source, config)
     times = []
     for _ in range(8):
         start = time.perf_counter()
@@ -65,10 +64,9 @@ def train(config: Config, minutes: float) -> None:
     if (Path(config.machine.workdir) / "evaluation" / "evaluation.json").exists():
         return
     steps = int(60 * minutes / seconds_per_step(config))
-    options = dataclasses.replace(
-        config.train, steps=steps, eval_every=steps, checkpoint_every=steps
-    )
-    fit(dataclasses.replace(config, train=options))
+    train = dataclasses.replace(config.train, steps=steps)
+    machine = dataclasses.replace(config.machine, eval_every=steps, checkpoint_every=steps)
+    fit(dataclasses.replace(config, train=train, machine=machine))
 
 
 def row(name: str, config: Config) -> str:
@@ -82,7 +80,7 @@ def row(name: str, config: Config) -> str:
 
     return (
         f"| {name} | {parameters(config.model) / 1e6:.2f} M"
-        f" | {multiply_adds(config.model, config.data.crop_size) / 1e9:.2f} G | {steps}"
+        f" | {multiply_adds(config.model, config.data.crop) / 1e9:.2f} G | {steps}"
         f" | {result['eval/miou']:.3f} | {mean(CONTEXT):.3f} | {mean(BOUNDARIES):.3f} |"
     )
 
@@ -92,11 +90,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5.0, help="for each network [5]")
     parser.add_argument("--out", default="runs/networks", help="folder of the runs")
     args = parser.parse_args()
-    base = load_config_file("configs/scenes.py")
+    base = load_config_file("scenes")
     lines = []
     for name, model in networks(base.model).items():
         folder = name.lower().replace(" ", "_").replace("+", "plus")
-        config = dataclasses.replace(base, model=model, workdir=f"{args.out}/{folder}")
+        machine = dataclasses.replace(base.machine, workdir=f"{args.out}/{folder}")
+        config = dataclasses.replace(base, model=model, machine=machine)
         train(config, args.minutes)
         lines.append(row(name, config))
     print(

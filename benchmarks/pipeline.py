@@ -32,13 +32,16 @@ UTILISATION = 0.4
 
 def ours(root: str) -> Callable[[], Any]:
     """The training pipeline of configs/voc.py, without the step."""
-    from deeplab_jax import DataConfig, ModelConfig
+    from deeplab_jax import Config, DataConfig, MachineConfig, TrainConfig
     from deeplab_jax.data.batches import train_batches
     from deeplab_jax.data.settle import open_split
 
-    data = DataConfig(source="voc2012", root=root, crop_size=(CROP, CROP))
-    source = open_split(data, "train", ModelConfig())
-    batches = train_batches(source, data, batch_size=BATCH, seed=0)
+    config = Config(
+        data=DataConfig(source="voc2012", crop_size=(CROP, CROP)),
+        train=TrainConfig(batch_size=BATCH),
+        machine=MachineConfig(root=root),
+    )
+    batches = train_batches(open_split(config, "train"), config)
     return lambda: next(batches)
 
 

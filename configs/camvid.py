@@ -3,7 +3,7 @@
     deeplab train PATH --config=camvid --pretrained=WEIGHTS
 
 PATH is a folder of pairs: images/{train,val}/*.jpg, masks/{train,val}/*.png (ids 0..10, 11 = void),
-classes.txt; WEIGHTS is made by `convert ... --backbone-only` (docs/weights.md). The class weights are
+classes.txt; WEIGHTS is made by `convert ... --backbone-only`, see docs/weights.md. The weights are
 1/sqrt(share of pixels), scaled to a mean of 1 over the pixels: without them pole, sign and
 bicyclist stay near 0 in so short a run. Expected time and score: docs/results.md.
 """

@@ -183,7 +183,7 @@ def evaluate(arguments: list[str]) -> None:
     p.add_weights()
     p.add_argument("--out", type=Path, help="folder for what it writes [WEIGHTS/evaluation]")
     args, rest = p.read(arguments)
-    from deeplab_jax.inference.evaluate import evaluate_weights, on_data
+    from deeplab_jax.inference.results import evaluate_weights, on_data
 
     folder, name = Path(args.weights), args.config
     folder = folder.parent if folder.is_file() else folder
@@ -197,8 +197,8 @@ def evaluate(arguments: list[str]) -> None:
 def study(arguments: list[str]) -> None:
     """Train variants of one experiment and print their table beside the paper's.
 
-    Run again, it trains only what is missing. A FILE has get_config() -> Config, the experiment, and
-    get_study(base: Config) -> Study.
+    Run again, it trains only what is missing. A FILE has get_config() -> Config, the experiment,
+    and get_study(base: Config) -> Study.
     """
     p = Parser("study", study.__doc__ or "")
     p.add_argument("name", metavar="NAME_OR_FILE", help="one that ships, or my_study.py")

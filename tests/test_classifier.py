@@ -134,8 +134,9 @@ def test_its_backbone_starts_a_segmentation_model(
     run: Path, tiny_config: Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Though both have three classes: the last layers have other inputs and another meaning."""
-    config = dataclasses.replace(tiny_config, model=TINY_MODEL, pretrained=str(run))
-    source = open_split(config.data, "train", config.model)
+    start = dataclasses.replace(tiny_config.train, pretrained=str(run))
+    config = dataclasses.replace(tiny_config, model=TINY_MODEL, train=start)
+    source = open_split(config, "train")
     variables = initial_variables(config, source)
     theirs = load_weights(run).variables
     for collection in ("params", "batch_stats"):
@@ -148,7 +149,8 @@ def test_its_backbone_starts_a_segmentation_model(
 def test_one_class_more_is_a_background(config: Config) -> None:
     """The official networks have 1001 classes, 0 for none of the 1000."""
     model = dataclasses.replace(config.model, num_classes=4)
-    ours, official = (open_split(config.data, "train", m) for m in (config.model, model))
+    more = dataclasses.replace(config, model=model)
+    ours, official = (open_split(c, "train") for c in (config, more))
     assert official.class_names == ("background", *WORDNET_IDS) == ("background", *ours.class_names)
     assert [official[i]["label"] - ours[i]["label"] for i in range(3)] == [[[1]]] * 3
     for source, example in ((ours, ours[0]), (official, official[0])):
@@ -156,17 +158,15 @@ def test_one_class_more_is_a_background(config: Config) -> None:
 
 
 def test_batches_have_one_label_a_image(config: Config) -> None:
-    source = open_split(config.data, "validation", config.model)
-    plan = plan_evaluation(source, config.data, output_stride=16, batch_size=8)
-    first, last = eval_batches(source, config.data, plan)
+    source = open_split(config, "validation")
+    task = dataclasses.replace(config.task, eval_size=(33, 33))
+    plan = plan_evaluation(source, config.model, task, batch_size=8)
+    first, last = eval_batches(source, task, plan)
     assert first["image"].shape == (8, 33, 33, 3) and first["label"].dtype == np.uint16
     assert last["label"].shape == (8, 1, 1) and last["label"].dtype == np.uint16
     assert last["label"].ravel().tolist()[3:] == [NO_CLASS] * 5
-    batch, again = (
-        next(train_batches(source, config.data, batch_size=8, seed=0, start_step=3))
-        for _ in range(2)
-    )
-    assert batch["label"].shape == (8, 1, 1) and batch["label"].dtype == np.uint16
+    batch, again = (next(train_batches(source, config, start_step=3)) for _ in range(2))
+    assert batch["label"].shape == (16, 1, 1) and batch["label"].dtype == np.uint16
     np.testing.assert_array_equal(batch["image"], again["image"])
 
 
@@ -182,14 +182,14 @@ def test_class_255_is_learned_and_counted() -> None:
 
 def test_a_split_without_labels(config: Config) -> None:
     with pytest.raises(UserError, match=r"n01_0.JPEG: the split 'test' has no labels"):
-        open_split(config.data, "test", config.model)[0]
+        open_split(config, "test")[0]
 
 
 def test_head_and_source_must_agree(config: Config) -> None:
     with pytest.raises(UserError, match=r"'deeplabv3plus' does not fit .* 'imagenet2012'"):
-        open_split(config.data, "train", TINY_MODEL)
+        open_split(dataclasses.replace(config, model=TINY_MODEL), "train")
     with pytest.raises(UserError, match=r"'classifier' does not fit .* 'scenes'"):
-        open_split(DataConfig(), "train", config.model)
+        open_split(Config(model=config.model), "train")
 
 
 def test_its_data_can_be_checked(config: Config, tmp_path: Path) -> None:
@@ -202,9 +202,10 @@ def test_its_data_can_be_checked(config: Config, tmp_path: Path) -> None:
 
 def test_imagenet_that_is_not_prepared(config: Config, tmp_path: Path) -> None:
     (tmp_path / "ILSVRC2012_img_val.tar").touch()
-    data = dataclasses.replace(config.data, root=str(tmp_path), prepared_dir=str(tmp_path))
+    here = str(tmp_path)
+    machine = dataclasses.replace(config.machine, root=here, prepared_dir=here)
     with pytest.raises(UserError, match=r"lacks ILSVRC2012_img_train.tar: register at https://"):
-        open_split(data, "train", config.model)
+        open_split(dataclasses.replace(config, machine=machine), "train")
 
 
 def test_an_official_classifier_knows_the_photos(

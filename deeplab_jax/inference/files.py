@@ -6,8 +6,9 @@ import sys
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import count
 from pathlib import Path, PurePath
 from typing import Literal, NamedTuple
 
@@ -36,72 +37,56 @@ Format = Literal["index", "voc", "cityscapes"]
 # Where the evaluation server of VOC looks, segmentation by methods trained on any data.
 VOC_RESULTS = "results/VOC2012/Segmentation/comp6_test_cls"
 SHEET = "contact_sheet.png"
-SHEET_IMAGES = 48  # at most so many are shown on it
+SHEET_IMAGES = 48  # at most so many are on it
 # By this text near its beginning, a PNG is known as one that `predict` wrote.
 MARK = "written by deeplab_jax predict"
 
 
-class Source(NamedTuple):
+class Input(NamedTuple):
     """An image to predict; `name`: its path below the folder that was given, or its file name."""
 
     file: Path
     name: PurePath
 
 
-class Found(NamedTuple):
+class Inputs(NamedTuple):
     """The images of files and folders, each once; `passed_over`: in words, '' if nothing was."""
 
-    sources: list[Source]
+    images: list[Input]
     passed_over: str = ""
 
 
-class Outputs(NamedTuple):
-    """The files written for one image; a server wants no overlay."""
-
-    label: Path
-    overlay: Path | None = None
-
-
-def find_images(paths: Sequence[Path]) -> Found:
-    """Files, and all images of folders and of the folders in them, but what predict drew there.
+def find_images(paths: Sequence[Path]) -> Inputs:
+    """Find the images among files, folders and the folders in them, but what `predict` wrote there.
 
     Raises:
       UserError: a path is not there, or a folder holds no images.
     """
-    found: dict[str, Source] = {}
+    found: dict[str, Input] = {}
     passed_over: Counter[str] = Counter()
     for path in paths:
         if os.path.isdir(path):
-            walk = _undrawn(walk_images(path))
-            passed_over += walk.passed_over
-            if not walk.images:
-                why = f"; {walk.describe()}" if walk.passed_over else ""
+            walk = walk_images(path)
+            files = [file for file in walk.images if not is_ours(file)]
+            others = walk.passed_over + Counter({MARK: len(walk.images) - len(files)})
+            if not files:
+                why = f"; {Walk([], others).describe()}" if others else ""
                 raise UserError(f"{path}: holds no images ({', '.join(sorted(SUFFIXES))}){why}")
-            sources = [Source(file, file.relative_to(path)) for file in walk.images]
+            images = [Input(file, file.relative_to(path)) for file in files]
+            passed_over += others
         elif os.path.isfile(path):
-            sources = [Source(path, PurePath(path.name))]
+            images = [Input(path, PurePath(path.name))]
         else:
-            raise UserError(f"{path}: no such file or folder{_is_a_value(path)}")
-        for source in sources:
-            found.setdefault(os.path.abspath(source.file), source)
-    return Found(list(found.values()), Walk([], passed_over).describe())
+            hint = "; name the images before options of several values, as --eval.window 513 513"
+            number = str(path).replace(".", "", 1).isdigit()
+            raise UserError(f"{path}: no such file or folder{hint if number else ''}")
+        for image in images:
+            found.setdefault(os.path.abspath(image.file), image)
+    return Inputs([*found.values()], Walk([], passed_over).describe())
 
 
-def _undrawn(walk: Walk) -> Walk:
-    """A walk without the images that `predict` wrote: a second run would predict its drawings."""
-    images = [file for file in walk.images if not drawn_by_predict(file)]
-    drawn = Counter({MARK: len(walk.images) - len(images)})
-    return Walk(images, walk.passed_over + drawn)
-
-
-def _is_a_value(path: Path) -> str:
-    if not str(path).replace(".", "", 1).isdigit():
-        return ""
-    return "; name the images before options of several values, such as --eval.window 513 513"
-
-
-def drawn_by_predict(file: Path) -> bool:
-    """Whether a file is a PNG that `predict` wrote, at any time."""
+def is_ours(file: Path) -> bool:
+    """Whether a file is a PNG that `predict` wrote, at any time: it may be written again."""
     if file.suffix.lower() != ".png":
         return False
     try:
@@ -111,24 +96,27 @@ def drawn_by_predict(file: Path) -> bool:
         return False
 
 
-def predict_files(predictor: Predictor, found: Found, out: Path, form: Format = "index") -> int:
+# ---- one image after the other
+
+
+def predict_files(predictor: Predictor, inputs: Inputs, out: Path, form: Format = "index") -> int:
     """Write OUT/NAME.png (class ids, palette) and OUT/NAME_overlay.png for each image.
 
     A contact sheet of several goes to OUT/contact_sheet.png. The forms for the servers of VOC and
-    Cityscapes are label files alone, named as these want them. Prints a line for each image; one
-    that cannot be read is reported and passed over. Returns how many these were.
+    Cityscapes are label files alone, named as these want them. A line is printed for each image.
+    Returns how many could not be read.
 
     Raises:
-      UserError: the network has not the server's number of classes; an output may not or cannot be
-        written; no image could be read.
+      UserError: the network has not the server's classes; an output may not or cannot be written;
+        no image could be read.
     """
-    check_form(predictor, form)
-    plan = plan_outputs(found.sources, out, form)
-    check_apart(found.sources, plan, out)
-    writable_folder(out, "--out")
-    sheet = out / SHEET if form == "index" and len(plan) > 1 else None
-    check_free([file for file in (*(file for outputs in plan for file in outputs), sheet) if file])
-    shown = set(np.linspace(0, len(plan) - 1, min(len(plan), SHEET_IMAGES)).round().astype(int))
+    check_classes(predictor.class_names, form)
+    plan = plan_outputs(inputs.images, out, form)
+    index = form == "index"
+    sheet = [out / SHEET] if index and len(plan) > 1 else []
+    overlays = [overlay_of(label) for label in plan] if index else []
+    check_outputs(inputs.images, [*plan, *overlays, *sheet], out)
+    on_sheet = {*np.linspace(0, len(plan) - 1, min(len(plan), SHEET_IMAGES)).round().astype(int)}
     thumbnails: dict[str, Image.Image] = {}
     compiled: set[Size] = set()
 
@@ -139,30 +127,26 @@ def predict_files(predictor: Predictor, found: Found, out: Path, form: Format = 
         milliseconds = 1000 * (time.perf_counter() - start)
         first = "" if size in compiled else " with compiling"
         compiled.add(size)
-        save_label(label, plan[i].label, form, predictor.colors)
-        name = str(plan[i].label.relative_to(out).with_suffix(""))
-        if overlay := plan[i].overlay:
-            drawn = figures.overlay(image, label, predictor.colors, predictor.class_names)
-            save(drawn, overlay)
-            if i in shown:
-                thumbnails[name] = figures.fit(drawn, figures.CELL)
-        renamed = plan[i].label.stem != found.sources[i].file.stem
-        where = f" (as {name}.png)" if renamed else ""
-        return f"{where}: {describe(label, predictor)}; {milliseconds:.0f} ms{first}"
+        save_label(label, plan[i], form, predictor.colors)
+        name = str(plan[i].relative_to(out).with_suffix(""))
+        if index:
+            overlay = figures.overlay(image, label, predictor.colors, predictor.class_names)
+            save(overlay, overlays[i])
+            if i in on_sheet:
+                thumbnails[name] = figures.fit(overlay, figures.CELL)
+        where = "" if plan[i].stem == inputs.images[i].file.stem else f" (as {name}.png)"
+        return f"{where}: {describe(label, predictor.class_names)}; {milliseconds:.0f} ms{first}"
 
     # A server compares with images as they are stored, not as a camera says to turn them.
-    failed = for_each_image(predictor, found, segment, exif=form == "index")
+    failed = for_each_image(predictor, inputs, segment, exif=index)
     if sheet and len(thumbnails) > 1:
-        some = f"{len(thumbnails)} of {len(plan)} images"
-        heading = some if len(plan) > SHEET_IMAGES else ""
-        save(figures.contact_sheet([*thumbnails.values()], [*thumbnails], heading=heading), sheet)
+        some = f"{len(thumbnails)} of {len(plan)} images" if len(plan) > SHEET_IMAGES else ""
+        save(figures.contact_sheet([*thumbnails.values()], [*thumbnails], heading=some), sheet[0])
     return failed
 
 
-def classify_files(predictor: Predictor, found: Found) -> int:
-    """Print a line for each image: its five most likely classes, or what is wrong with it.
-
-    `predictor` is of a classifier. Returns how many images could not be read.
+def classify_files(predictor: Predictor, inputs: Inputs) -> int:
+    """Print the five most likely classes of each image; return how many could not be read.
 
     Raises:
       UserError: no image could be read.
@@ -173,11 +157,11 @@ def classify_files(predictor: Predictor, found: Found) -> int:
         best = [f"{predictor.class_names[i]} {100 * p[i]:.1f} %" for i in np.argsort(-p)[:5]]
         return f": {', '.join(best)}"
 
-    return for_each_image(predictor, found, classify, exif=True)
+    return for_each_image(predictor, inputs, classify, exif=True)
 
 
 def for_each_image(
-    predictor: Predictor, found: Found, act: Callable[[int, np.ndarray], str], *, exif: bool
+    predictor: Predictor, inputs: Inputs, act: Callable[[int, np.ndarray], str], *, exif: bool
 ) -> int:
     """`act` on each image and its index, one in memory at a time; print what it says of it.
 
@@ -186,21 +170,21 @@ def for_each_image(
     Raises:
       UserError: no image could be read; what `act` raises.
     """
-    total, failed, dark = len(found.sources), 0, 0
+    total, failed, dark = len(inputs.images), 0, 0
     limit = MAX_WINDOW_PIXELS if predictor.protocol.window else MAX_PIXELS
     white = predictor.task.white
     with Ticker("predict", total, unit="image") as ticker:
-        for i, (file, name) in enumerate(found.sources):
+        for i, (file, name) in enumerate(inputs.images):
             try:
                 data = read_file(file, limit)
                 image = decode_image(data, str(file), exif=exif, white=white, max_pixels=limit)
                 if why := warn_of_range(data, str(file), white, limit):
                     dark += 1
                     if dark == 1:
-                        print(f"warning: {file}: {why}", file=sys.stderr, flush=True)
+                        print(f"warning: {file}: {why}", file=sys.stderr)
             except UserError as error:
                 failed += 1
-                print(f"error: {error}", file=sys.stderr, flush=True)
+                print(f"error: {error}", file=sys.stderr)
             else:
                 with sign_of_life(f"{name} ({image.shape[1]} x {image.shape[0]})"):
                     said = act(i, image)
@@ -208,8 +192,8 @@ def for_each_image(
             ticker.tick(i + 1)
     if dark > 1:
         print(f"warning: {dark} images use as little of their range", file=sys.stderr)
-    if found.passed_over:
-        print(found.passed_over)
+    if inputs.passed_over:
+        print(inputs.passed_over)
     if failed == total:
         raise UserError("none of the images could be read")
     if failed:
@@ -217,109 +201,84 @@ def for_each_image(
     return failed
 
 
-def check_form(predictor: Predictor, form: Format) -> None:
-    """Raise UserError unless the network's classes can be those of the server, and in its order."""
-    if form == "index":
-        return
-    ours = predictor.class_names
-    theirs = voc.CLASS_NAMES if form == "voc" else cityscapes.CLASS_NAMES
-    if len(ours) != len(theirs):
-        raise UserError(
-            f"--format={form} is for {len(theirs)} classes; these weights have {len(ours)}"
-        )
-    if not (other := other_names(ours, theirs)):
-        return
-    if set(ours) == set(theirs):
-        raise UserError(
-            f"--format={form}: these weights have the server's classes in another order ({other})"
-        )
-    print(
-        f"warning: --format={form}: the server has other names for these classes, which go by"
-        f" their ids: {other}",
-        file=sys.stderr,
-    )
+def describe(label: np.ndarray, class_names: Sequence[str]) -> str:
+    """'dog 31.2 %, cat 8.0 %': the classes found, by area, those under 0.1 % left out."""
+    counts = Image.fromarray(label).histogram()  # np.bincount takes eight times the label's memory
+    shares = 100 * np.array(counts[: len(class_names)]) / label.size
+    largest_first = [i for i in np.argsort(-shares) if shares[i] >= 0.1]
+    return ", ".join(f"{class_names[i]} {shares[i]:.1f} %" for i in largest_first)
 
 
-def plan_outputs(sources: Sequence[Source], out: Path, form: Format) -> list[Outputs]:
-    """The files that are written for each image, none of them twice.
+# ---- what is written
 
-    Folders below a given one are kept below `out`. Names are compared as macOS and Windows do it.
-    Where two images would write the same file, the later one's name gets a number.
+
+def plan_outputs(images: Sequence[Input], out: Path, form: Format) -> list[Path]:
+    """The label file of each image; none of these, of their overlays and the sheet is another's.
+
+    Folders below a given one are kept below `out`. Where two images would write the same file, the
+    later one's name gets a number: the label files of a.jpg and a.png are a.png and a_2.png.
 
     Raises:
       UserError: two images would write the same file for a server, which knows them by name.
     """
-    plan: list[Outputs] = []
+    plan: list[Path] = []
+    taken: dict[str, Path] = {}
     if form != "index":
         folder = out / VOC_RESULTS if form == "voc" else out
-        first: dict[str, Path] = {}
-        for file, _ in sources:
+        for file, _ in images:
             label = folder / f"{file.stem}.png"
-            if (other := first.setdefault(_key(label), file)) != file:
+            if (other := taken.setdefault(fold(label), file)) != file:
                 raise UserError(
                     f"{other} and {file} would both be {label}, a name that the server fixes:"
                     " predict them into different folders"
                 )
-            plan.append(Outputs(label))
+            plan.append(label)
         return plan
-    names = [name.with_suffix("") for _, name in sources]
-    folders = {_key(out / folder) for name in names for folder in name.parents}
-    taken = {_key(out / SHEET), *folders}
+    names = [out / name.with_suffix("") for _, name in images]
+    claimed = {fold(folder) for name in names for folder in name.parents} | {fold(out / SHEET)}
     for name in names:
-        for candidate in _numbered(name):
-            label = out / candidate.with_name(f"{candidate.name}.png")
-            overlay = out / candidate.with_name(f"{candidate.name}_overlay.png")
-            keys = {_key(label), _key(overlay)}
-            if not keys & taken:
+        for i in count(1):
+            label = name.with_name(f"{name.name}_{i}.png" if i > 1 else f"{name.name}.png")
+            keys = {fold(label), fold(overlay_of(label))}
+            if not keys & claimed:
                 break
-        taken |= keys
-        plan.append(Outputs(label, overlay))
+        claimed |= keys
+        plan.append(label)
     return plan
 
 
-def _numbered(name: PurePath) -> Iterator[PurePath]:
-    yield name
-    i = 2
-    while True:
-        yield name.with_name(f"{name.name}_{i}")
-        i += 1
+def overlay_of(label: Path) -> Path:
+    """The file of an overlay, beside its label file."""
+    return label.with_name(f"{label.stem}_overlay.png")
 
 
-def _key(path: Path) -> str:
-    """Equal for paths that a file system may take for the same."""
+def fold(path: Path | str) -> str:
+    """Equal for paths that macOS or Windows may take for the same."""
     return unicodedata.normalize("NFC", str(path)).casefold()
 
 
-def check_apart(sources: Sequence[Source], plan: Sequence[Outputs], out: Path) -> None:
-    """Raise UserError if an output would lie in the folder of an input, also through links."""
-    inputs = {_identity(folder) for folder in {source.file.parent for source in sources}} - {None}
-    for folder in sorted({out, *(outputs.label.parent for outputs in plan)}):
-        if _identity(folder) in inputs:
+def check_outputs(images: Sequence[Input], files: Sequence[Path], out: Path) -> None:
+    """Make the folder `out`, unless one of the files may not be written. Links are followed.
+
+    Raises:
+      UserError: a file would lie beside an image to predict, or in the place of another's.
+    """
+    inputs = {fold(os.path.realpath(f)) for f in {image.file.parent for image in images}}
+    for folder in sorted({out, *(file.parent for file in files)}):
+        if fold(os.path.realpath(folder)) in inputs:
             raise UserError(
                 f"--out = {out}: {folder} holds images to predict; choose another folder, such as"
                 f" --out {out / 'predicted'}"
             )
-
-
-def _identity(folder: Path) -> tuple[int, int] | None:
-    """The same for all paths of one folder; None if it is not there."""
-    try:
-        status = folder.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def check_free(files: Sequence[Path]) -> None:
-    """Raise UserError if one of the files is there and was not written by `predict`."""
+    writable_folder(out, "--out")
     for file in files:
         try:
-            file.lstat()
+            there = bool(file.lstat())
         except FileNotFoundError:
-            continue
+            there = False
         except OSError as error:
-            raise _unwritable(file, error) from error
-        if not drawn_by_predict(file):
+            raise unwritable(file, error) from error
+        if there and not is_ours(file):
             raise UserError(
                 f"{file} is there already, and this predict did not write it: choose another --out,"
                 " or move it away"
@@ -327,7 +286,7 @@ def check_free(files: Sequence[Path]) -> None:
 
 
 def save_label(label: np.ndarray, file: Path, form: Format, colors: Sequence[figures.RGB]) -> None:
-    """Write a prediction u8 [h w] as its class ids with a palette, or as a server wants it.
+    """Write a prediction u8[h, w] as its class ids with a palette, or as a server wants it.
 
     VOC: ids with VOC's palette. Cityscapes: the ids of its masks (`labelIds`) in grey; its script
     finds a file by the image's name at the beginning.
@@ -336,11 +295,10 @@ def save_label(label: np.ndarray, file: Path, form: Format, colors: Sequence[fig
         ids = np.array(cityscapes.TRAIN_ID_TO_ID, np.uint8)[label]
         save(Image.fromarray(ids), file)
     else:
-        indices = figures.index_image(label, voc.COLORS if form == "voc" else colors)
-        save(indices, file, optimize=True)
+        save(figures.index_image(label, voc.COLORS if form == "voc" else colors), file)
 
 
-def save(image: Image.Image, file: Path, *, optimize: bool = False) -> None:
+def save(image: Image.Image, file: Path) -> None:
     """Write a PNG that is known as `predict`'s: the whole file or, if that fails, nothing of it.
 
     Raises:
@@ -348,7 +306,7 @@ def save(image: Image.Image, file: Path, *, optimize: bool = False) -> None:
     """
     mark, content = PngInfo(), io.BytesIO()
     mark.add_text("Software", MARK)
-    image.save(content, format="PNG", pnginfo=mark, optimize=optimize)
+    image.save(content, format="PNG", pnginfo=mark, optimize=image.mode == "P")
     staging = file.with_name(f".{os.getpid()}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -357,18 +315,27 @@ def save(image: Image.Image, file: Path, *, optimize: bool = False) -> None:
     except OSError as error:
         with suppress(OSError):
             staging.unlink()
-        raise _unwritable(file, error) from error
+        raise unwritable(file, error) from error
 
 
-def _unwritable(file: Path, error: OSError) -> UserError:
+def unwritable(file: Path, error: OSError) -> UserError:
     return UserError(
         f"{file}: cannot be written ({error.strerror}); make room, rename, or choose another --out"
     )
 
 
-def describe(label: np.ndarray, predictor: Predictor) -> str:
-    """'dog 31.2 %, cat 8.0 %': the classes found, by area, those under 0.1 % left out."""
-    counts = np.array(Image.fromarray(label).histogram()[: len(predictor.class_names)])
-    shares = 100 * counts / label.size
-    order = [i for i in np.argsort(-shares) if shares[i] >= 0.1]
-    return ", ".join(f"{predictor.class_names[i]} {shares[i]:.1f} %" for i in order)
+def check_classes(ours: tuple[str, ...], form: Format) -> None:
+    """Raise UserError unless a network's classes can be those of the server, and in its order."""
+    if form == "index":
+        return
+    theirs = voc.CLASS_NAMES if form == "voc" else cityscapes.CLASS_NAMES
+    other, problem = other_names(ours, theirs), ""
+    if len(ours) != len(theirs):
+        problem = f" is for {len(theirs)} classes; these weights have {len(ours)}"
+    elif other and {*ours} == {*theirs}:
+        problem = f": these weights have the server's classes in another order ({other})"
+    if problem:
+        raise UserError(f"--format={form}{problem}")
+    if other:
+        warning = "the server has other names for these classes, which go by their ids"
+        print(f"warning: --format={form}: {warning}: {other}", file=sys.stderr)

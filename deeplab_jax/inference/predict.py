@@ -1,4 +1,13 @@
-"""Prediction from saved weights, from Python: `load`."""
+"""Prediction from saved weights, in Python.
+
+import deeplab_jax, numpy as np
+from PIL import Image
+
+network = deeplab_jax.load("runs/my_data")
+image = np.asarray(Image.open("photo.jpg").convert("RGB"))  # u8[h, w, 3]
+labels = network.predict(image)                             # u8[h, w], class ids
+name = network.class_names[labels[0, 0]]                    # of the upper left pixel
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,15 +26,17 @@ from deeplab_jax.data.transforms import Size, central_crop, cut, fit_size, whole
 from deeplab_jax.errors import UserError
 from deeplab_jax.inference.step import ONE_VIEW, predict_labels, predict_probabilities
 from deeplab_jax.models import build_model, mean_pixel
-from deeplab_jax.models.layers import resize_bilinear
-from deeplab_jax.parallel.mesh import device_mesh, on_mesh, place, replicated
+from deeplab_jax.ops.resize import resize_bilinear
+from deeplab_jax.parallel.mesh import bind_mesh, device_mesh, place, replicated
 from deeplab_jax.weights.files import Weights, load_weights
 
 
 class Predictor:
-    """A trained network for images of any size; one program is compiled for each input size.
+    """A trained network that takes images of any size; `load` makes one from a folder.
 
-    `protocol` says how it looks at an image; `space` devices share the height of each.
+    `class_names` and `colors` say what its class ids mean. `protocol` says how it looks at an image
+    (`scales`, `flip`, `window`, `overlap`), and `space` how many devices share the height of each.
+    A program is compiled when the first image of an `input_size` comes.
 
     Raises:
       UserError: there are fewer devices; the protocol does not suit the network.
@@ -40,83 +51,69 @@ class Predictor:
         self.classifies = self.model.head == "classifier"
         mesh = device_mesh((1, 1, space), jax.devices()[:space])
         self._variables = place(weights.variables, mesh)
-        model = build_model(weights.model)
+        network = build_model(self.model)
 
-        def compiled(function: Callable[..., Array]) -> Callable[[Any, np.ndarray], Array]:
-            on_devices = on_mesh(partial(function, model=model, protocol=protocol), mesh)
-            return jax.jit(on_devices, out_shardings=replicated(mesh))
+        def compile_step(function: Callable[..., Array]) -> Callable[[Any, np.ndarray], Array]:
+            step = bind_mesh(partial(function, model=network, protocol=protocol), mesh)
+            return jax.jit(step, out_shardings=replicated(mesh))
 
-        self._labels = compiled(predict_labels)
-        self._probabilities = compiled(predict_probabilities)
+        self._labels = compile_step(predict_labels)
+        self._probabilities = compile_step(predict_probabilities)
 
     def predict(self, image: np.ndarray, *, probabilities: bool = False) -> np.ndarray:
-        """image u8 [h w 3] -> class ids u8 [h w]; with `probabilities`, f32 [h w classes] instead.
+        """Predict the class of each pixel of image u8[h, w, 3], RGB: class ids u8[h, w].
 
-        The image is scaled or padded as in training, the result brought back to its size. A
-        classifier looks at the centre and answers for the whole: u16 [1 1] or f32 [1 1 classes].
+        With `probabilities`, return those of all classes instead, f32[h, w, classes], with sum 1.
+        The image is scaled or padded as in training, and the result brought back to its size. A
+        classifier looks at the centre and answers once: u16[1, 1], or f32[1, 1, classes].
+
+        Raises:
+          UserError: the image is not u8[h, w, 3].
         """
         return self.predict_batch([image], probabilities=probabilities)[0]
 
     def predict_batch(
         self, images: Sequence[np.ndarray], *, probabilities: bool = False
     ) -> list[np.ndarray]:
-        """Several images in one pass for each size; each is predicted as if it were alone.
-
-        Raises:
-          UserError: an image is not u8 [h w 3].
-        """
+        """Predict several images, each as if it were alone; those of one input size together."""
         for i, image in enumerate(images):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 kind = f"{image.dtype} {list(image.shape)}"
                 raise UserError(f"image {i} is {kind}; allowed is uint8 [height, width, 3], RGB")
         run = self._probabilities if probabilities else self._labels
-        if self.classifies:
-            return list(np.asarray(run(self._variables, self._centres(images))))
-        sizes: list[Size] = [(i.shape[0], i.shape[1]) for i in images]
-        boxes = [self.input_size(size) for size in sizes]
-        found: dict[int, np.ndarray] = {}
-        for box in dict.fromkeys(boxes):  # an image's neighbours must not change its padding
-            group = [i for i, b in enumerate(boxes) if b == box]
-            scaled = [self._scaled(sizes[i], box) for i in group]
-            outputs = np.asarray(run(self._variables, self._batch(images, group, scaled, box)))
-            for i, output, (h, w) in zip(group, outputs, scaled, strict=True):
-                restore = smooth_to_size if probabilities else nearest_to_size
-                found[i] = restore(output[:h, :w], sizes[i])
-        return [found[i] for i in range(len(images))]
+        boxes = [self.input_size((image.shape[0], image.shape[1])) for image in images]
+        results: dict[int, np.ndarray] = {}
+        for box in dict.fromkeys(boxes):
+            group = [i for i in range(len(images)) if boxes[i] == box]
+            batch = np.stack([self._prepare(images[i], box) for i in group])
+            for i, output in zip(group, np.asarray(run(self._variables, batch)), strict=True):
+                results[i] = self._restore(output, images[i], box)
+        return [results[i] for i in range(len(images))]
 
     def input_size(self, size: Size) -> Size:
-        """Height and width that the network gets for an image of `size`; `pipeline.input_size`."""
+        """Height and width that the network gets for an image of `size` (h, w)."""
         return input_size(size, self.model, self.task)
 
-    def _batch(
-        self, images: Sequence[np.ndarray], group: list[int], scaled: list[Size], box: Size
-    ) -> np.ndarray:
-        """Images of one input size, each scaled and padded to it."""
+    def _prepare(self, image: np.ndarray, box: Size) -> np.ndarray:
+        """The image as the network gets it, u8[*box, 3], as at evaluation."""
         fill = mean_pixel(self.model.backbone)
-        pairs = zip(group, scaled, strict=True)
-        return np.stack([whole(images[i], size, box, fill, smooth=True) for i, size in pairs])
+        if self.classifies:
+            return cut(image, central_crop(box), box, fill, smooth=True)
+        return whole(image, self._scaled(image, box), box, fill, smooth=True)
 
-    def _centres(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """What a classifier sees of images of any size, as at evaluation."""
-        size = self.input_size((1, 1))
-        crop, fill = central_crop(size), mean_pixel(self.model.backbone)
-        return np.stack([cut(image, crop, size, fill, smooth=True) for image in images])
+    def _restore(self, output: np.ndarray, image: np.ndarray, box: Size) -> np.ndarray:
+        """Labels u8[*box] or probabilities f32[*box, classes], at the size of their image."""
+        (h, w), size = self._scaled(image, box), (image.shape[0], image.shape[1])
+        if self.classifies or (h, w) == size:
+            return output[:h, :w]
+        if output.ndim == 3:  # they still sum to 1
+            return np.asarray(resize_bilinear(jnp.asarray(output[None, :h, :w]), size))[0]
+        labels = Image.fromarray(output[:h, :w])
+        return np.asarray(labels.resize(size[::-1], Image.Resampling.NEAREST))
 
-    def _scaled(self, size: Size, box: Size) -> Size:
+    def _scaled(self, image: np.ndarray, box: Size) -> Size:
+        size = (image.shape[0], image.shape[1])
         return fit_size(size, box) if self.task.resize == "fit" else size
-
-
-def nearest_to_size(labels: np.ndarray, size: Size) -> np.ndarray:
-    """Class ids u8 [h w] at another size, by nearest."""
-    if labels.shape == size:
-        return labels
-    image = Image.fromarray(labels)
-    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.NEAREST))
-
-
-def smooth_to_size(probabilities: np.ndarray, size: Size) -> np.ndarray:
-    """Probabilities f32 [h w c] at another size, bilinear; they still sum to 1."""
-    return np.asarray(resize_bilinear(jnp.asarray(probabilities[None]), size))[0]
 
 
 def load(
@@ -129,15 +126,20 @@ def load(
     overlap: float = ONE_VIEW.overlap,
     space: int = 1,
 ) -> Predictor:
-    """The predictor of a run's folder or a folder of weights; `output_stride` None: as trained.
+    """Load a trained network from a run's folder (its best weights) or a folder of weights.
 
-    `scales`, `flip`, `window` and `overlap` are those of `EvalConfig`: the sizes at which an image
-    is seen, its mirror image too, and a window that slides over one too large for memory; `space`
-    devices share the height of each image.
+    Args:
+      directory: such as "runs/my_data".
+      output_stride: 8, 16 or 32; None: as trained. A smaller one sees finer and takes longer.
+      scales: the sizes at which each image is seen, as (0.5, 1, 1.5); probabilities are averaged.
+      flip: see the mirror image too, at each scale.
+      window: height and width of a window that slides over images too large for memory, each
+        k * output_stride + 1; None: the whole image at once.
+      overlap: the share of a window that its neighbour sees too, at least.
+      space: how many devices share the height of each image.
 
     Raises:
-      UserError: the folder holds no weights, or weights that do not fit its description; an
-        argument is not possible.
+      UserError: the folder has no weights, or not those that it describes; an argument is wrong.
     """
     protocol = EvalConfig(scales=tuple(scales), flip=flip, window=window, overlap=overlap)
     weights = load_weights(directory)

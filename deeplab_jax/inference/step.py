@@ -1,4 +1,8 @@
-"""The pure functions of inference: one prediction, one evaluated batch. `jit` them as you like."""
+"""The pure functions of inference: predict a batch, evaluate a batch. `jit` them as you like.
+
+A network of float32 computes in float32 on every platform (`tta.full_precision`): the official
+numbers are promised of it. `model.dtype = "bfloat16"` is the fast form.
+"""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -11,16 +15,16 @@ from jax.sharding import Mesh
 
 from deeplab_jax.config import Config, EvalConfig
 from deeplab_jax.inference.metrics import Counts, count_pixels
-from deeplab_jax.inference.tta import mean_probabilities, over_rows, view_logits
+from deeplab_jax.inference.tta import mean_probabilities, view_logits
 from deeplab_jax.models import Network, build_model
 from deeplab_jax.models.build import abstract_variables
-from deeplab_jax.models.layers import height_width
+from deeplab_jax.ops.partition import gather_rows
+from deeplab_jax.ops.resize import height_width, map_upsampled
 from deeplab_jax.parallel.mesh import (
+    batch_sharding,
+    bind_mesh,
+    fsdp_shardings,
     gather_parameters,
-    gather_rows,
-    on_mesh,
-    over_batch,
-    over_fsdp,
     replicated,
 )
 
@@ -28,17 +32,13 @@ Batch = Mapping[str, Array]
 ONE_VIEW = EvalConfig()  # the image as it is
 
 
-def output_size(image: Array, model: Network) -> tuple[int, int]:
-    """Height and width of a prediction: the image's, or a classifier's one pixel."""
-    return (1, 1) if model.config.head == "classifier" else height_width(image)
-
-
 def predict_labels(
     variables: Any, image: Array, *, model: Network, protocol: EvalConfig = ONE_VIEW
 ) -> Array:
-    """image u8 [b h w 3] -> the most likely class of each pixel, u8 [b h w]; classifier: u16.
+    """The most likely class of each pixel of image u8[b, h, w, 3]: u8[b, h, w].
 
-    `scales`, `flip`, `window` and `overlap` of the protocol say how the network looks at it.
+    `scales`, `flip`, `window` and `overlap` of the protocol say how the network looks at it. A
+    classifier predicts one class an image: u16[b, 1, 1].
     """
     dtype = jnp.uint16 if model.config.head == "classifier" else jnp.uint8
 
@@ -46,48 +46,59 @@ def predict_labels(
         scores = views[0] if len(views) == 1 else mean_probabilities(views)
         return jnp.argmax(scores, axis=-1).astype(dtype)
 
-    variables, image = gather_parameters(variables), image.astype(jnp.float32)
-    views = view_logits(variables, image, model=model, protocol=protocol)
-    return over_rows(most_likely, views, output_size(image, model))
+    return reduce_views(most_likely, variables, image, model=model, protocol=protocol)
 
 
 def predict_probabilities(
     variables: Any, image: Array, *, model: Network, protocol: EvalConfig = ONE_VIEW
 ) -> Array:
-    """image u8 [b h w 3] -> class probabilities f32 [b h w c]; classifier: [b 1 1 c].
+    """Class probabilities of image u8[b, h, w, 3]: f32[b, h, w, c]; a classifier's f32[b, 1, 1, c].
 
     The mean of the views' softmax, as in the official code (`model.py:
     predict_labels_multi_scale`); but a flip counts there only with several scales.
     """
+    return reduce_views(mean_probabilities, variables, image, model=model, protocol=protocol)
+
+
+def reduce_views(
+    reduce: Callable[[list[Array]], Array],
+    variables: Any,
+    image: Array,
+    *,
+    model: Network,
+    protocol: EvalConfig,
+) -> Array:
+    """`reduce` the logits of an image's views, at the image's size: [b, h, w, ...]."""
     variables, image = gather_parameters(variables), image.astype(jnp.float32)
     views = view_logits(variables, image, model=model, protocol=protocol)
-    return over_rows(mean_probabilities, views, output_size(image, model))
+    size = (1, 1) if model.config.head == "classifier" else height_width(image)
+    return map_upsampled(reduce, views, size)
 
 
-def to_original(prediction: Array, scaled: Array, size: Array, out_size: tuple[int, int]) -> Array:
-    """Nearest resample of the `scaled` (h, w) corner of predictions [b h w] to `size`, in out_size.
+def resample_labels(labels: Array, scaled: Array, size: Array, canvas: tuple[int, int]) -> Array:
+    """The upper left `scaled` (h, w) of each of labels [b, h, w] at its image's `size`, by nearest.
 
-    Both sizes are int32 [b, 2]; out_size is static, the canvas of the labels.
+    Both are int32[b, 2]; the result is [b, *canvas]. As PIL's NEAREST: pixel i of n is pixel
+    floor((i + 1/2) * m / n) of m, so that a row of 5 becomes its pixels 0, 2 and 4 in a row of 3.
     """
 
-    def one(p: Array, source: Array, target: Array) -> Array:
-        def nearest(axis: int) -> Array:  # PIL's NEAREST: floor of the pixel's centre, in integers
-            i = jnp.arange(out_size[axis])
-            i = (2 * i + 1) * source[axis] // (2 * target[axis])
+    def resample(label: Array, source: Array, target: Array) -> Array:
+        def nearest(axis: int) -> Array:
+            i = (2 * jnp.arange(canvas[axis]) + 1) * source[axis] // (2 * target[axis])
             return jnp.minimum(i, source[axis] - 1)
 
-        return p[nearest(0)[:, None], nearest(1)[None, :]]
+        return label[nearest(0)[:, None], nearest(1)[None, :]]
 
-    return jax.vmap(one)(prediction, scaled, size)
+    return jax.vmap(resample)(labels, scaled, size)
 
 
 def eval_step(
     variables: Any, batch: Batch, *, model: Network, protocol: EvalConfig, ignore_label: int
 ) -> tuple[Counts, Array]:
-    """A batch of `eval_batches` -> (counts, predictions at the labels' size)."""
+    """The counts of a batch of `eval_batches`, and its predictions at the label maps' size."""
     labels = predict_labels(variables, batch["image"], model=model, protocol=protocol)
-    labels = gather_rows(labels)
-    labels = to_original(labels, batch["scaled"], batch["size"], height_width(batch["label"]))
+    canvas = height_width(batch["label"])
+    labels = resample_labels(gather_rows(labels), batch["scaled"], batch["size"], canvas)
     counts = count_pixels(
         batch["label"].astype(jnp.int32),
         labels.astype(jnp.int32),
@@ -105,18 +116,13 @@ def compile_eval_step(
 ) -> Callable[[Any, Batch], tuple[Counts, Array]]:
     """`eval_step` jitted over the mesh: batch and predictions split, counts summed over devices.
 
-    Variables are taken as `place` puts them.
+    It takes variables as `place` puts them.
     """
-    step = partial(
-        eval_step,
-        model=build_model(config.model),
-        protocol=config.eval,
-        ignore_label=ignore_label,
-    )
-    places = over_fsdp(abstract_variables(config.model), mesh)
-    split = over_batch(mesh)
+    model = build_model(config.model)
+    step = partial(eval_step, model=model, protocol=config.eval, ignore_label=ignore_label)
+    places, split = fsdp_shardings(abstract_variables(config.model), mesh), batch_sharding(mesh)
     return jax.jit(
-        on_mesh(step, mesh),
+        bind_mesh(step, mesh),
         in_shardings=(places, split),
         out_shardings=(replicated(mesh), split),
     )

@@ -8,7 +8,7 @@ in memory. (Of the paper's six scales with flip, all logits together are as larg
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +17,7 @@ from jax import Array, lax
 
 from deeplab_jax.config import EvalConfig, round_near
 from deeplab_jax.models import Network, build_model
-from deeplab_jax.models.layers import (
-    height_width,
-    join_rows,
-    resize_bilinear,
-    row_blocks,
-    upsample_rows,
-)
-from deeplab_jax.parallel.mesh import gather_rows
-
-Size = tuple[int, int]
+from deeplab_jax.ops.resize import Size, height_width, resize_bilinear
 
 
 def view_logits(
@@ -38,7 +29,7 @@ def view_logits(
     """
     stride, views = model.config.output_stride, []
     for scale in protocol.scales:
-        network = partial(at_scale(model, scale).apply, variables, train=False)
+        network = partial(full_precision, at_scale(model, scale), variables)
         scaled = resize_bilinear(image, scaled_size(height_width(image), scale, stride))
 
         def look(mirrored: Array | bool, network: Any = network, scaled: Array = scaled) -> Array:
@@ -51,6 +42,16 @@ def view_logits(
         else:
             views.append(look(False))
     return views
+
+
+def full_precision(model: Network, variables: Any, image: Array) -> Array:
+    """The network's logits, where float32 means float32: the official numbers on every platform.
+
+    JAX's default is bfloat16 products on a TPU and TF32 on recent NVIDIA GPUs (`ops/__init__.py`).
+    """
+    precise = model.config.dtype == "float32"
+    with jax.default_matmul_precision("highest" if precise else "default"):
+        return cast(Array, model.apply(variables, image, train=False))
 
 
 def scaled_size(size: Size, scale: float, output_stride: int) -> Size:
@@ -122,17 +123,3 @@ def mean_probabilities(views: list[Array]) -> Array:
     """Mean softmax over views f32 [..., c]."""
     first, *others = (jax.nn.softmax(v, axis=-1) for v in views)
     return sum(others, start=first) / len(views)
-
-
-def over_rows(reduce: Callable[[list[Array]], Array], views: list[Array], size: Size) -> Array:
-    """`reduce` of the views' logits [b h' w' c], each upsampled to `size`: [b, *size, ...]."""
-    if all(height_width(v) == size for v in views):
-        return reduce(views)  # U-Net's: blocks would multiply each row with an identity's
-    height, width = size
-
-    def block(matrices: list[Array]) -> Array:
-        return reduce([upsample_rows(v, m, width) for v, m in zip(views, matrices, strict=True)])
-
-    views = [gather_rows(v) for v in views]
-    blocks = [row_blocks(v.shape[1], height) for v in views]
-    return join_rows(lax.map(block, blocks), height)

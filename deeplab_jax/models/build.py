@@ -9,18 +9,25 @@ import jax.numpy as jnp
 from jax import Array
 
 from deeplab_jax.config import ModelConfig
-from deeplab_jax.models import resnet, unet
-from deeplab_jax.models.classifier import ClassifierPool
-from deeplab_jax.models.deeplab import ASPP, HEAD_INITS, Decoder, Logits
-from deeplab_jax.models.layers import scale_dimension
+from deeplab_jax.models import resnet
+from deeplab_jax.models.heads import ASPP, Decoder, Logits, PyramidPooling
+from deeplab_jax.models.layers import layer_options
 from deeplab_jax.models.mobilenet import MobileNetV2
-from deeplab_jax.models.pspnet import PyramidPooling
-from deeplab_jax.models.resnet import ResNet
 from deeplab_jax.models.unet import ContractingPath, ExpandingPath
 from deeplab_jax.models.xception import Xception
-from deeplab_jax.parallel.mesh import split_rows
+from deeplab_jax.ops.partition import split_rows
+from deeplab_jax.ops.resize import height_width, scale_size
 
 MEAN_RGB = (123.15, 115.90, 103.06)  # of ImageNet, official `core/feature_extractor.py`
+# Each makes (features, {stride: low-level features}) of an image; low-level features are named by
+# the stride that they have without atrous convolution.
+ENCODERS = {
+    "xception": Xception,
+    "resnet": resnet.ResNet,
+    "mobilenet": MobileNetV2,
+    "unet": ContractingPath,
+}
+CLASSIFIER_DROPOUT = {"mobilenet": 0.2, "xception": 0.5, "resnet": 0.0}  # slim's defaults
 
 
 class Network(nn.Module):
@@ -28,7 +35,8 @@ class Network(nn.Module):
 
     h' is `scale_dimension(h, s)`, with s the decoder's last stride (DeepLab v3+: 4), the output
     stride (DeepLab v3, PSPNet), or the finest skip's stride (U-Net: 1 on its own encoder, else 2).
-    A classifier gives one pixel: [b, 1, 1, num_classes].
+    A classifier is a network of one pixel, [b, 1, 1, num_classes]: to loss, step and evaluation it
+    is like any other.
     """
 
     config: ModelConfig
@@ -43,29 +51,33 @@ class Network(nn.Module):
         freeze_backbone: bool = False,
     ) -> Array:
         """`train` turns on dropout and batch statistics; the frozen parts keep their averages."""
-        c = self.config
-        dtype = jnp.dtype(c.dtype)
+        c, kind = self.config, family(self.config.backbone)
         norm_train = train and not freeze_batch_norm
-        x = normalise(split_rows(image), c.backbone).astype(dtype)
-        x, low_levels = backbone(c, dtype)(x, train=norm_train and not freeze_backbone)
-        decay = c.batch_norm_decay or 0.9997  # official `model.py`, for what is not the backbone
+        options, deeplab = layer_options(c, kind), layer_options(c, "deeplab")
+        x = normalise(split_rows(image), c.backbone).astype(options.dtype)
+        encoder = ENCODERS[kind](c, options, name="backbone")
+        x, low_levels = encoder(x, train=norm_train and not freeze_backbone)
         if c.head == "classifier":
-            x = ClassifierPool(c.backbone)(x, dropout=train)
+            x = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32)
+            x = nn.Dropout(CLASSIFIER_DROPOUT[kind], deterministic=not train)(x)
         elif c.head == "pspnet":
-            pyramid = PyramidPooling(decay, dtype, name="pyramid_pooling")
+            pyramid = PyramidPooling(layer_options(c, "pspnet"), name="pyramid_pooling")
             x = pyramid(x, train=norm_train, dropout=train)
         elif c.head == "unet":
-            path = ExpandingPath(c.width, decay, dtype, name="expanding_path")
+            path = ExpandingPath(c, layer_options(c, "unet"), name="expanding_path")
             x = path(x, low_levels, train=norm_train)
         else:
-            x = aspp(c, decay, dtype)(x, train=norm_train, dropout=train)
+            x = ASPP(c, deeplab, name="aspp")(x, train=norm_train, dropout=train)
             for i, stride in enumerate(c.decoder_strides if c.head == "deeplabv3plus" else ()):
-                size = (
-                    scale_dimension(image.shape[1], stride),
-                    scale_dimension(image.shape[2], stride),
-                )
-                x = decoder(c, i, decay, dtype)(x, low_levels[stride], size, train=norm_train)
-        return Logits(c.classes, HEAD_INITS[c.head_init], name="logits")(x)
+                size = scale_size(height_width(image), stride)
+                stage = Decoder(c, deeplab, name=f"decoder{i}")
+                x = stage(x, low_levels[stride], size, train=norm_train)
+        return Logits(c.classes, deeplab.inits, name="logits")(x)
+
+
+def family(backbone: str) -> str:
+    """xception_65 -> xception."""
+    return backbone.split("_")[0]
 
 
 def normalise(image: Array, backbone: str) -> Array:
@@ -80,79 +92,6 @@ def mean_pixel(backbone: str) -> tuple[int, int, int]:
     if backbone in resnet.UNITS:
         return (round(MEAN_RGB[0]), round(MEAN_RGB[1]), round(MEAN_RGB[2]))
     return (127, 127, 127)  # official 127.5
-
-
-# Of BatchNorm in the backbone, by family: official decays and epsilons; the U-Net paper has none.
-DECAYS = {"xception": 0.9997, "mobilenet": 0.997, "resnet": 0.95, "unet": 0.9997}
-EPSILONS = {"xception": 1e-3, "mobilenet": 1e-3, "resnet": resnet.EPSILON, "unet": unet.EPSILON}
-
-
-def family(backbone: str) -> str:
-    """xception_65 -> xception."""
-    return backbone.split("_")[0]
-
-
-def backbone_decay(config: ModelConfig) -> float:
-    """Decay of BatchNorm's averages in the backbone."""
-    return config.batch_norm_decay or DECAYS[family(config.backbone)]
-
-
-def backbone(config: ModelConfig, dtype: Any) -> nn.Module:
-    """The encoder named by the configuration, under the parameter name `backbone`."""
-    c, kind, decay = config, family(config.backbone), backbone_decay(config)
-    if kind == "mobilenet":
-        return MobileNetV2(
-            c.output_stride,
-            c.width,
-            c.width_divisor,
-            "blocks" if c.head == "classifier" else c.mobilenet_endpoints,
-            decay,
-            dtype,
-            c.remat,
-            name="backbone",
-        )
-    if kind == "unet":
-        return ContractingPath(c.width, decay, dtype, name="backbone")
-    encoder = ResNet if kind == "resnet" else Xception
-    return encoder(
-        c.backbone, c.output_stride, c.multi_grid, c.width, decay, dtype, c.remat, name="backbone"
-    )
-
-
-def aspp(config: ModelConfig, decay: float, dtype: Any) -> nn.Module:
-    """Atrous spatial pyramid pooling as configured, under the parameter name `aspp`."""
-    c = config
-    window = c.image_pooling_crop_size and (
-        scale_dimension(c.image_pooling_crop_size[0], c.output_stride),
-        scale_dimension(c.image_pooling_crop_size[1], c.output_stride),
-    )
-    return ASPP(
-        c.rates,
-        c.aspp_channels,
-        c.aspp_separable,
-        c.image_pooling,
-        window,
-        HEAD_INITS[c.head_init],
-        decay,
-        dtype,
-        name="aspp",
-    )
-
-
-def decoder(config: ModelConfig, stage: int, decay: float, dtype: Any) -> nn.Module:
-    """A decoder stage as configured, under the parameter name `decoder{stage}`."""
-    c = config
-    return Decoder(
-        c.decoder_low_level_channels,
-        c.decoder_channels,
-        c.decoder_convs,
-        c.decoder_kernel,
-        c.decoder_separable,
-        HEAD_INITS[c.head_init],
-        decay,
-        dtype,
-        name=f"decoder{stage}",
-    )
 
 
 def build_model(config: ModelConfig) -> Network:

@@ -1,12 +1,13 @@
 """MobileNetV2 as an atrous encoder (arXiv 1801.04381; official slim `mobilenet_v2.py`)."""
 
-from typing import Any
+from functools import partial
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jax import Array
 
-from deeplab_jax.models.layers import ConvBN, apply_unit, atrous_plan, relu6
+from deeplab_jax.config import ModelConfig
+from deeplab_jax.models.atrous import atrous_plan
+from deeplab_jax.models.layers import ConvBN, LayerOptions, apply_unit, relu6
 
 # (expansion, channels, stride) of expanded_conv, expanded_conv_1, ... expanded_conv_16
 UNITS = (
@@ -33,71 +34,50 @@ class InvertedResidual(nn.Module):
     features: int
     stride: int
     rate: int
-    decay: float
-    dtype: Any
+    options: LayerOptions
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> tuple[Array, Array]:
-        norm = {"decay": self.decay, "epsilon": 1e-3, "dtype": self.dtype}
-        y = x
+        y, layer = x, partial(ConvBN, options=self.options)
         if self.expansion > 1:
             inner = make_divisible(self.expansion * x.shape[-1], 8)
-            y = ConvBN(inner, activation=relu6, name="expand", **norm)(y, train=train)
-        depthwise = ConvBN(
-            None, 3, self.stride, self.rate, relu6, tf_same=True, name="depthwise", **norm
-        )(y, train=train)
-        y = ConvBN(self.features, name="project", **norm)(depthwise, train=train)
+            y = layer(inner, activation=relu6, name="expand")(y, train=train)
+        depthwise = layer(None, 3, self.stride, self.rate, relu6, name="depthwise")(y, train=train)
+        y = layer(self.features, name="project")(depthwise, train=train)
         residual = self.stride == 1 and x.shape[-1] == self.features
         return (x + y if residual else y), depthwise
 
 
 class MobileNetV2(nn.Module):
-    """MobileNetV2: image [b, h, w, 3] in [-1, 1] -> (features, {stride: low-level features}).
+    """MobileNetV2: image [b, h, w, 3] in [-1, 1] -> (features, {2, 4, 8, 16: low-level features}).
 
     The features are the 320-channel layer's, the low-level ones depthwise outputs, as in official
-    DeepLab; with `endpoints` = blocks the 1280-channel layer's and the blocks' outputs. Low-level
-    features are named by the stride they have without atrous convolution: 2, 4, 8, 16.
+    DeepLab; with `mobilenet_endpoints` = blocks (a classifier: always) the 1280-channel layer's and
+    the blocks' outputs.
     """
 
-    output_stride: int
-    width: float = 1.0
-    divisor: int | None = None
-    endpoints: str = "official"
-    decay: float = 0.997
-    dtype: Any = jnp.float32
-    remat: str = "none"
+    config: ModelConfig
+    options: LayerOptions
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> tuple[Array, dict[int, Array]]:
+        c, layer = self.config, partial(ConvBN, activation=relu6, options=self.options)
         # official feature_extractor: `divisible_by`
-        divisor = self.divisor or (8 if self.width == 1.0 else 1)
-
-        def wide(channels: int) -> int:
-            return make_divisible(channels * self.width, divisor)
-
-        x = ConvBN(
-            wide(32), 3, 2, 1, relu6, tf_same=True, decay=self.decay, dtype=self.dtype, name="Conv"
-        )(x, train=train)
+        wide = partial(make_divisible, divisor=c.width_divisor or (8 if c.width == 1.0 else 1))
+        whole_blocks = c.mobilenet_endpoints == "blocks" or c.head == "classifier"
+        x = layer(wide(32 * c.width), 3, 2, name="Conv")(x, train=train)
         low_levels: dict[int, Array] = {}
-        plan = atrous_plan([stride for _, _, stride in UNITS], 2, self.output_stride)
+        plan = atrous_plan([stride for _, _, stride in UNITS], 2, c.output_stride)
         for i, ((expansion, channels, _), step) in enumerate(zip(UNITS, plan, strict=True)):
+            name, features = "expanded_conv" + (f"_{i}" if i else ""), wide(channels * c.width)
             unit = InvertedResidual(
-                expansion,
-                wide(channels),
-                step.stride,
-                step.rate,
-                self.decay,
-                self.dtype,
-                name="expanded_conv" + (f"_{i}" if i else ""),
+                expansion, features, step.stride, step.rate, self.options, name=name
             )
-            x, low_level = apply_unit(unit, x, train=train, remat=self.remat)
+            x, low_level = apply_unit(unit, x, train=train, remat=c.remat)
             # layer_2, layer_4, layer_7, layer_14, the last three as in `networks_to_feature_maps`
             if i in (0, 2, 5, 12):
-                low_levels[step.natural_stride] = x if self.endpoints == "blocks" else low_level
-        if self.endpoints == "blocks":
+                low_levels[step.natural_stride] = x if whole_blocks else low_level
+        if whole_blocks:
             # Narrow released networks keep 1280 (slim `finegrain_classification_mode`).
-            features = max(1280, make_divisible(1280 * self.width, 8))
-            x = ConvBN(
-                features, activation=relu6, decay=self.decay, dtype=self.dtype, name=LAST_CONV
-            )(x, train=train)
+            x = layer(max(1280, make_divisible(1280 * c.width, 8)), name=LAST_CONV)(x, train=train)
         return x, low_levels

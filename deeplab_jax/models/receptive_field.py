@@ -1,102 +1,92 @@
-"""Receptive fields, read from a traced network: which rows of the image a feature map's rows see.
+"""Receptive fields, by letting a few lit rows of an image spread through the network.
 
-A convolution says which rows of its input each of its rows reads. In the program, `mark` names its
-input and its output; from mark to mark a row's view of the image passes unchanged, but for sums and
-concatenations, pooling, strided slices and resizing. Rows stand for columns too: kernels are
-square.
+Every convolution is replaced by "is any pixel that I read lit?", on positive numbers; what stands
+between convolutions (sums, concatenations, pooling, resizing, slices) keeps lit what sees a lit
+pixel. 32 images, each with another of 32 neighbouring rows lit, tell all: no map is coarser, so
+every other row of a map sees what one of these sees, moved by a multiple of 32. Rows stand for
+columns too: kernels are square.
 """
 
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+import dataclasses
+from typing import Any, NamedTuple
 
+import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jax.ad_checkpoint import checkpoint_name
-from jax.extend import core
 
-MARK = "receptive field "  # before the names that `mark` gives
+from deeplab_jax.config import ModelConfig
+from deeplab_jax.models.build import build_model
+from deeplab_jax.models.heads import Logits
+from deeplab_jax.models.layers import ConvBN
+from deeplab_jax.models.unet import UpConv
+
+HEIGHT = 2**13 + 1  # twice as high as any field that is told; every stride divides it
+PERIOD = 32  # the largest output stride
 
 
 class View(NamedTuple):
-    """First and last row of the image that each row of a feature map sees: int [height] each."""
+    """How the pixels of a feature map look at the image."""
 
-    first: np.ndarray
-    last: np.ndarray
-
-    def through(self, reads: np.ndarray) -> "View":
-        """The view of a map each of whose rows reads some rows of this one: int [height', k]."""
-        return View(self.first[reads].min(axis=1), self.last[reads].max(axis=1))
-
-    def at(self, height: int) -> "View":
-        """The view when the map was resized, or pooled to a grid, on the way to where it is read.
-
-        What is pooled counts as seeing everything.
-        """
-        n = len(self.first)
-        if height < n:
-            return self.through(np.tile([0, n - 1], (height, 1)))
-        position, step = np.arange(height) * (n - 1), max(height - 1, 1)
-        return self.through(np.stack([position // step, -(-position // step)], axis=1))
+    stride: int | None
+    """Input pixels from one to the next; None: pooled to a fixed grid."""
+    field: int | None
+    """Side of the square of input pixels that one sees at most; None: all, or more than 4096."""
 
 
-def window(n_in: int, n_out: int, size: int, stride: int, rate: int, before: int) -> np.ndarray:
-    """The rows that a sliding window reads, `before` rows being padded: int [n_out, size]."""
-    rows = np.arange(n_out)[:, None] * stride - before + np.arange(size) * rate
-    return rows.clip(0, n_in - 1)
+def receptive_fields(config: ModelConfig) -> list[View]:
+    """The view of each convolution's output, in the order of computation."""
+    views: list[View] = []
 
+    def spread(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        module = context.module
+        if not isinstance(module, ConvBN | UpConv | Logits) or context.method_name != "__call__":
+            return call(*args, **kwargs)
+        x = np.asarray(args[0])
+        lit = x[:, :, 0].max(axis=2) > 0
+        if isinstance(module, ConvBN):
+            lit = any_lit(lit, module)
+        elif isinstance(module, UpConv) and args[1][0] > lit.shape[1]:
+            lit = np.repeat(lit, 2, axis=1)[:, : args[1][0]]  # pixel k makes 2k and 2k + 1
+        views.append(widest_view(lit))
+        channels = module.num_classes if isinstance(module, Logits) else module.features
+        shape = (*lit.shape, 1, channels or x.shape[3])
+        return jnp.asarray(np.broadcast_to(lit[:, :, None, None], shape), x.dtype)
 
-def mark(x: Array, convolution: int, side: Literal["in", "out"]) -> Array:
-    """x [b, h, w, c] unchanged, named in the program as a convolution's input or output."""
-    return checkpoint_name(x, f"{MARK}{convolution} {side}")
-
-
-def receptive_fields(
-    program: core.ClosedJaxpr, height: int, reads: Sequence[np.ndarray]
-) -> list[int | None]:
-    """The most rows of the image that a row of each marked convolution's output sees; None: all.
-
-    The last argument of `program` is the image [b, height, w, c], which should be higher than any
-    receptive field; `reads[i]` are the rows that convolution i reads of its input, int [h, k].
-    """
-    rows = np.arange(height)
-    views = {program.jaxpr.invars[-1]: View(rows, rows)}
-    inputs: dict[str, View] = {}
-    fields: list[int | None] = []
-    for eqn in program.jaxpr.eqns:
-        seen = [views[v] for v in eqn.invars if not isinstance(v, core.Literal) and v in views]
-        if not seen:  # made of parameters alone
-            continue
-        view = pass_through(eqn, seen)
-        if eqn.primitive.name == "name" and eqn.params["name"].startswith(MARK):
-            i, side = eqn.params["name"].removeprefix(MARK).split()
-            if side == "in":
-                inputs[i] = view
-            else:
-                view = inputs[i].through(reads[int(i)])
-                most = int((view.last - view.first).max()) + 1
-                fields.append(most if most < height else None)
-        views[eqn.outvars[0]] = view
-    return fields
-
-
-def pass_through(eqn: Any, seen: Sequence[View]) -> View:
-    """The view of an operation's output from those of its inputs."""
-    kind, p = eqn.primitive.name, eqn.params
-    given, made = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
-    if len(given) != 4 or len(made) != 4:  # inside a matrix product; the next sum or mark tells
-        return seen[0]
-    n_in, n_out = given[1], made[1]
-    if kind in ("reduce_window_max", "reduce_window_sum"):
-        size, stride, pads = (p[k][1] for k in ("window_dimensions", "window_strides", "padding"))
-        return seen[0].at(n_in).through(window(n_in, n_out, size, stride, 1, pads[0]))
-    if kind == "slice":
-        stride = p["strides"][1] if p["strides"] else 1
-        start = p["start_indices"][1]
-        return seen[0].at(n_in).through(window(n_in, n_out, 1, stride, 1, -start))
-    if len(seen) == 1 and kind != "name":
-        return seen[0]
-    fitted = [view.at(n_out) for view in seen]
-    return View(
-        np.min([view.first for view in fitted], axis=0),
-        np.max([view.last for view in fitted], axis=0),
+    # What a pixel sees does not depend on the channels, as long as the same layers have shortcuts.
+    few = dataclasses.replace(
+        config,
+        num_classes=2,
+        width=min(config.width, 1 / 8),
+        aspp_channels=4,
+        decoder_channels=4,
+        decoder_low_level_channels=4,
     )
+    middle, rows = HEIGHT // 2, np.arange(PERIOD)
+    image = np.zeros((PERIOD, HEIGHT, 1, 3), np.float32)
+    image[rows, middle + rows] = 255.0
+    with nn.intercept_methods(spread):
+        build_model(few).apply({}, jnp.asarray(image), train=False, mutable=["intermediates"])
+    return views
+
+
+def any_lit(lit: np.ndarray, layer: ConvBN) -> np.ndarray:
+    """Which rows of a convolution's output read a lit row: bool [n, h] -> [n, h']."""
+    pads, _ = layer.pads((lit.shape[1], lit.shape[1]))
+    padded = np.pad(lit, ((0, 0), pads))
+    last = padded.shape[1] - (layer.kernel - 1) * layer.rate  # of the rows where a window begins
+    starts = range(0, layer.kernel * layer.rate, layer.rate)
+    return np.any([padded[:, i : i + last : layer.stride] for i in starts], axis=0)
+
+
+def widest_view(lit: np.ndarray) -> View:
+    """What the rows of a map see, from which are lit by which: bool [row of the image, row]."""
+    stride, rest = divmod(HEIGHT - 1, max(lit.shape[1] - 1, 1))
+    if rest or stride > PERIOD:
+        return View(None, None)
+    if lit[:, [0, -1]].any():
+        return View(stride, None)
+    image, row = np.nonzero(lit)
+    offset = image - stride * row
+    phase = row % (PERIOD // stride)  # rows of one phase see the same, each moved by the period
+    fields = (np.ptp(offset[phase == p]) + 1 for p in np.unique(phase))
+    return View(stride, int(max(fields)))

@@ -5,7 +5,7 @@ convolutions are counted: not resizing, pooling, BatchNorm, nor adding a bias.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from math import prod
 from typing import Any, NamedTuple
@@ -13,20 +13,17 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
-from jax.extend.core import ClosedJaxpr
 
 from deeplab_jax.config import ModelConfig, require
 from deeplab_jax.models.build import abstract_variables, build_model
-from deeplab_jax.models.deeplab import Logits
-from deeplab_jax.models.layers import ConvBN, height_width, spatial_pads
-from deeplab_jax.models.receptive_field import mark, receptive_fields, window
+from deeplab_jax.models.heads import Logits
+from deeplab_jax.models.layers import ConvBN
+from deeplab_jax.models.receptive_field import View, receptive_fields
 from deeplab_jax.models.unet import UpConv
+from deeplab_jax.ops.resize import Size, height_width
 
-Size = tuple[int, int]  # height, width
 SMALLEST = 17  # as for data.crop_size
-HIGH = 2**15 + 1  # higher than any receptive field, and no stride cuts it short
 
 
 class Convolution(NamedTuple):
@@ -40,8 +37,6 @@ class Convolution(NamedTuple):
     size: Size
     parameters: int
     statistics: int
-    reads: np.ndarray
-    """The rows of its input that each row of its output reads: int [height, kh]."""
 
     @property
     def multiply_adds(self) -> int:
@@ -77,12 +72,12 @@ class Row(NamedTuple):
 
 def multiply_adds(config: ModelConfig, size: Size) -> int:
     """Multiply-adds of the network's convolutions for one image of `size`."""
-    return sum(c.multiply_adds for c in trace(config, size)[0])
+    return sum(c.multiply_adds for c in trace(config, size))
 
 
 def parameters(config: ModelConfig) -> int:
     """Trainable parameters of the network."""
-    return sum(leaf.size for leaf in jax.tree.leaves(abstract_variables(config)["params"]))
+    return count_elements(abstract_variables(config)["params"])
 
 
 def summarise(config: ModelConfig, size: Size) -> list[Row]:
@@ -91,27 +86,22 @@ def summarise(config: ModelConfig, size: Size) -> list[Row]:
     Raises:
       UserError: the image is too small.
     """
-    convolutions, _ = trace(config, size)
-    high, program = trace(config, (HIGH, HIGH))
-    fields = receptive_fields(program, HIGH, [c.reads for c in high])
-    strides = [map_stride(c.size[0]) for c in high]
-    together = zip(convolutions, strides, fields, strict=True)
-    groups = groupby(together, key=lambda item: section_and_name(item[0].path))
+    layers = zip(trace(config, size), receptive_fields(config), strict=True)
+    groups = groupby(layers, key=lambda layer: section_and_name(layer[0].path))
     return [row(*names, list(group)) for names, group in groups]
 
 
-def row(
-    section: str, name: str, group: Sequence[tuple[Convolution, int | None, int | None]]
-) -> Row:
-    """One row of (convolution, stride, receptive field) triples; the last makes the output."""
-    convolutions, strides, fields = zip(*group, strict=True)
+def row(section: str, name: str, group: Sequence[tuple[Convolution, View]]) -> Row:
+    """One row of convolutions and their views; the last makes the output."""
+    convolutions, views = zip(*group, strict=True)
+    fields = [view.field for view in views]
     units = len({c.path[:2] for c in convolutions})
     return Row(
         section=section,
         name=f"{name} x {units}" if units > 1 else name,
         size=convolutions[-1].size,
         channels=convolutions[-1].kernel[-1],
-        stride=strides[-1],
+        stride=views[-1].stride,
         rate=max(c.rate for c in convolutions),
         receptive_field=None if None in fields else max(fields),
         parameters=sum(c.parameters for c in convolutions),
@@ -126,54 +116,35 @@ def section_and_name(path: tuple[str, ...]) -> tuple[str, str]:
     return path[0], re.sub(r"_unit_\d+$", "", path[1]) if len(path) > 1 else ""
 
 
-def map_stride(height: int) -> int | None:
-    """The stride of a map of the high image; None when it is a grid of pooled regions."""
-    stride, rest = divmod(HIGH - 1, max(height - 1, 1))
-    return stride if rest == 0 and stride <= 32 else None
-
-
-def trace(config: ModelConfig, size: Size) -> tuple[list[Convolution], ClosedJaxpr]:
-    """Every convolution for one image of `size`, and the program, in which they are marked."""
+def trace(config: ModelConfig, size: Size) -> list[Convolution]:
+    """Every convolution for one image of `size`, in the order of computation."""
     require(min(size) >= SMALLEST, "size", size, f"height and width, each at least {SMALLEST}")
     found: list[Convolution] = []
 
-    def record(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-        module = context.module
-        if not isinstance(module, ConvBN | UpConv | Logits) or context.method_name != "__call__":
-            return call(*args, **kwargs)
-        x = mark(args[0], len(found), "in")
-        y = mark(call(x, *args[1:], **kwargs), len(found), "out")
-        found.append(describe(module, x, y))
+    def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        y, module = call(*args, **kwargs), context.module
+        if isinstance(module, ConvBN | UpConv | Logits) and context.method_name == "__call__":
+            params = module.variables["params"]
+            statistics = module.variables.get("batch_stats", {})
+            kernel, rate = params["kernel"].shape, 1
+            if isinstance(module, ConvBN):
+                rate = module.rate
+            else:  # an up-convolution makes each pixel by one of its four matrices
+                kernel = (1, 1, *kernel[-2:])
+            sizes = (count_elements(params), count_elements(statistics))
+            found.append(Convolution(module.path, kernel, rate, height_width(y), *sizes))
         return y
 
     def run(image: Array) -> Array:
         return build_model(config).init_with_output(jax.random.key(0), image, train=False)[0]
 
     with nn.intercept_methods(record):
-        program = jax.make_jaxpr(run)(jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
-    return found, program
+        jax.eval_shape(run, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
+    return found
 
 
-def describe(module: ConvBN | UpConv | Logits, x: Array, y: Array) -> Convolution:
-    """What a convolution does to x [1, h, w, c] to make y [1, h', w', d]."""
-    variables = module.variables
-    kernel, rate = variables["params"]["kernel"].shape, 1
-    if isinstance(module, ConvBN):
-        k, stride, rate = module.kernel, module.stride, module.rate
-        (before, _), _ = spatial_pads(height_width(x), k, stride, rate, module.tf_same)
-        reads = window(x.shape[1], y.shape[1], k, stride, rate, before)
-    else:  # a pixel is made from one pixel; an up-convolution's by one of its four matrices
-        kernel = (1, 1, *kernel[-2:])
-        reads = np.arange(y.shape[1])[:, None] * x.shape[1] // y.shape[1]
-    return Convolution(
-        module.path,
-        kernel,
-        rate,
-        height_width(y),
-        sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
-        sum(leaf.size for leaf in jax.tree.leaves(variables.get("batch_stats", {}))),
-        reads,
-    )
+def count_elements(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def format_summary(config: ModelConfig, size: Size, rows: Sequence[Row]) -> str:

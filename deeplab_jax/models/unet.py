@@ -5,16 +5,14 @@ is followed by BatchNorm. The expanding path stands on the paper's own contracti
 other backbone.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from deeplab_jax.models.layers import ConvBN, height_width, max_pool, relu, scale_channels
-
-EPSILON = 1e-5
-HE_INIT = nn.initializers.he_normal()  # the paper's section 3: standard deviation sqrt(2 / N)
+from deeplab_jax.config import ModelConfig
+from deeplab_jax.models.layers import ConvBN, LayerOptions, relu, scale_channels
+from deeplab_jax.ops.pool import max_pool
+from deeplab_jax.ops.resize import Size, height_width
 
 
 def channels_at(stride: int, width: float) -> int:
@@ -26,43 +24,31 @@ class DoubleConv(nn.Module):
     """Two 3x3 convolutions: x [b, h, w, c] -> [b, h, w, features]."""
 
     features: int
-    decay: float
-    dtype: Any
+    options: LayerOptions
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        for i in range(2):
-            x = ConvBN(
-                self.features,
-                3,
-                activation=relu,
-                decay=self.decay,
-                epsilon=EPSILON,
-                kernel_init=HE_INIT,
-                dtype=self.dtype,
-                name=f"conv{i}",
-            )(x, train=train)
+        for name in ("conv0", "conv1"):
+            layer = ConvBN(self.features, 3, activation=relu, options=self.options, name=name)
+            x = layer(x, train=train)
         return x
 
 
 class ContractingPath(nn.Module):
     """Image [b, h, w, 3] -> (features at stride 16, {1, 2, 4, 8: skip features})."""
 
-    width: float = 1.0
-    decay: float = 0.9
-    dtype: Any = jnp.float32
+    config: ModelConfig
+    options: LayerOptions
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> tuple[Array, dict[int, Array]]:
         skips: dict[int, Array] = {}
-        for stride in (1, 2, 4, 8):
-            features = channels_at(stride, self.width)
-            x = DoubleConv(features, self.decay, self.dtype, name=f"down{stride}")(x, train=train)
-            skips[stride] = x
-            x = max_pool(x, 2, 2)
-        features = channels_at(16, self.width)
-        x = DoubleConv(features, self.decay, self.dtype, name="bottom")(x, train=train)
-        return x, skips
+        for stride, name in ((1, "down1"), (2, "down2"), (4, "down4"), (8, "down8")):
+            features = channels_at(stride, self.config.width)
+            skips[stride] = DoubleConv(features, self.options, name=name)(x, train=train)
+            x = max_pool(skips[stride], 2, 2)
+        features = channels_at(16, self.config.width)
+        return DoubleConv(features, self.options, name="bottom")(x, train=train), skips
 
 
 class UpConv(nn.Module):
@@ -74,14 +60,15 @@ class UpConv(nn.Module):
     """
 
     features: int
-    dtype: Any
+    options: LayerOptions
 
     @nn.compact
-    def __call__(self, x: Array, size: tuple[int, int]) -> Array:
+    def __call__(self, x: Array, size: Size) -> Array:
         b, h, w, c = x.shape
-        x = x.astype(self.dtype)
-        kernel = self.param("kernel", HE_INIT, (2, 2, c, self.features)).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        x = x.astype(self.options.dtype)
+        kernel = self.param("kernel", self.options.inits.plain, (2, 2, c, self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        kernel, bias = kernel.astype(x.dtype), bias.astype(x.dtype)
         if size == (h, w):
             return x @ jnp.mean(kernel, axis=(0, 1)) + bias
         blocks = jnp.einsum("bhwc,ijcd->bhiwjd", x, kernel) + bias
@@ -91,15 +78,14 @@ class UpConv(nn.Module):
 class ExpandingPath(nn.Module):
     """Encoder features and every finer skip -> [b, h', w', channels] at the finest skip's size."""
 
-    width: float
-    decay: float
-    dtype: Any = jnp.float32
+    config: ModelConfig
+    options: LayerOptions
 
     @nn.compact
     def __call__(self, x: Array, skips: dict[int, Array], *, train: bool) -> Array:
         for stride in sorted(skips, reverse=True):
-            skip, features = skips[stride], channels_at(stride, self.width)
-            x = UpConv(features, self.dtype, name=f"up{stride}")(x, height_width(skip))
+            skip, features = skips[stride], channels_at(stride, self.config.width)
+            x = UpConv(features, self.options, name=f"up{stride}")(x, height_width(skip))
             x = jnp.concatenate([skip, x], axis=-1)
-            x = DoubleConv(features, self.decay, self.dtype, name=f"merge{stride}")(x, train=train)
+            x = DoubleConv(features, self.options, name=f"merge{stride}")(x, train=train)
         return x

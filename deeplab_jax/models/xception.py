@@ -12,17 +12,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.lax import scan
 
+from deeplab_jax.config import ModelConfig
+from deeplab_jax.models.atrous import atrous_plan
 from deeplab_jax.models.layers import (
     ConvBN,
+    LayerOptions,
     apply_unit,
-    atrous_plan,
     recompute_policy,
     relu,
     scale_channels,
 )
-from deeplab_jax.parallel.mesh import platform_dependent
 
 
 class Block(NamedTuple):
@@ -37,25 +37,13 @@ class Block(NamedTuple):
 
 def blocks(variant: str) -> tuple[Block, ...]:
     """The blocks of Xception-41, -65 or -71 (official `xception_{41,65,71}`)."""
-    entry: tuple[Block, ...]
+    entry: tuple[tuple[int, int], ...] = ((128, 2), (256, 2), (728, 2))  # depth, stride
     if variant == "xception_71":
-        entry = (
-            Block("entry_flow_block1", (128,) * 3, 2),
-            Block("entry_flow_block2", (256,) * 3, 1),
-            Block("entry_flow_block3", (256,) * 3, 2),
-            Block("entry_flow_block4", (728,) * 3, 1),
-            Block("entry_flow_block5", (728,) * 3, 2),
-        )
-    else:
-        entry = (
-            Block("entry_flow_block1", (128,) * 3, 2),
-            Block("entry_flow_block2", (256,) * 3, 2),
-            Block("entry_flow_block3", (728,) * 3, 2),
-        )
+        entry = ((128, 2), (256, 1), (256, 2), (728, 1), (728, 2))
     middle_units = 8 if variant == "xception_41" else 16
     return (
-        *entry,
-        Block("middle_flow_block1", (728,) * 3, 1, "sum", middle_units),
+        *(Block(f"entry_flow_block{i}", (d, d, d), s) for i, (d, s) in enumerate(entry, start=1)),
+        Block("middle_flow_block1", (728, 728, 728), 1, "sum", middle_units),
         Block("exit_flow_block1", (728, 1024, 1024), 2),
         Block("exit_flow_block2", (1536, 1536, 2048), 1, "none"),
     )
@@ -72,90 +60,57 @@ class XceptionUnit(nn.Module):
     stride: int
     rates: tuple[int, ...]
     skip: Literal["conv", "sum", "none"]
-    decay: float
-    dtype: Any
+    options: LayerOptions
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> tuple[Array, Array]:
-        norm = {"decay": self.decay, "epsilon": 1e-3, "dtype": self.dtype}
-        activate_inside = self.skip == "none"  # exit_flow_block2 only
-        residual, low_level = x, x
+        layer = partial(ConvBN, options=self.options)
+        activation = relu if self.skip == "none" else None  # exit_flow_block2 only
+        y, low_level = x, x
         for i, (depth, rate) in enumerate(zip(self.depths, self.rates, strict=True), start=1):
-            stride = self.stride if i == 3 else 1
-            activation = relu if activate_inside else None
-            if not activate_inside:
-                residual = relu(residual)
-            name = f"separable_conv{i}"
-            residual = ConvBN(None, 3, stride, rate, activation, name=f"{name}_depthwise", **norm)(
-                residual, train=train
-            )
-            residual = ConvBN(depth, activation=activation, name=f"{name}_pointwise", **norm)(
-                residual, train=train
-            )
-            low_level = residual if i == 2 else low_level
+            stride, name = self.stride if i == 3 else 1, f"separable_conv{i}"
+            y = y if activation else relu(y)
+            y = layer(None, 3, stride, rate, activation, name=f"{name}_depthwise")(y, train=train)
+            y = layer(depth, activation=activation, name=f"{name}_pointwise")(y, train=train)
+            low_level = y if i == 2 else low_level
         if self.skip == "conv":
-            shortcut = ConvBN(self.depths[-1], 1, self.stride, name="shortcut", **norm)(
-                x, train=train
-            )
-            return residual + shortcut, low_level
-        return (residual + x if self.skip == "sum" else residual), low_level
+            x = layer(self.depths[-1], 1, self.stride, name="shortcut")(x, train=train)
+        return (y if self.skip == "none" else y + x), low_level
 
 
 class Xception(nn.Module):
-    """Xception-41/65/71: image [b, h, w, 3] in [-1, 1] -> (features, {stride: low-level features}).
+    """Xception-41/65/71: image [b, h, w, 3] in [-1, 1] -> (features, {2, 4, 8, 16: low-level})."""
 
-    Low-level features are named by the stride they have without atrous convolution: 2, 4, 8, 16.
-    """
-
-    variant: str
-    output_stride: int
-    multi_grid: tuple[int, int, int] = (1, 1, 1)
-    width: float = 1.0
-    decay: float = 0.9997
-    dtype: Any = jnp.float32
-    remat: str = "none"
+    config: ModelConfig
+    options: LayerOptions
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> tuple[Array, dict[int, Array]]:
-        def wide(depth: int) -> int:
-            return scale_channels(depth, self.width)
-
-        norm = {"decay": self.decay, "epsilon": 1e-3, "dtype": self.dtype}
-        x = ConvBN(wide(32), 3, 2, activation=relu, name="entry_flow_conv1_1", **norm)(
-            x, train=train
-        )
-        x = ConvBN(wide(64), 3, 1, activation=relu, name="entry_flow_conv1_2", **norm)(
-            x, train=train
-        )
+        c, layer = self.config, partial(ConvBN, activation=relu, options=self.options)
+        x = layer(scale_channels(32, c.width), 3, 2, name="entry_flow_conv1_1")(x, train=train)
+        x = layer(scale_channels(64, c.width), 3, name="entry_flow_conv1_2")(x, train=train)
         low_levels: dict[int, Array] = {}
         # (block, number of the unit in it, its natural stride)
         units = [
             (block, unit, block.stride if unit == block.units else 1)
-            for block in blocks(self.variant)
+            for block in blocks(c.backbone)
             for unit in range(1, block.units + 1)
         ]
-        plan = atrous_plan([stride for _, _, stride in units], 2, self.output_stride)
+        plan = atrous_plan([stride for _, _, stride in units], 2, c.output_stride)
         # Whoever looks inside (or makes the variables) needs each unit under its own name.
-        watched = [self.is_mutable_collection(c) for c in ("moments", "intermediates")]
+        watched = [self.is_mutable_collection(name) for name in ("moments", "intermediates")]
         one_by_one = self.is_initializing() or any(watched)
         for (block, number, natural), step in zip(units, plan, strict=True):
-            if block.units > 1 and number > 1 and not one_by_one:
-                continue  # scanned with the first
-            grid = self.multi_grid if block.skip == "none" else (1, 1, 1)
-            unit = partial(
-                XceptionUnit,
-                tuple(wide(d) for d in block.depths),
-                step.stride,
-                tuple(step.rate * g for g in grid),
-                block.skip,
-                self.decay,
-                self.dtype,
-            )
+            depths = tuple(scale_channels(d, c.width) for d in block.depths)
+            grid = c.multi_grid if block.skip == "none" else (1, 1, 1)
+            rates = tuple(step.rate * g for g in grid)
+            unit = partial(XceptionUnit, depths, step.stride, rates, block.skip, self.options)
             if block.units > 1 and not one_by_one:
-                x = self.scan_units(unit(parent=None), block, x, train)
+                if number == 1:
+                    x = self.scan_units(unit(parent=None), block, x, train)
                 continue
+            remat = "none" if c.remat == "middle_flow" else c.remat
             named = unit(name=f"{block.name}_unit_{number}")
-            remat = "none" if self.remat == "middle_flow" else self.remat
             x, low_level = apply_unit(named, x, train=train, remat=remat)
             if natural == 2:
                 low_levels[step.natural_stride] = low_level
@@ -177,19 +132,11 @@ class Xception(nn.Module):
             (x, _), updates = unit.apply(variables, x, train=train, mutable=["batch_stats"])
             return x, updates["batch_stats"]
 
-        def run(x: Array, stacked: Any, unroll: bool) -> tuple[Array, Any]:
-            unit = body
-            if train and self.remat != "none":
-                # Only without the loop could XLA merge what is computed again with the first time.
-                policy = recompute_policy(self.remat)
-                unit = jax.checkpoint(body, policy=policy, prevent_cse=(unroll, False))
-            return scan(unit, x, stacked, unroll=unroll)
-
-        # On CUDA a loop runs a kernel for each array that it stacks: 45 a unit.
-        x, stats = platform_dependent(
-            x, stacked, cuda=partial(run, unroll=True), default=partial(run, unroll=False)
-        )
-        for i, name in enumerate(names):
-            if train:
+        if train and self.config.remat != "none":
+            policy = recompute_policy(self.config.remat)
+            body = jax.checkpoint(body, policy=policy, prevent_cse=False)  # the loop does
+        x, stats = jax.lax.scan(body, x, stacked)
+        if train:
+            for i, name in enumerate(names):
                 self.put_variable("batch_stats", name, jax.tree.map(lambda s, i=i: s[i], stats))
         return x

@@ -25,9 +25,9 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from deeplab_jax.errors import UserError
+from deeplab_jax.ops.partition import BATCH, ROWS, constrain
 
-AXES = ("data", "fsdp", "space")  # in this order, devices that share an image are neighbours
-BATCH = ("data", "fsdp")
+AXES = (*BATCH, ROWS)  # in this order, devices that share an image are neighbours
 Shape = tuple[int | None, int, int]
 
 
@@ -75,7 +75,7 @@ def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def over_batch(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The first axis split over the devices, but for those that share its images.
 
     A batch comes so: as bytes, whole images are small beside what is computed from a part.
@@ -83,7 +83,7 @@ def over_batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH))
 
 
-def over_fsdp(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
+def fsdp_shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     """A sharding for each array of a state or of variables: a kernel's longest axis over `fsdp`.
 
     A kernel without an axis that divides, and what is no kernel and small, is whole on every
@@ -102,13 +102,13 @@ def over_fsdp(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
 
 
 def place(tree: Any, mesh: Mesh) -> Any:
-    """A state or variables, onto the devices as `over_fsdp` says."""
-    return jax.device_put(tree, over_fsdp(tree, mesh))
+    """A state or variables, onto the devices as `fsdp_shardings` says."""
+    return jax.device_put(tree, fsdp_shardings(tree, mesh))
 
 
 def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
     """This host's part of a global batch, onto its devices."""
-    sharding = over_batch(mesh)
+    sharding = batch_sharding(mesh)
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
@@ -140,7 +140,7 @@ def host_share(mesh: Mesh) -> tuple[int, int]:
       UserError: its devices have no part that is one of n.
     """
     shares = batch_shares(mesh)
-    places = over_batch(mesh).addressable_devices_indices_map((shares,)).values()
+    places = batch_sharding(mesh).addressable_devices_indices_map((shares,)).values()
     rows = sorted({place[0].indices(shares)[0] for place in places if place is not None})
     first, count = rows[0], len(rows)
     if rows != list(range(first, first + count)) or first % count or shares % count:
@@ -151,7 +151,7 @@ def host_share(mesh: Mesh) -> tuple[int, int]:
     return first // count, shares // count
 
 
-def on_host(tree: Any) -> Any:
+def fetch_whole(tree: Any) -> Any:
     """The arrays of a state or of variables, whole, as NumPy's; every process must call it."""
 
     def whole(x: Any) -> np.ndarray:
@@ -165,7 +165,7 @@ def on_host(tree: Any) -> Any:
 # ---- inside a step
 
 
-def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+def bind_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """`function`, traced so that those below know the mesh."""
 
     @wraps(function)
@@ -176,38 +176,6 @@ def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     return traced
 
 
-def platform_dependent(
-    *operands: Any, default: Callable[..., Any], **forms: Callable[..., Any]
-) -> Any:
-    """`lax.platform_dependent`, which on a known mesh traces the form that is used, not every one.
-
-    Xception-65's training step is traced in half the time.
-    """
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    if device is None or device.platform not in ("cpu", "tpu"):  # a "gpu" need not be CUDA's
-        return jax.lax.platform_dependent(*operands, default=default, **forms)
-    return forms.get(device.platform, default)(*operands)
-
-
-def split_rows(x: Array) -> Array:
-    """x [b, h, ...], each device with its rows: where an image enters the network."""
-    return constrain(x, "space", P(BATCH, "space"))
-
-
-def gather_rows(x: Array) -> Array:
-    """x [b, h, ...], each device with all rows: what a resize reads, while it is small.
-
-    Gathered here and not before, where it might be larger.
-    """
-    return constrain(split_rows(x), "space", P(BATCH))
-
-
 def gather_parameters(tree: Any) -> Any:
     """Parameters, whole on each device."""
     return jax.tree.map(lambda x: constrain(x, "fsdp", P()), tree)
-
-
-def constrain(x: Array, axis: str, spec: P) -> Array:
-    mesh = jax.sharding.get_abstract_mesh()
-    split = not mesh.empty and mesh.shape[axis] > 1
-    return jax.lax.with_sharding_constraint(x, spec) if split else x

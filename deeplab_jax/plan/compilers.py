@@ -6,9 +6,9 @@ Nothing is allocated and nothing runs, so no time follows.
 
 import importlib.util
 import os
-import time
 from importlib.metadata import version
 from math import prod
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from jax.experimental import topologies
 from deeplab_jax.config import Config
 from deeplab_jax.errors import UserError
 from deeplab_jax.parallel.mesh import device_mesh
-from deeplab_jax.plan.chips import CHIPS, GB, Chip, gpu_target
+from deeplab_jax.plan.chips import CHIPS, GB, Chip
 from deeplab_jax.training.state import abstract_state
 from deeplab_jax.training.step import compile_train_step
 
@@ -67,28 +67,16 @@ GPU_COMPILER = Compiler(
 )
 
 
-class Memory(NamedTuple):
-    """GB on each chip, as the compiler says. Donated outputs take the place of arguments."""
+class Compiled(NamedTuple):
+    """A compiled step: GB on each chip as the compiler says, the program as text, hosts."""
 
     arguments: float
-    outputs: float
-    donated: float
     temporaries: float
     program: float
-
-    @property
-    def peak(self) -> float:
-        """All that is held at once, at most."""
-        return self.arguments + self.outputs - self.donated + self.temporaries + self.program
-
-
-class Compiled(NamedTuple):
-    """A compiled step: its memory, its program as text, and the seconds that compiling took."""
-
-    memory: Memory
+    peak: float
+    """All that is held at once, at most. Donated outputs take the place of arguments."""
     hlo: str
     hosts: int
-    seconds: float
 
 
 class DoesNotFit(UserError):
@@ -103,15 +91,13 @@ def parse_topology(text: str) -> Topology:
     """
     kind, _, layout = text.partition(":")
     numbers = layout.split("x")
-    if kind not in CHIPS or not all(n.isdecimal() and 0 < int(n) <= 65536 for n in numbers):
+    sizes = all(n.isdecimal() and 0 < int(n) <= 65536 for n in numbers)
+    if kind not in CHIPS or not sizes or (CHIPS[kind].gpu and len(numbers) > 1):
         raise UserError(
-            f"--topology={text}: expected KIND:LAYOUT, such as v5e:4x4 or h100:8, with KIND one of"
-            f" {', '.join(CHIPS)}"
+            f"--topology={text}: expected KIND:LAYOUT, such as v5e:4x4, or the number of GPUs, such"
+            f" as h100:8, with KIND one of {', '.join(CHIPS)}"
         )
-    topology = Topology(text, CHIPS[kind], tuple(map(int, numbers)))
-    if topology.is_gpu and len(numbers) > 1:
-        raise UserError(f"--topology={text}: of GPUs give their number alone, such as {kind}:8")
-    return topology
+    return Topology(text, CHIPS[kind], tuple(map(int, numbers)))
 
 
 def compiler_of(topology: Topology) -> Compiler:
@@ -123,58 +109,58 @@ def installed(compiler: Compiler) -> bool:
     return importlib.util.find_spec(compiler.module) is not None
 
 
-def described(compiler: Compiler) -> str:
+def name_versions(compiler: Compiler) -> str:
     return f"jax {version('jax')}, {compiler.package} {version(compiler.package)}"
 
 
-def devices_of(topology: Topology) -> list[Any]:
+def find_devices(topology: Topology) -> list[Any]:
     """The devices of a topology, which need not be here.
 
     Raises:
       UserError: the compiler knows no such topology.
     """
     jax.config.update("jax_platforms", "cpu")
+    chip = topology.chip
+    if topology.is_gpu:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {GPU_FLAGS}"
+        name, platform = "", "cuda"
+        target = Path(__file__).with_name(chip.gpu).read_text(encoding="utf-8")
+        options = {"target_config": target, "topology": f"1x1x{topology.size}"}
+    else:
+        os.environ.update(TPU_ENVIRONMENT)
+        name, platform, options = topology.text, "tpu", {"chip_config_name": chip.cores}
     try:
-        if topology.is_gpu:
-            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {GPU_FLAGS}"
-            options = {"target_config": gpu_target(topology.chip)}
-            options["topology"] = f"1x1x{topology.size}"
-            description = topologies.get_topology_desc("", "cuda", **options)
-        else:
-            os.environ.update(TPU_ENVIRONMENT)
-            cores = topology.chip.cores
-            description = topologies.get_topology_desc(topology.text, "tpu", chip_config_name=cores)
+        devices: list[Any] = topologies.get_topology_desc(name, platform, **options).devices
     except JaxRuntimeError as error:
         raise UserError(f"--topology={topology.text}: {error}") from error
-    devices: list[Any] = description.devices
     return devices
 
 
-def compile_step(config: Config, devices: list[Any]) -> Compiled:
-    """The project's own training step for these devices: minutes, for Xception-65.
+def compile_step(config: Config, topology: Topology) -> Compiled:
+    """The project's own training step for a topology: minutes, for Xception-65.
 
     Raises:
-      DoesNotFit: in the compiler's words.
+      DoesNotFit: with how much it needs.
       UserError: the mesh cannot be made of the devices.
     """
-    lowered = lower(config, devices)
-    start = time.monotonic()
+    devices = find_devices(topology)
     try:
-        compiled = lowered.compile()
+        compiled = lower(config, devices).compile()
     except JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise DoesNotFit(str(error).strip()) from error
+        _, ran_out, rest = str(error).partition("Ran out of memory")
+        reason = f"{ran_out}{rest}".partition("\n")[0] or str(error)
+        raise DoesNotFit(reason[:200]) from error
     m = compiled.memory_analysis()
-    memory = Memory(
-        m.argument_size_in_bytes / GB,
-        m.output_size_in_bytes / GB,
-        m.alias_size_in_bytes / GB,
-        m.temp_size_in_bytes / GB,
-        m.generated_code_size_in_bytes / GB,
-    )
+    arguments, temporaries = m.argument_size_in_bytes / GB, m.temp_size_in_bytes / GB
+    outputs = (m.output_size_in_bytes - m.alias_size_in_bytes) / GB
+    program = m.generated_code_size_in_bytes / GB
+    peak = arguments + outputs + temporaries + program
+    if peak > topology.chip.memory:  # a GPU's compiler does not refuse
+        raise DoesNotFit(f"it needs {peak:.1f} GB")
     hosts = len({device.process_index for device in devices})
-    return Compiled(memory, compiled.as_text(), hosts, time.monotonic() - start)
+    return Compiled(arguments, temporaries, program, peak, compiled.as_text(), hosts)
 
 
 def lower(config: Config, devices: list[Any]) -> Any:

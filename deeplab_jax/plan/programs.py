@@ -1,18 +1,11 @@
-"""What a compiled program does, read from its text: bytes moved, collectives, kernels.
+"""What a compiled program moves and exchanges, read from its text.
 
-A loop's body counts as often as it runs: XLA's own sums have it once. For the bytes that a TPU's
-program moves, `traffic` follows XLA's rules otherwise (`HloCostAnalysis`): an instruction moves its
-operands and its results, in the padded sizes of the chip's layouts; of an operand that a fusion
-only slices, the slices; of an array updated in place, the update.
-
-XLA counts what stays in the chip's fast memory (VMEM) as well, and a copy into it four times over.
-`hbm` leaves that out: only what lies in the main memory counts, and a copy once.
+A loop's body counts as often as it runs: XLA's own sums have it once.
 """
 
 import math
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 SHAPE = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\](?:\{([\d,]*):?([^}]*)\})?")
@@ -20,17 +13,14 @@ COMPUTATION = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
 INSTRUCTION = re.compile(
     r"\s+(?:ROOT )?%?([\w.-]+) = (\(.*?\)|\S+) ([a-z][\w-]*)\(([^)]*)\)(.*)"  # result kind(inside)
 )
-# These move nothing; a slice into VMEM counts where it ends, a loop by its body.
-FREE = {"after-all", "bitcast", "constant", "get-tuple-element", "parameter", "slice-start"}
-FREE |= {"tuple", "while"}
+# These move nothing; a copy into fast memory counts where it ends, a loop by its body.
+FREE = {"after-all", "bitcast", "constant", "copy-start", "custom-call", "get-tuple-element"}
+FREE |= {"parameter", "slice-start", "tuple", "while"}
 SLICES = {"slice", "dynamic-slice"}
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
-KERNELS = ("fusion", "custom-call", "custom-call-start")
-MODULE = re.compile(r"\(Network\)+/(?:backbone/|checkpoint/|rematted_computation/)*(\w+)[/.]")
 
 
 class Instruction(NamedTuple):
-    """One line of a program."""
+    """One line of a program: `%name = result kind(inside), attributes`."""
 
     name: str
     result: str
@@ -49,27 +39,6 @@ class Instruction(NamedTuple):
 
 Computation = dict[str, Instruction]  # in the order of the text: the root is last
 Program = dict[str, Computation]
-Size = Callable[[str], float]  # of a type
-
-
-class Accessed(NamedTuple):
-    """GB of a step by part of the network: as XLA counts them, and in main memory alone."""
-
-    bytes: dict[str, float]
-    hbm: dict[str, float]
-
-
-def traffic(hlo: str) -> Accessed:
-    """What a program moves, from its text."""
-    program, entry = parse(hlo)
-    found = Accessed(defaultdict(float), defaultdict(float))
-    for times, loop, computation in executed(program, entry):
-        part = parts(computation)
-        for x in computation.values():
-            name = loop or part[x.name]
-            found.bytes[name] += times * moved(program, computation, x, padded) / 1e9
-            found.hbm[name] += times * through_hbm(program, computation, x) / 1e9
-    return found
 
 
 def parse(hlo: str) -> tuple[Program, str]:
@@ -86,23 +55,22 @@ def parse(hlo: str) -> tuple[Program, str]:
     return program, entry
 
 
-def executed(
-    program: Program, name: str, times: int = 1, loop: str | None = None
-) -> Iterator[tuple[int, str | None, Computation]]:
-    """The program and what it calls, loops above all: how often each runs, and the loop's name."""
+def walk(
+    program: Program, name: str, times: int = 1, loop: Instruction | None = None
+) -> Iterator[tuple[int, Instruction | None, Computation]]:
+    """What runs, from the computation `name` on: how often, in which loop, and its instructions."""
     yield times, loop, program[name]
     for x in program[name].values():
         if x.kind == "while":
-            n = trips(program, x)
-            inner = "middle flow" if "(Network)" in x.attributes else "loss"
+            n = count_trips(program, x)
             for part in ("condition", "body"):
-                yield from executed(program, x.attribute(part), times * n, f"{inner}: {n} times")
+                yield from walk(program, x.attribute(part), times * n, x)
         elif x.kind in ("call", "async-start"):
             called = x.attribute("to_apply") or x.attribute("calls")
-            yield from executed(program, called, times, loop)
+            yield from walk(program, called, times, loop)
 
 
-def trips(program: Program, loop: Instruction) -> int:
+def count_trips(program: Program, loop: Instruction) -> int:
     """How often a loop runs: XLA's note, or the one constant that its counter is compared with."""
     if noted := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
         return int(noted[1])
@@ -110,72 +78,18 @@ def trips(program: Program, loop: Instruction) -> int:
     return int(constants[0].inside) if len(constants) == 1 else 1
 
 
-class Exchanged(NamedTuple):
-    """The collectives of one kind in a step: how many, and their results' GB on a device."""
+def count_bytes(type_: str, *, padded: bool = True, fast: bool = True) -> int:
+    """Bytes of a type, `padded` to its layout's tiles; without `fast`, what is in fast memory not.
 
-    operations: int
-    gb: float
-
-
-def collectives(hlo: str) -> dict[str, Exchanged]:
-    """Every kind of collective in a program.
-
-    Of an asynchronous pair the `-done` counts: the result of `-start` repeats the operands.
+    Fast memory (a TPU's VMEM) is what a layout says S(...) of.
     """
-    program, entry = parse(hlo)
-    found: dict[str, Exchanged] = {}
-    for times, _, computation in executed(program, entry):
-        for x in computation.values():
-            inside = program[x.attribute("calls")].values() if x.kind == "fusion" else ()
-            for y in (x, *inside):
-                kind = y.kind.removesuffix("-done")
-                if kind in COLLECTIVES:
-                    count, gb = found.get(kind, Exchanged(0, 0.0))
-                    gb += times * plain_bytes(y.result) / 1e9
-                    found[kind] = Exchanged(count + times, gb)
-    return found
-
-
-def plain_bytes(type_: str) -> int:
-    """Bytes of a type without its layout's padding."""
-    sizes = [
-        (math.prod(int(n) for n in shape.split(",") if n), int(bits or 8))  # pred: a byte
-        for _, bits, shape, _, _ in SHAPE.findall(type_)
-    ]
-    return sum(math.ceil(n * bits / 8) for n, bits in sizes)
-
-
-def kernels(hlo: str) -> int:
-    """How many kernels a GPU program launches: fusions and custom calls (cuDNN, cuBLAS)."""
-    program, entry = parse(hlo)
-    return sum(
-        times * sum(x.kind in KERNELS for x in computation.values())
-        for times, _, computation in executed(program, entry)
-    )
-
-
-def parts(computation: Computation) -> dict[str, str]:
-    """The module of the network that each instruction belongs to; a copy belongs to its user."""
-    found: dict[str, str] = {}
-    user: dict[str, str] = {}  # the part of the first to use a result
-    for x in reversed(computation.values()):
-        module = MODULE.search(x.attribute("op_name"))
-        named = "rest" if x.attribute("op_name") else user.get(x.name, "rest")
-        found[x.name] = module[1] if module else named
-        if x.kind != "tuple":
-            user |= dict.fromkeys(x.operands, found[x.name])
-    return found
-
-
-def padded(type_: str, everywhere: bool = True) -> float:
-    """Bytes of a type in its layout; `everywhere` or in the main memory alone (no `S(...)`)."""
     total = 0
     for _, bits, shape, order, layout in SHAPE.findall(type_):
-        if "S(" in layout and not everywhere:
+        if "S(" in layout and not fast:
             continue
         sizes = [int(n) for n in shape.split(",") if n]
         tile = re.search(r"T\(([\d,]+)\)", layout)
-        if tile and order:
+        if padded and tile and order:
             minor_first = zip(order.split(","), reversed(tile[1].split(",")), strict=False)
             for axis, rows in minor_first:
                 sizes[int(axis)] = -(-sizes[int(axis)] // int(rows)) * int(rows)
@@ -183,74 +97,141 @@ def padded(type_: str, everywhere: bool = True) -> float:
     return total
 
 
-def moved(program: Program, computation: Computation, x: Instruction, size: Size) -> float:
-    """Bytes of one run of an instruction, by XLA's rules."""
-    operands = [size(computation[name].result) for name in x.operands]
-    if x.kind in FREE or x.attribute("custom_call_target") == "AllocateBuffer":
+# ---- main memory
+
+
+def main_memory_gb(hlo: str) -> float:
+    """GB that a step on a TPU moves between main memory and chip."""
+    program, entry = parse(hlo)
+    return sum(
+        times * sum(moved_bytes(program, computation, x) for x in computation.values()) / 1e9
+        for times, _, computation in walk(program, entry)
+    )
+
+
+def moved_bytes(program: Program, computation: Computation, x: Instruction) -> int:
+    """Bytes of one run of an instruction: its operands and results in main memory."""
+    if x.kind in ("copy-done", "slice-done"):  # from the one memory to the other
+        return count_bytes(x.result)
+    if x.kind in FREE:
         return 0
-    if x.kind in SLICES:
-        return 2 * size(x.result)
-    if x.kind == "dynamic-update-slice":
-        return 2 * operands[1]
     if x.kind.endswith("-done"):
-        return size(x.result)
-    if x.kind == "fusion":
-        inside = program[x.attribute("calls")]
-        reads = (read(program, inside, n, whole, size) for n, whole in enumerate(operands))
-        return written(program, inside, x.result, size) + sum(reads)
-    return size(x.result) + sum(operands)
-
-
-def read(program: Program, fused: Computation, index: int, whole: float, size: Size) -> float:
-    """Bytes that a fusion reads of its operand number `index`."""
-    (parameter,) = [
-        x.name for x in fused.values() if x.kind == "parameter" and x.inside == str(index)
-    ]
-    total, shared = 0.0, False  # all who read the whole share one reading
-    for x in fused.values():
-        for position, name in enumerate(x.operands):
-            if name != parameter:
-                continue
-            if x.kind == "fusion":
-                inner = program[x.attribute("calls")]
-                total += read(program, inner, position, whole, size)
-            elif x.kind in SLICES and position == 0:
-                total += size(x.result)
-            elif x.kind in {"broadcast", "reshape"}:
-                total += whole
-            elif not (shared or (x.kind == "dynamic-update-slice" and position == 0)):
-                total, shared = total + whole, True
+        return in_main(x.result)
+    if x.kind == "dynamic-update-slice":
+        return 2 * in_main(computation[x.operands[1]].result)
+    fused = program[x.attribute("calls")] if x.kind == "fusion" else {x.name: x}
+    total = written_bytes(program, fused, x.result)
+    for index, name in enumerate(x.operands):
+        inside = parameter(fused, index) if x.kind == "fusion" else name
+        total += read_bytes(program, fused, inside, in_main(computation[name].result))
     return total
 
 
-def written(program: Program, fused: Computation, result: str, size: Size) -> float:
-    """Bytes that a fusion writes of its result: of an update in place, the update."""
+def in_main(type_: str) -> int:
+    return count_bytes(type_, fast=False)
+
+
+def parameter(fused: Computation, index: int) -> str:
+    """The name of a fusion's operand inside it."""
+    found = (x.name for x in fused.values() if x.kind == "parameter" and x.inside == str(index))
+    return next(found)
+
+
+def read_bytes(program: Program, fused: Computation, name: str, whole: int) -> int:
+    """Bytes read of an operand of `whole` bytes: of one that is only sliced, the slices."""
+    total = 0
+    for x in fused.values():
+        for position in [i for i, operand in enumerate(x.operands) if operand == name]:
+            if x.kind == "fusion":
+                inner = program[x.attribute("calls")]
+                total += read_bytes(program, inner, parameter(inner, position), whole)
+            elif x.kind in SLICES and position == 0:
+                total += in_main(x.result)
+            elif x.kind != "dynamic-update-slice" or position > 0:
+                total += whole
+    # What lies in fast memory has 0 bytes here, but a slice of it does not say so: it counts.
+    return min(total, whole) if whole else total
+
+
+def written_bytes(program: Program, fused: Computation, result: str) -> int:
+    """Bytes written of a result: of an array updated in place, the update."""
     root = list(fused.values())[-1]
-    outputs = [fused[n] for n in root.operands] if root.kind == "tuple" else [root]
+    if root.kind == "fusion":
+        return written_bytes(program, program[root.attribute("calls")], result)
+    outputs = [fused[name] for name in root.operands] if root.kind == "tuple" else [root]
     types = [match[0] for match in SHAPE.finditer(result)]
-    return sum(output(program, fused, x, t, size) for x, t in zip(outputs, types, strict=True))
+    total = 0
+    for x, type_ in zip(outputs, types, strict=False):
+        while x.kind == "bitcast":
+            x = fused[x.operands[0]]
+        in_place = x.kind == "dynamic-update-slice"
+        total += in_main(fused[x.operands[1]].result if in_place else type_)
+    return total
 
 
-def output(program: Program, fused: Computation, x: Instruction, type_: str, size: Size) -> float:
-    """Bytes written of one output of a fusion, made by x."""
-    while x.kind == "bitcast":
-        x = fused[x.operands[0]]
-    if x.kind == "dynamic-update-slice":
-        return size(fused[x.operands[1]].result)
-    if x.kind == "fusion":
-        return written(program, program[x.attribute("calls")], type_, size)
-    return size(type_)
+# ---- collectives
 
 
-def through_hbm(program: Program, computation: Computation, x: Instruction) -> float:
-    """Bytes of one run of an instruction that cross between main memory and chip."""
-    if x.kind in {"copy-done", "slice-done"}:
-        return padded(x.result)
-    if x.kind in {"copy-start", "custom-call"}:  # begun here, counted above; ConcatBitcast
-        return 0
-    return moved(program, computation, x, in_hbm)
+class Exchanged(NamedTuple):
+    """The collectives of one kind in a step, on a device: how many, GB of results, GB it sends."""
+
+    operations: int
+    gb: float
+    sent: float
 
 
-def in_hbm(type_: str) -> float:
-    """Bytes of what lies in main memory."""
-    return padded(type_, everywhere=False)
+# What each of n devices in a ring sends, as a multiple of its result: of an array of s bytes,
+# all-gather, reduce-scatter and all-to-all send s (n-1)/n, all-reduce twice that, as both in turn.
+SENT = {
+    "all-reduce": lambda n: 2 * (n - 1) / n,
+    "all-gather": lambda n: (n - 1) / n,
+    "reduce-scatter": lambda n: n - 1,  # its result is s/n
+    "collective-permute": lambda n: 1,
+    "all-to-all": lambda n: (n - 1) / n,
+}
+
+
+def collectives(hlo: str) -> dict[str, Exchanged]:
+    """Every kind of collective in a program.
+
+    Of an asynchronous pair the `-done` counts: the result of `-start` repeats the operands. A TPU
+    has such pairs as fusions too, each with the collective inside: those of a channel are one.
+    """
+    program, entry = parse(hlo)
+    partitions = re.search(r"num_partitions=(\d+)", hlo)
+    devices = int(partitions[1]) if partitions else 1
+    found: dict[str, Exchanged] = {}
+    for times, _, computation in walk(program, entry):
+        fusions = [
+            program[x.attribute("calls")] for x in computation.values() if x.kind == "fusion"
+        ]
+        fused = {
+            y.attribute("channel_id") or y.name: y
+            for inside in fusions
+            for y in inside.values()
+            if y.kind in SENT
+        }
+        for x in (*computation.values(), *fused.values()):
+            kind = x.kind.removesuffix("-done")
+            if kind in SENT:
+                start = computation[x.operands[0]] if x.kind.endswith("-done") else x
+                n = group_size(start.attributes, devices)
+                gb = times * count_bytes(x.result, padded=False) / 1e9
+                count, total, sent = found.get(kind, Exchanged(0, 0.0, 0.0))
+                found[kind] = Exchanged(count + times, total + gb, sent + gb * SENT[kind](n))
+    return found
+
+
+def group_size(attributes: str, devices: int) -> int:
+    """How many devices exchange with each other: of {{0,1},{2,3}}, [2,2]<=[4] or mesh['a'=2] {'a'}.
+
+    Without groups, all.
+    """
+    if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
+        return listed[1].count(",") + 1
+    if shaped := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
+        return int(shaped[1])
+    if named := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", attributes):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named[2]))
+    return devices

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from deeplab_jax.config import flatten, to_dict
-from deeplab_jax.inference.evaluate import Evaluation, Evaluator, summary, write_evaluation
-from deeplab_jax.parallel.mesh import on_host, place
+from deeplab_jax.inference.evaluate import Evaluation, Evaluator
+from deeplab_jax.inference.results import collect_scores, write_evaluation
+from deeplab_jax.parallel.mesh import fetch_whole, place
 from deeplab_jax.parallel.processes import wait_for_all, writes
 from deeplab_jax.reporting.report import write_report
 from deeplab_jax.training.interruption import Interrupted
@@ -50,7 +51,7 @@ def evaluate_when_due(evaluator: Evaluator, log: Log, step: int, state: TrainSta
 
 def keep_best(evaluator: Evaluator, step: int, state: TrainState, result: Evaluation) -> None:
     """Write the weights to `best` when those there were not scored better, as they say."""
-    variables = on_host(state.averaged)  # by every process: it may gather
+    variables = fetch_whole(state.averaged)  # by every process: it may gather
     if not writes():
         return
     config, best = evaluator.config, best_folder(evaluator)
@@ -63,7 +64,7 @@ def keep_best(evaluator: Evaluator, step: int, state: TrainState, result: Evalua
 def make_note(step: int, result: Evaluation, evaluator: Evaluator) -> dict[str, Any]:
     """What is kept with the best weights: their score, nan where undefined, and how it was made."""
     metric = "eval/pixel_accuracy" if result.one_label else "eval/miou"
-    value = summary(result)[metric]
+    value = collect_scores(result)[metric]
     return {"step": step, "metric": metric, "value": value, "by": scoring(evaluator)}
 
 

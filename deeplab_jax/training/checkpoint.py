@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 from deeplab_jax.config import read_json
 from deeplab_jax.errors import OUT_OF_MEMORY, UserError, first_line
 from deeplab_jax.files import json_text, write_atomically
-from deeplab_jax.parallel.mesh import on_host
+from deeplab_jax.parallel.mesh import fetch_whole
 from deeplab_jax.parallel.processes import wait_for_all, writes
 from deeplab_jax.training.state import TrainState
 
@@ -304,7 +304,7 @@ def flatten_tree(tree: Any) -> dict[str, Any]:
 
 def digests(tree: Any) -> dict[str, list[Any]]:
     """Path of each array -> [type, shape, digest of its bytes], as JSON has it."""
-    arrays = flatten_tree(on_host(tree)).items()
+    arrays = flatten_tree(fetch_whole(tree)).items()
     return {name: [str(x.dtype), list(x.shape), digest(x.tobytes())] for name, x in arrays}
 
 

@@ -14,7 +14,8 @@ from deeplab_jax.config import Config
 from deeplab_jax.data.source import Source
 from deeplab_jax.errors import UserError
 from deeplab_jax.files import Appender, json_text, write_atomically
-from deeplab_jax.inference.evaluate import Evaluation, drawn, summary
+from deeplab_jax.inference.evaluate import Evaluation
+from deeplab_jax.inference.results import collect_scores, draw_predictions
 from deeplab_jax.parallel.processes import wait_for_all, writes
 from deeplab_jax.reporting.metrics_file import read_log
 
@@ -114,10 +115,10 @@ class Log:
 
     def evaluation(self, step: int, result: Evaluation, source: Source) -> None:
         """Write and print an evaluation."""
-        self._write({"step": step, **summary(result)})
+        self._write({"step": step, **collect_scores(result)})
         self.evaluated.add(step)
         if self._events and result.predictions:
-            sheet = np.asarray(drawn(result, source))
+            sheet = np.asarray(draw_predictions(result, source))
             self._events.add_image("eval/images", sheet, step, dataformats="HWC")
         if self._file:
             print(f"step {step}: {result.headline} ({result.seconds:.0f} s)", file=sys.stderr)

@@ -1,23 +1,13 @@
 """The official loss (`utils/train_utils.py`): softmax cross entropy, ignored and hard pixels."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from deeplab_jax.models.layers import (
-    BLOCK_ROWS,
-    interpolate,
-    join_rows,
-    resize_matrix,
-    row_blocks,
-    rows_of_blocks,
-    upsample_rows,
-)
 from deeplab_jax.ops.labels import valid_pixels
-from deeplab_jax.parallel.mesh import gather_rows, platform_dependent
+from deeplab_jax.ops.resize import height_width, map_upsampled
 
 
 def pixel_losses(
@@ -26,83 +16,24 @@ def pixel_losses(
     """Weighted cross entropy of each pixel (0 where ignored) and the mask of those that count.
 
     logits f32 [b, h', w', c] are upsampled, corners aligned, to label int [b, h, w]: the paper's
-    section 4 found that 1.2 mIoU better than shrinking the labels.
+    section 4 found that 1.2 mIoU better than shrinking the labels. They are so a block of rows at
+    a time, the upsampled ones never in memory.
     """
-    num_classes = logits.shape[-1]
-    valid = valid_pixels(label, num_classes, ignore_label)
+    valid = valid_pixels(label, logits.shape[-1], ignore_label)
     target = jnp.where(valid, label, 0)
-    loss = upsampled_cross_entropy(logits.astype(jnp.float32), target)
+    logits = logits.astype(jnp.float32)
+    loss = map_upsampled(cross_entropy, [logits], height_width(label), target)
     if class_weights:
         loss = loss * jnp.asarray(class_weights, jnp.float32)[target]
     return jnp.where(valid, loss, 0.0), valid
 
 
-# Elements of an image's block on CUDA, where each block is 26 kernels: at 513x513 21 classes go in
-# one block, 24 MB an image, instead of nine.
-CUDA_BLOCK = 6_000_000
-
-
-@jax.custom_vjp
-def upsampled_cross_entropy(logits: Array, target: Array) -> Array:
-    """Cross entropy of logits f32 [b, h', w', c] upsampled to target int [b, h, w]: f32 [b, h, w].
-
-    Forward and backward go over blocks of rows, so that the upsampled logits and their softmax,
-    [b, h, w, c] in float32, never are in memory: at 513x513 and 21 classes they would be 22 MB an
-    image each, and several times that in a TPU's layout.
-    """
-    return by_rows(_cross_entropy, logits, target)
-
-
-def by_rows(function: Callable[..., Array], logits: Array, target: Array, *more: Array) -> Array:
-    """The function called with the largest block of rows that suits the platform."""
-    cuda_rows = max(1, CUDA_BLOCK // (target.shape[2] * logits.shape[3]))
-    return platform_dependent(
-        gather_rows(logits),
-        target,
-        *more,
-        cuda=partial(function, most=cuda_rows),
-        default=partial(function, most=BLOCK_ROWS),
-    )
-
-
-def _cross_entropy(logits: Array, target: Array, most: int) -> Array:
-    def block(rows: tuple[Array, Array]) -> Array:
-        matrix, labels = rows
-        z = upsample_rows(logits, matrix, target.shape[2])
-        return jax.nn.logsumexp(z, axis=-1) - jnp.sum(z * one_hot(labels, z), axis=-1)
-
-    matrices = row_blocks(logits.shape[1], target.shape[1], most)
-    blocks = (matrices, rows_of_blocks(target, matrices))
-    return join_rows(jax.lax.map(block, blocks), target.shape[1])
-
-
-def _cross_entropy_fwd(logits: Array, target: Array) -> tuple[Array, tuple[Array, Array]]:
-    return upsampled_cross_entropy(logits, target), (logits, target)
-
-
-def _cross_entropy_bwd(residuals: tuple[Array, Array], dy: Array) -> tuple[Array, None]:
-    return by_rows(_cross_entropy_gradient, *residuals, dy), None
-
-
-def _cross_entropy_gradient(logits: Array, target: Array, dy: Array, most: int) -> Array:
-    width = resize_matrix(logits.shape[2], target.shape[2])
-
-    def block(total: Array, rows: tuple[Array, Array, Array]) -> tuple[Array, None]:
-        matrix, labels, dy_rows = rows
-        z = upsample_rows(logits, matrix, target.shape[2])
-        dz = (jax.nn.softmax(z, axis=-1) - one_hot(labels, z)) * dy_rows[..., None]
-        return total + interpolate(matrix.T, interpolate(width.T, dz, 2), 1), None
-
-    matrices = row_blocks(logits.shape[1], target.shape[1], most)
-    blocks = (matrices, rows_of_blocks(target, matrices), rows_of_blocks(dy, matrices))
-    return jax.lax.scan(block, jnp.zeros_like(logits), blocks)[0]
-
-
-upsampled_cross_entropy.defvjp(_cross_entropy_fwd, _cross_entropy_bwd)
-
-
-def one_hot(labels: Array, z: Array) -> Array:
-    return jax.nn.one_hot(labels, z.shape[-1], dtype=z.dtype)
+def cross_entropy(maps: Sequence[Array], target: Array) -> Array:
+    """log(sum over classes of exp z) - z[target], of one map of logits z f32 [b, h, w, c]."""
+    (z,) = maps
+    # Multiplied and not picked: a gather's gradient is a scatter, which no accelerator does well.
+    of_target = jnp.sum(z * jax.nn.one_hot(target, z.shape[-1], dtype=z.dtype), axis=-1)
+    return jax.nn.logsumexp(z, axis=-1) - of_target
 
 
 def mean_loss(losses: Array, valid: Array) -> Array:

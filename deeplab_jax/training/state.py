@@ -11,7 +11,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from deeplab_jax.config import Config
 from deeplab_jax.models.build import abstract_variables
-from deeplab_jax.parallel.mesh import over_fsdp, place
+from deeplab_jax.parallel.mesh import fsdp_shardings, place
 from deeplab_jax.training.optim import make_optimizer, make_schedule
 
 
@@ -75,5 +75,5 @@ def abstract_state(config: Config, mesh: Mesh | AbstractMesh) -> TrainState:
     return jax.tree.map(
         lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
         state,
-        over_fsdp(state, mesh),
+        fsdp_shardings(state, mesh),
     )

@@ -21,13 +21,13 @@ from jax.sharding import Mesh
 from deeplab_jax.config import Config, TrainConfig
 from deeplab_jax.data.augment import augment
 from deeplab_jax.models import Network, build_model
+from deeplab_jax.ops.partition import split_rows
 from deeplab_jax.parallel.mesh import (
+    batch_sharding,
+    bind_mesh,
+    fsdp_shardings,
     gather_parameters,
-    on_mesh,
-    over_batch,
-    over_fsdp,
     replicated,
-    split_rows,
 )
 from deeplab_jax.training.accumulation import accumulate
 from deeplab_jax.training.losses import hard_pixel_loss, hard_pixel_share, mean_loss, pixel_losses
@@ -145,10 +145,10 @@ def compile_train_step(
         config=config,
         ignore_label=ignore_label,
     )
-    places = over_fsdp(state, mesh)
+    places = fsdp_shardings(state, mesh)
     return jax.jit(
-        on_mesh(step, mesh),
-        in_shardings=(places, over_batch(mesh)),
+        bind_mesh(step, mesh),
+        in_shardings=(places, batch_sharding(mesh)),
         out_shardings=(places, replicated(mesh)),
         donate_argnums=0,
     )

@@ -36,7 +36,7 @@ from deeplab_jax.config.files import find_shipped, names_of
 from deeplab_jax.data.settle import open_split, settle
 from deeplab_jax.errors import UserError
 from deeplab_jax.files import json_text
-from deeplab_jax.inference.evaluate import evaluate_weights, protocol
+from deeplab_jax.inference.results import evaluate_weights, protocol
 from deeplab_jax.inference.tta import scaled_size
 from deeplab_jax.models.summary import parameters, trace
 from deeplab_jax.progress import duration
@@ -251,7 +251,7 @@ def multiply_adds(config: Config, *, padded: bool) -> float:
     """10^9 multiply-adds of an image in all views of an evaluation; padded: as the paper counts."""
     size, model = config.task.eval_size or config.data.crop, config.model
     sizes = [scaled_size(size, scale, model.output_stride) for scale in config.eval.scales]
-    seen = [c for size in sizes for c in cached_trace(model, size)[0]]
+    seen = [c for size in sizes for c in cached_trace(model, size)]
     total = sum(c.padded_multiply_adds if padded else c.multiply_adds for c in seen)
     return total * (2 if config.eval.flip else 1) / 1e9
 

@@ -6,7 +6,6 @@ scale and bias changed so that the network computes what it did before.
 """
 
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
 import jax
@@ -16,27 +15,26 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
 from deeplab_jax.models import Network
-from deeplab_jax.models.build import EPSILONS, family
-
-
-def measure(variables: Any, image: Array, *, model: Network) -> Any:
-    """Mean and variance that meet each BatchNorm of the backbone, for image u8 [b h w 3]."""
-    _, collected = model.apply(
-        variables, image.astype(jnp.float32), train=False, mutable=["moments"]
-    )
-    return collected["moments"]["backbone"]
+from deeplab_jax.models.build import family
+from deeplab_jax.models.layers import OPTIONS
 
 
 def reestimate_batch_norm(variables: Any, model: Network, images: Iterable[np.ndarray]) -> Any:
-    """The same function with the backbone's true BatchNorm statistics over the batches of `images`.
+    """The same function with the backbone's true BatchNorm statistics over batches u8[b, h, w, 3].
 
     With y = a x + c before, the new BatchNorm has mean m, variance v, scale a sqrt(v + eps) and
     bias c + a m, which is y = a x + c again.
     """
-    step = jax.jit(partial(measure, model=model))
-    moments = [flatten_dict(jax.device_get(step(variables, image))) for image in images]
+
+    @jax.jit
+    def measure(variables: Any, image: Array) -> Any:
+        x = image.astype(jnp.float32)
+        _, found = model.apply(variables, x, train=False, mutable=["moments"])
+        return found["moments"]["backbone"]
+
+    moments = [flatten_dict(jax.device_get(measure(variables, image))) for image in images]
     flat = flatten_dict(variables)
-    epsilon = EPSILONS[family(model.config.backbone)]
+    epsilon = OPTIONS[family(model.config.backbone)].epsilon
     for path in moments[0]:  # (..., "norm", "mean_var")
         means = np.stack([m[path][0][0] for m in moments])
         squares = np.stack([m[path][0][1] for m in moments]) + np.square(means)

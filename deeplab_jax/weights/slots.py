@@ -1,6 +1,6 @@
 """Arrays of a file into our variable tree, or one message about all that does not fit.
 
-A format (`tf_names.py`, `timm.py`) is a table of slots: where its files keep each of our leaves.
+A format (`files.py`, `tf_names.py`, `timm.py`) is a table of slots: where its files keep each leaf.
 """
 
 from collections.abc import Collection, Mapping
@@ -13,118 +13,100 @@ from deeplab_jax.config import ModelConfig
 from deeplab_jax.errors import UserError
 
 Path = tuple[str, ...]  # ("params" | "batch_stats", module, ..., leaf)
+Shape = tuple[int, ...]
 SHOWN = 20  # names of a kind in a message
 
 
 class Slot(NamedTuple):
-    """Where a file keeps a leaf of ours, and how.
+    """Where a file keeps a leaf of ours: under what name, and how.
 
     `axes` are those of our array in the file's order; axes of length 1 may be left out.
     """
 
     name: str
-    shape: tuple[int, ...]
-    axes: tuple[int, ...]
+    shape: Shape
+    axes: Shape
 
     @property
-    def file_shape(self) -> tuple[int, ...]:
+    def file_shape(self) -> Shape:
         """The shape that the file's array must have."""
         return tuple(self.shape[axis] for axis in self.axes)
 
-    def ours(self, array: np.ndarray) -> np.ndarray:
-        """The file's array as ours, float32."""
-        return as_float32(array).transpose(np.argsort(self.axes)).reshape(self.shape)
-
-
-def as_float32(array: np.ndarray) -> np.ndarray:
-    """The array as our variables are; what is too large for float32 becomes infinite."""
-    with np.errstate(over="ignore"):
-        return np.asarray(array, np.float32)
+    def to_leaf(self, array: np.ndarray) -> np.ndarray:
+        """The file's array as ours, float32; what is too large for that becomes infinite."""
+        with np.errstate(over="ignore"):
+            floats = np.asarray(array, np.float32)
+        return floats.transpose(np.argsort(self.axes)).reshape(self.shape)
 
 
 def fill(
     arrays: Mapping[str, np.ndarray],
     slots: Mapping[Path, Slot],
     config: ModelConfig,
+    *,
+    where: object = "the file",
     skip: Collection[str] = (),
 ) -> dict[str, Any]:
     """Our variables from a file's arrays, without the top-level modules `skip` ("logits").
 
     Raises:
-      UserError: an array is missing or has another shape: every such name is listed with its
-        shapes, and those that have no place in the network; or one is not finite.
+      UserError: the arrays do not fit (`check_fit`), or one is not finite.
     """
-    wanted = {path: slot for path, slot in slots.items() if path[1] not in skip}
-    missing = [path for path, slot in wanted.items() if slot.name not in arrays]
-    wrong = [
-        path
-        for path, slot in wanted.items()
-        if slot.name in arrays and arrays[slot.name].shape != slot.file_shape
-    ]
-    if missing or wrong:
-        raise UserError(report(arrays, slots, missing, wrong, config))
-    flat = {path: slot.ours(arrays[slot.name]) for path, slot in wanted.items()}
-    check_finite({slot.name: flat[path] for path, slot in wanted.items()}, "the weights")
-    tree: dict[str, Any] = unflatten_dict(flat)
+    slots = {path: slot for path, slot in slots.items() if path[1] not in skip}
+    check_fit({name: array.shape for name, array in arrays.items()}, slots, config, where=where)
+    leaves = {path: slot.to_leaf(arrays[slot.name]) for path, slot in slots.items()}
+    bad = {path: leaf.size - int(np.isfinite(leaf).sum()) for path, leaf in leaves.items()}
+    names = [f"{slots[path].name}: {n} of {leaves[path].size}" for path, n in bad.items() if n]
+    if names:
+        kind = "values that are not finite (NaN, infinity, above 3e38), as of a damaged file"
+        raise UserError("\n".join([f"{where}: {kind}", *shorten(names)]))
+    tree: dict[str, Any] = unflatten_dict(leaves)
     return tree
 
 
-def check_finite(arrays: Mapping[str, np.ndarray], where: object) -> None:
-    """Raise UserError, naming `where` and the arrays, if one holds NaN or infinity as float32."""
-    counts = {name: array.size - int(np.isfinite(array).sum()) for name, array in arrays.items()}
-    bad = [f"{name}: {n} of {arrays[name].size}" for name, n in sorted(counts.items()) if n]
-    if bad:
-        lines = [f"{where}: values that are not finite (NaN, infinity, above 3e38):"]
-        lines += [f"  {line}" for line in shorten(bad)]
-        raise UserError("\n".join([*lines, "Is the file damaged, or did its training diverge?"]))
-
-
-def unused(arrays: Mapping[str, np.ndarray], slots: Mapping[Path, Slot]) -> list[str]:
-    """Arrays that no slot takes, with their shapes; PyTorch's counts of batches are no weights."""
-    names = set(arrays) - {slot.name for slot in slots.values()}
-    names = {name for name in names if not name.endswith(".num_batches_tracked")}
-    return [f"{name} {list(arrays[name].shape)}" for name in sorted(names)]
-
-
-def report(
-    arrays: Mapping[str, np.ndarray],
+def check_fit(
+    shapes: Mapping[str, Shape],
     slots: Mapping[Path, Slot],
-    missing: list[Path],
-    wrong: list[Path],
     config: ModelConfig,
-) -> str:
-    """What does not fit, and what to do."""
-    sections = {
-        "missing": [f"{slots[p].name} {list(slots[p].file_shape)}" for p in missing],
-        "wrong shape": [
-            f"{slot.name}: file {list(arrays[slot.name].shape)}, model {list(slot.file_shape)}"
-            for slot in (slots[path] for path in wrong)
-        ],
-        "without a place in the network": unused(arrays, slots),
-    }
-    lines = [f"the arrays do not fit {config.backbone} with head {config.head}:"]
-    for title, names in sections.items():
-        if names:
-            lines += [f"  {title} ({len(names)}):", *(f"    {n}" for n in shorten(names))]
-    return "\n".join([*lines, "  " + advice({path[1] for path in (*missing, *wrong)})])
+    *,
+    where: object,
+    advice: str = "",
+) -> None:
+    """Raise UserError if an array of a file is missing or has another shape: with all such names.
+
+    With `advice`, which ends the message, also if an array has no place in the network.
+    """
+    wrong = {path: slot for path, slot in slots.items() if shapes.get(slot.name) != slot.file_shape}
+    unused = find_unused(shapes, {slot.name for slot in slots.values()})
+    if not wrong and not (advice and unused):
+        return
+    shown = {name: list(shape) for name, shape in shapes.items()}
+    misfits = [
+        f"{slot.name}: file {shown.get(slot.name, 'has none')}, model {list(slot.file_shape)}"
+        for slot in wrong.values()
+    ]
+    lines = [f"{where}: the arrays do not fit {config.backbone} with head {config.head}:"]
+    for kind, names in (("missing or of another shape", misfits), ("without a place", unused)):
+        lines += [f"  {kind} ({len(names)}):", *shorten(names)] if names else []
+    raise UserError("\n".join([*lines, f"  {advice or advise({path[1] for path in wrong})}"]))
 
 
-def advice(modules: set[str]) -> str:
-    """What to do when these top-level modules do not fit."""
-    if modules == {"logits"}:
-        return (
-            "Another number of classes? Keep the file's by --model.num_classes, or start the last"
-            " layer afresh with --fresh-logits."
-        )
-    if "backbone" in modules:
-        return "Does the model's configuration (backbone, head, width) match the file?"
-    return (
-        "The backbone fits: take it alone with --backbone-only, or does the rest of the"
-        " configuration (head, rates, decoder) match the file?"
-    )
+def find_unused(shapes: Mapping[str, Shape], names: Collection[str]) -> list[str]:
+    """The arrays other than `names`, with shapes; PyTorch's counts of batches are no weights."""
+    left = {name for name in shapes if not name.endswith(".num_batches_tracked")} - set(names)
+    return [f"{name} {list(shapes[name])}" for name in sorted(left)]
 
 
 def shorten(names: list[str]) -> list[str]:
-    """The first names, and how many more there are."""
-    more = len(names) - SHOWN
-    return [*names[:SHOWN], *([f"... and {more} more"] if more > 0 else [])]
+    """The first names, indented, and how many more there are."""
+    more = [f"... and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
+    return [f"    {name}" for name in [*names[:SHOWN], *more]]
+
+
+def advise(modules: Collection[str]) -> str:
+    """What to do when these top-level modules do not fit."""
+    if modules == {"logits"}:
+        return "Keep the file's classes by --model.num_classes, or start anew by --fresh-logits."
+    if "backbone" in modules:
+        return "Does the model's configuration (backbone, head, width) match the file?"
+    return "Do head, rates and decoder match the file? --backbone-only takes the backbone alone."

@@ -25,10 +25,8 @@ LEAVES = {
     "var": "running_var",
 }
 REFUSED = {
-    "resnet": "timm's ResNets stride in the first unit of a block, the official ones in its last:"
-    " no weights fit both",
-    "mobilenet": "timm's MobileNetV2 pads strided convolutions on all sides, the official one as"
-    " TensorFlow's SAME does, and its BatchNorm has another epsilon: no weights fit both",
+    "resnet": "timm's ResNets stride in the first unit of a block, the official ones in its last",
+    "mobilenet": "timm's pads strided convolutions on all sides, the official one as TF does",
     "unet": "timm has no U-Net",
 }
 
@@ -67,12 +65,9 @@ def check_network(arrays: Mapping[str, np.ndarray], config: ModelConfig) -> None
     """Raise UserError if timm's network of this kind is another one than ours."""
     kind = family(config.backbone)
     if kind in REFUSED:
-        raise UserError(f"model.backbone = {config.backbone}: {REFUSED[kind]}")
+        raise UserError(f"model.backbone = {config.backbone}: {REFUSED[kind]}; no weights fit both")
     if "stem.1.weight" in arrays:
-        raise UserError(
-            "timm's xception41p and xception65p have BatchNorm and ReLU before each convolution:"
-            " another network; take xception41, xception65 or xception71"
-        )
+        raise UserError("timm's xception41p and xception65p are other networks: take xception65")
 
 
 def from_timm(arrays: Mapping[str, np.ndarray], model_config: ModelConfig) -> dict[str, Any]:

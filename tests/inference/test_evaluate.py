@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import time
 from pathlib import Path
 
 import jax
@@ -13,30 +14,31 @@ from conftest import TINY_MODEL
 from PIL import Image
 from synthetic import random_variables, square_image
 
-from deeplab_jax import Config, UserError
+from deeplab_jax import Config, DataConfig, EvalConfig, MeshConfig, TaskConfig, UserError
 from deeplab_jax.cli import convert, evaluate
-from deeplab_jax.config import load_json, save_json
+from deeplab_jax.config import load_json, override, save_json
+from deeplab_jax.data.batches import Row
+from deeplab_jax.data.decode import decode_image
 from deeplab_jax.data.settle import open_split
-from deeplab_jax.inference.evaluate import Evaluator, write_evaluation
+from deeplab_jax.inference.evaluate import Evaluator, average_seconds, choose_images
 from deeplab_jax.inference.predict import Predictor
+from deeplab_jax.inference.results import on_data, write_evaluation
 from deeplab_jax.parallel.mesh import device_mesh, place
-from deeplab_jax.weights.files import Weights, save_weights
+from deeplab_jax.weights.files import Weights, load_weights, save_weights
 
 
 @pytest.mark.parametrize("resize", ["keep", "fit"])
 def test_counts_equal_a_plain_evaluation(tiny_config: Config, tmp_path: Path, resize: str) -> None:
     """Five images, batches of eight over eight devices: every pixel counted once, at its size."""
-    data = dataclasses.replace(tiny_config.data, resize=resize, eval_size=(65, 65))
-    config = dataclasses.replace(tiny_config, data=data)
-    source = open_split(data, "val", config.model)
+    task = TaskConfig(resize=resize, eval_size=(65, 65))
+    config = dataclasses.replace(tiny_config, task=task)
+    source = open_split(config, "val")
     variables = random_variables(config.model)
     mesh = device_mesh()
     result = Evaluator(config, source, mesh)(place(variables, mesh))
 
-    predictor = Predictor(Weights(config, variables, source.class_names, source.colors))
+    predictor = Predictor(Weights(config.model, task, variables))
     slow = np.zeros((3, 3), int)
-    from deeplab_jax.data.decode import decode_image
-
     for example in (source[i] for i in range(len(source))):
         prediction = predictor.predict(decode_image(example["image"], example["id"]))
         valid = example["label"] != 255
@@ -62,13 +64,16 @@ def test_an_evaluation_is_of_what_the_predictor_predicts(
         folder.mkdir(parents=True)
         for i, (pair, (h, w)) in enumerate(zip(images, crops, strict=True)):
             Image.fromarray(pair[kind][:h, :w]).save(folder / f"{i}.png")
-    data = dataclasses.replace(tiny_config.data, root=str(tmp_path), eval_size=None)
-    shown = dataclasses.replace(tiny_config.eval, images=5)
-    config = dataclasses.replace(tiny_config, model=TINY_MODEL, data=data, eval=shown)
-    source, variables = open_split(data, "val", config.model), random_variables(TINY_MODEL)
+    config = dataclasses.replace(
+        tiny_config,
+        model=TINY_MODEL,
+        eval=dataclasses.replace(tiny_config.eval, images=5),
+        machine=dataclasses.replace(tiny_config.machine, root=str(tmp_path)),
+    )
+    source, variables = open_split(config, "val"), random_variables(TINY_MODEL)
     mesh = device_mesh(devices=jax.devices()[:1])
     result = Evaluator(config, source, mesh)(place(variables, mesh))
-    network = Predictor(Weights(config, variables, source.class_names, source.colors))
+    network = Predictor(Weights(TINY_MODEL, config.task, variables))
     assert sorted(result.predictions) == [*range(5)]
     for i, prediction in result.predictions.items():
         (h, w), image = crops[i], images[i][0]
@@ -86,39 +91,63 @@ def scored(capsys: pytest.CaptureFixture[str], arguments: str) -> float:
 
 
 @pytest.fixture
-def saved(tiny_config: Config, tmp_path: Path) -> tuple[Config, Path]:
-    """Weights whose images are scaled to fit, and an experiment's file that does not say so."""
+def run(tiny_config: Config, tmp_path: Path) -> Path:
+    """A run whose images have 12 bits and are scaled to fit; and data.json, which says neither."""
     model = dataclasses.replace(tiny_config.model, head_init="he")
-    config = dataclasses.replace(tiny_config, model=model)
+    root = tmp_path / "data"
+    shutil.copytree(tiny_config.machine.root, root)
+    for file in (root / "images").rglob("*.png"):
+        with Image.open(file) as image:
+            deep = np.asarray(image.convert("L")).astype(np.uint16) * 16
+        Image.fromarray(deep).save(file)
+    machine = dataclasses.replace(tiny_config.machine, root=str(root))
+    config = dataclasses.replace(tiny_config, model=model, machine=machine)
     save_json(config, tmp_path / "data.json")
-    data = dataclasses.replace(config.data, resize="fit", eval_size=(33, 33))
-    config = dataclasses.replace(config, data=data)
     names, colors = ("grey", "red", "blue"), ((0, 0, 0), (220, 60, 60), (60, 90, 220))
-    weights = Weights(config, random_variables(config.model, 3), names, colors)
-    save_weights(tmp_path / "w", weights)
-    return config, tmp_path
+    task = TaskConfig(names, colors, 255, eval_size=(33, 33), resize="fit", white=4095)
+    save_weights(tmp_path / "run" / "best", Weights(model, task, random_variables(model, 3)))
+    save_json(dataclasses.replace(config, task=task), tmp_path / "run" / "config.json")
+    return tmp_path / "run"
 
 
-def test_how_images_are_sized_is_the_weights_own(
-    saved: tuple[Config, Path], capsys: pytest.CaptureFixture[str]
+def test_how_images_come_to_the_network_is_the_weights_own(
+    run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, folder = saved
-    base = f"--weights {folder / 'w'} --out {folder / 'out'}"
-    own, other = scored(capsys, base), scored(capsys, f"{base} --config={folder / 'data.json'}")
-    written = load_json(folder / "out" / "config.json").data
-    assert (written.resize, written.eval_size) == ("fit", (33, 33)) and own == other
-    told = f"{base} --config={folder / 'data.json'} --task.resize=keep --task.eval_size 65 65"
-    scored(capsys, told)
-    assert load_json(folder / "out" / "config.json").task.eval_size == (65, 65)
+    base = f"--weights {run} --out {run / 'out'}"
+    own, data = scored(capsys, base), run.parent / "data.json"
+    for other in ("", "--task.resize=keep --task.eval_size 65 65", "--task.white=65535"):
+        config = override(load_json(data), other.split())
+        save_json(config, data)
+        assert scored(capsys, f"{base} --config={data}") == own
+        assert load_json(run / "out" / "config.json").task == load_weights(run).task
+    told = f"{base} --config={data} --task.resize=keep --task.eval_size 65 65"
+    assert scored(capsys, told) != own
+    assert load_json(run / "out" / "config.json").task.eval_size == (65, 65)
+    assert scored(capsys, f"{base} --task.white=255") != own
+
+
+def test_only_the_images_are_of_another_configuration(tiny_config: Config) -> None:
+    """Not even its crop need suit the network, which only training cuts."""
+    model = dataclasses.replace(TINY_MODEL, output_stride=32, decoder_strides=(8,))
+    task = TaskConfig(("a", "b", "c"), ignore_label=7, eval_size=(97, 65), white=4095)
+    weights, protocol, mesh = Weights(model, task, {}), EvalConfig(flip=True), MeshConfig(space=2)
+    data, machine = tiny_config.data, tiny_config.machine
+    config = on_data(weights, data=data, machine=machine, eval=protocol, mesh=mesh)
+    assert (config.model, config.task, config.eval, config.mesh) == (model, task, protocol, mesh)
+    assert config.data == dataclasses.replace(data, crop_size=None) and config.machine == machine
+
+    voc = DataConfig(source="voc2012")
+    config = on_data(weights, data=voc, machine=machine, eval=protocol, mesh=mesh)
+    assert config.task == dataclasses.replace(task, ignore_label=None, white=None)
 
 
 def test_the_same_classes_in_another_order_are_mapped(
-    saved: tuple[Config, Path], capsys: pytest.CaptureFixture[str]
+    run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config, folder = saved
-    base = f"--weights {folder / 'w'} --out {folder / 'out'} --eval.boundary=0.1"
+    folder = run.parent
+    base = f"--weights {run} --out {folder / 'out'} --eval.boundary=0.1"
     want = scored(capsys, base)
-    shutil.copytree(config.machine.root, folder / "d")
+    shutil.copytree(folder / "data", folder / "d")
     (folder / "d" / "classes.txt").write_text("blue\ngrey\nred\n")
     for mask in (folder / "d" / "masks").rglob("*.png"):
         with Image.open(mask) as image:
@@ -131,7 +160,9 @@ def test_the_same_classes_in_another_order_are_mapped(
     evaluate(f"{base} --machine.root={folder / 'd'}".split())
     assert "0: 'grey' / 'grass', 1: 'red' / 'grey'" in capsys.readouterr().err
     (folder / "d" / "classes.txt").write_text("grass\ngrey\nred\nblue\n")
-    with pytest.raises(UserError, match=r"predicts 3 classes \(grey.* has 4 .*cannot be compared"):
+    with pytest.raises(
+        UserError, match=r"predicts 3 classes \(grey.* has 4 \(grass.*choose weights"
+    ):
         evaluate(f"{base} --machine.root={folder / 'd'}".split())
 
 
@@ -142,7 +173,7 @@ def test_one_and_eight_devices_agree_exactly(tiny_config: Config, tmp_path: Path
         tiny_config.eval, scales=(0.5, 1.0), flip=True, trimap_widths=(1, 4), boundary=0.05
     )
     config = dataclasses.replace(tiny_config, eval=protocol)
-    source = open_split(config.data, "val", config.model)
+    source = open_split(config, "val")
     results = []
     for devices in (1, 8):
         mesh = device_mesh(devices=jax.devices()[:devices])
@@ -170,6 +201,25 @@ def test_one_and_eight_devices_agree_exactly(tiny_config: Config, tmp_path: Path
     np.testing.assert_array_equal(
         [np.nan if x is None else x for x in written["boundary"]["iou"].values()], one.boundary_iou
     )
+
+
+def test_seconds_leave_out_what_compiles() -> None:
+    """By hand; and in time that is linear in batches, where the square would be minutes."""
+    small, large = (33, 33), (65, 65)
+    plan = [[Row(i, size, size)] * 2 for i, size in enumerate((small, large, small, large))]
+    plan[3][1] = plan[3][1]._replace(record=9)  # fills the batch up
+    assert average_seconds(plan, np.array([100.0, 50.0, 1.0, 2.0]), 4) == 3 / 3
+    assert average_seconds(plan[:2], np.array([100.0, 50.0]), 4) == 150 / 4
+    start = time.monotonic()
+    average_seconds([[Row(i, (i, i), (i, i))] for i in range(50_000)], np.ones(50_000), 50_000)
+    assert time.monotonic() - start < 5
+
+
+def test_images_are_shown_from_the_best_to_the_worst() -> None:
+    accuracy = np.array([0.9, 0.1, np.nan, 0.5, 0.3])
+    assert choose_images(accuracy, 3) == [0, 4, 1]
+    assert choose_images(accuracy, 9) == [0, 3, 4, 1]
+    assert choose_images(accuracy[2:3], 9) == []
 
 
 def test_the_known_score_of_real_weights(

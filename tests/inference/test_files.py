@@ -15,17 +15,18 @@ from hypothesis import strategies as st
 from PIL import Image
 from synthetic import random_variables, square_image
 
-from deeplab_jax import Config, DataConfig, EvalConfig, ModelConfig, TaskConfig, UserError
+from deeplab_jax import EvalConfig, ModelConfig, TaskConfig, UserError
 from deeplab_jax.cli import predict
 from deeplab_jax.data.datasets import cityscapes, voc
 from deeplab_jax.data.decode import MAX_PIXELS
 from deeplab_jax.inference.files import (
     VOC_RESULTS,
-    Found,
-    Source,
-    _key,
+    Input,
+    Inputs,
     classify_files,
     find_images,
+    fold,
+    overlay_of,
     plan_outputs,
     predict_files,
 )
@@ -40,10 +41,11 @@ COLORS = ((0, 0, 0), (220, 60, 60), (60, 90, 220))
 class Fake:
     """A predictor that computes nothing: red where an image is bright."""
 
-    config = Config(model=TINY_MODEL)
     class_names, colors = CLASSES, COLORS
+    classifies = False
 
     def __init__(self) -> None:
+        self.task, self.protocol = TaskConfig(), EvalConfig()
         self.calls = 0
 
     def input_size(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -109,10 +111,10 @@ def test_nothing_to_predict(fake: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no images .*; 1 file passed over \(1 \.heic\)"):
         find_images([tmp_path])
     (tmp_path / "a.png").touch()
-    found = find_images([tmp_path])
+    inputs = find_images([tmp_path])
     for act in (
-        lambda: predict_files(fake, found, tmp_path / "out"),
-        lambda: classify_files(fake, found),
+        lambda: predict_files(fake, inputs, tmp_path / "out"),
+        lambda: classify_files(fake, inputs),
     ):
         with pytest.raises(UserError, match="none of the images could be read"):
             act()
@@ -120,8 +122,8 @@ def test_nothing_to_predict(fake: Any, tmp_path: Path) -> None:
 
 def test_an_image_given_twice_is_predicted_once(tmp_path: Path) -> None:
     draw(tmp_path, "a.jpg", "nested/b.jpg", ".hidden/c.jpg")
-    found = find_images([tmp_path, tmp_path / "nested", tmp_path / "a.jpg"])
-    assert [s.name.as_posix() for s in found.sources] == ["a.jpg", "nested/b.jpg"]
+    inputs = find_images([tmp_path, tmp_path / "nested", tmp_path / "a.jpg"])
+    assert [i.name.as_posix() for i in inputs.images] == ["a.jpg", "nested/b.jpg"]
 
 
 NAME = st.sampled_from(
@@ -141,16 +143,16 @@ PATHS = st.builds(
 @given(st.lists(PATHS, unique=True, min_size=1, max_size=12))
 def test_no_path_is_claimed_twice_on_any_file_system(paths: list[str]) -> None:
     """As files of two folders, with sub-folders: no two outputs equal, none a folder of another."""
-    sources = [Source(Path(path), PurePath(path[2:])) for path in paths]
+    sources = [Input(Path(path), PurePath(path[2:])) for path in paths]
     out = Path("out")
     plan = plan_outputs(sources, out, "index")
-    claimed = [_key(out / "contact_sheet.png")]
-    claimed += [_key(file) for outputs in plan for file in outputs if file]
+    claimed = [fold(out / "contact_sheet.png")]
+    claimed += [fold(file) for label in plan for file in (label, overlay_of(label))]
     assert len(set(claimed)) == 1 + 2 * len(paths)
-    folders = {_key(folder) for outputs in plan for folder in outputs.label.parents}
+    folders = {fold(folder) for label in plan for folder in label.parents}
     assert not folders & set(claimed)
-    for source, outputs in zip(sources, plan, strict=True):
-        assert outputs.label.parent == out / source.name.parent  # sub-folders are kept
+    for source, label in zip(sources, plan, strict=True):
+        assert label.parent == out / source.name.parent  # sub-folders are kept
     assert plan == plan_outputs(sources, out, "index")
 
 
@@ -199,14 +201,14 @@ def test_the_same_command_again_writes_the_same_files(fake: Any, tmp_path: Path)
         predict_files(fake, find_images([photos]), photos / "predicted")
         assert contents(tmp_path) == first
         fake.calls = 0
-    found = find_images([photos])
-    assert found.passed_over == "7 files passed over (7 written by deeplab_jax predict)"
-    predict_files(fake, found, tmp_path / "photos" / "other")
+    inputs = find_images([photos])
+    assert inputs.passed_over == "7 files passed over (7 written by deeplab_jax predict)"
+    predict_files(fake, inputs, tmp_path / "photos" / "other")
     assert fake.calls == 3
 
 
 def test_a_name_that_a_server_fixes_is_not_numbered(tmp_path: Path) -> None:
-    sources = [Source(Path(p), PurePath(p)) for p in ("day1/a.png", "day2/A.jpg")]
+    sources = [Input(Path(p), PurePath(p)) for p in ("day1/a.png", "day2/A.jpg")]
     for form in ("voc", "cityscapes"):
         with pytest.raises(UserError, match=r"day1/a\.png and day2/A\.jpg would both be out"):
             plan_outputs(sources, Path("out"), form)  # type: ignore[arg-type]
@@ -219,12 +221,12 @@ def test_a_file_that_cannot_be_written_is_named(
     draw(tmp_path / "in", "a.png")
     noise = np.random.default_rng(0).integers(0, 255, (300, 300, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "in" / "b.png")
-    found, limits = find_images([tmp_path / "in"]), resource.getrlimit(resource.RLIMIT_FSIZE)
+    inputs, limits = find_images([tmp_path / "in"]), resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         with pytest.raises(UserError, match=r"b(_overlay)?\.png: cannot be written \(File too"):
-            predict_files(fake, found, tmp_path / "out")
+            predict_files(fake, inputs, tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, ignored)
@@ -236,11 +238,11 @@ def test_a_file_that_cannot_be_written_is_named(
 def test_where_nothing_can_be_written_nothing_is_predicted(fake: Any, tmp_path: Path) -> None:
     draw(tmp_path / "in", "a.png", "x" * 245 + ".png")
     (tmp_path / "file").touch()
-    found = find_images([tmp_path / "in"])
+    inputs = find_images([tmp_path / "in"])
     with pytest.raises(UserError, match=r"--out = .*file: that is a file"):
-        predict_files(fake, found, tmp_path / "file")
+        predict_files(fake, inputs, tmp_path / "file")
     with pytest.raises(UserError, match=r"x_overlay\.png: cannot be written \(File name too long"):
-        predict_files(fake, found, tmp_path / "out")
+        predict_files(fake, inputs, tmp_path / "out")
     assert fake.calls == 0 and contents(tmp_path / "out") == {}
 
 
@@ -267,21 +269,22 @@ def test_only_thumbnails_of_some_images_are_kept(
 def test_a_window_reads_larger_images(fake: Any, tmp_path: Path) -> None:
     side = int(MAX_PIXELS**0.5) + 8
     Image.new("L", (side, side), 200).save(tmp_path / "large.png")
-    found = find_images([tmp_path])
+    inputs = find_images([tmp_path])
     with pytest.raises(UserError, match="none of the images"):
-        classify_files(fake, found)
-    fake.config = dataclasses.replace(fake.config, eval=EvalConfig(window=(65, 65)))
-    assert classify_files(fake, found) == 0
+        classify_files(fake, inputs)
+    fake.protocol = EvalConfig(window=(65, 65))
+    assert classify_files(fake, inputs) == 0
 
 
 def test_the_command_takes_several_paths_and_shows_a_partial_failure(
     fake: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    save_weights(
-        Path("weights"), Weights(fake.config, random_variables(TINY_MODEL), CLASSES, COLORS)
+    task = TaskConfig(classes=CLASSES, colors=COLORS)
+    save_weights(Path("weights"), Weights(TINY_MODEL, task, random_variables(TINY_MODEL)))
+    monkeypatch.setattr(
+        "deeplab_jax.inference.predict.Predictor", lambda weights, protocol, space: fake
     )
-    monkeypatch.setattr("deeplab_jax.inference.predict.Predictor", lambda weights: fake)
     draw(tmp_path, "a 0.jpg", "b.jpg", "folder/c.jfif")
     options = ["--weights", "weights", "--out", "out", "--eval.window", "65", "65"]
     predict(["a 0.jpg", "b.jpg", "folder", *options])
@@ -302,12 +305,8 @@ def test_files_for_the_servers(form: str, tmp_path: Path) -> None:
     data = {"voc": voc, "cityscapes": cityscapes}[form]
     names, colors = data.CLASS_NAMES, data.COLORS
     model: ModelConfig = dataclasses.replace(TINY_MODEL, num_classes=len(names))
-    config = Config(
-        model=model,
-        data=DataConfig(),
-        task=TaskConfig(eval_size=(65, 65)),
-    )
-    network = Predictor(Weights(config, random_variables(model), names, colors))
+    task = TaskConfig(classes=names, colors=colors, eval_size=(65, 65))
+    network = Predictor(Weights(model, task, random_variables(model)))
     image, _ = square_image(0)
     Image.fromarray(image).save(tmp_path / "berlin_000000_000019_leftImg8bit.png")
     predict_files(network, find_images([tmp_path]), tmp_path / "out", form)  # type: ignore[arg-type]
@@ -336,8 +335,7 @@ def test_twelve_bits_in_sixteen_are_warned_of(
     warnings = [w for w in capsys.readouterr().err.splitlines() if "warning" in w]
     assert "deep.png" in warnings[0] and "--task.white=4095" in warnings[0]
     assert warnings[1:] == ["warning: 2 images use as little of their range"]
-    data = DataConfig(source="folder", root="x", white=4095)
-    fake.config = dataclasses.replace(fake.config, data=data)
+    fake.task = TaskConfig(white=4095)
     predict_files(fake, find_images([tmp_path / "in"]), tmp_path / "out")
     assert "warning" not in capsys.readouterr().err
     with Image.open(tmp_path / "out" / "deep.png") as label:
@@ -348,16 +346,16 @@ def test_a_server_s_classes_in_another_order_are_refused(
     fake: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     draw(tmp_path, "in/a.png")
-    found = find_images([tmp_path / "in"])
+    inputs = find_images([tmp_path / "in"])
     names = voc.CLASS_NAMES
     fake.class_names, fake.colors = names[::-1], voc.COLORS
     with pytest.raises(UserError, match=r"--format=voc: .*another order \(0: 'tvmonitor'"):
-        predict_files(fake, found, tmp_path / "out", "voc")
+        predict_files(fake, inputs, tmp_path / "out", "voc")
     fake.class_names = ("nothing", *names[1:])
-    assert predict_files(fake, found, tmp_path / "out", "voc") == 0
+    assert predict_files(fake, inputs, tmp_path / "out", "voc") == 0
     assert "other names for these classes" in capsys.readouterr().err
 
 
 def test_a_server_of_other_classes_is_refused(fake: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--format=voc is for 21 classes; these weights have 3"):
-        predict_files(fake, Found([]), tmp_path, "voc")
+        predict_files(fake, Inputs([]), tmp_path, "voc")

@@ -1,7 +1,7 @@
 """Prediction of any size, in batches, through windows."""
 
-import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +9,9 @@ from conftest import TINY_MODEL
 from PIL import Image
 from synthetic import random_variables, square_image
 
-from deeplab_jax import Config, DataConfig, MeshConfig, UserError, load
+from deeplab_jax import UserError, load
 from deeplab_jax.cli import predict
+from deeplab_jax.config import TaskConfig
 from deeplab_jax.inference.predict import Predictor
 from deeplab_jax.weights.files import Weights, save_weights
 
@@ -18,19 +19,20 @@ CLASSES = ("background", "red", "blue")
 COLORS = ((0, 0, 0), (220, 60, 60), (60, 90, 220))
 
 
-def predictor(data: DataConfig) -> Predictor:
-    config = Config(model=TINY_MODEL, data=data)
-    return Predictor(Weights(config, random_variables(TINY_MODEL), CLASSES, COLORS))
+def weights(**task: Any) -> Weights:
+    """Random ones, of three classes."""
+    settings = TaskConfig(classes=CLASSES, colors=COLORS, **task)
+    return Weights(TINY_MODEL, settings, random_variables(TINY_MODEL))
 
 
 @pytest.fixture(scope="module")
 def padding() -> Predictor:
-    return predictor(DataConfig(eval_size=(65, 65)))
+    return Predictor(weights(eval_size=(65, 65)))
 
 
 @pytest.fixture(scope="module")
 def fitting() -> Predictor:
-    return predictor(DataConfig(eval_size=(65, 65), resize="fit"))
+    return Predictor(weights(eval_size=(65, 65), resize="fit"))
 
 
 @pytest.mark.parametrize("size", [(40, 56), (1, 1), (65, 65), (70, 20), (130, 97)])
@@ -50,22 +52,19 @@ def test_labels_are_the_most_likely_class(padding: Predictor) -> None:
     np.testing.assert_array_equal(likely, padding.predict(image))
 
 
-def test_devices_that_share_a_image_see_the_same(padding: Predictor, tmp_path: Path) -> None:
-    """Also where the weights come from a run on a mesh that is not here."""
+def test_devices_that_share_an_image_see_the_same(saved: Path, padding: Predictor) -> None:
     image, _ = square_image(0)
-    config = dataclasses.replace(padding.config, mesh=MeshConfig(fsdp=64))
-    save_weights(tmp_path, Weights(config, random_variables(TINY_MODEL), CLASSES, COLORS))
     for space in (1, 4):
-        label = load(tmp_path, space=space).predict(image)
+        label = load(saved, space=space).predict(image)
         np.testing.assert_array_equal(label, padding.predict(image))
     with pytest.raises(UserError, match="16 cannot be made of 8 devices"):
-        load(tmp_path, space=16)
+        load(saved, space=16)
 
 
-@pytest.mark.parametrize("data", [DataConfig(), DataConfig(eval_size=(65, 65), resize="fit")])
-def test_an_images_neighbours_do_not_change_its_prediction(data: DataConfig) -> None:
+@pytest.mark.parametrize("task", [{}, {"eval_size": (65, 65), "resize": "fit"}])
+def test_an_images_neighbours_do_not_change_its_prediction(task: dict[str, Any]) -> None:
     """Sizes of two inputs and of one, larger and smaller than what the network takes."""
-    network = predictor(data)
+    network = Predictor(weights(**task))
     images = [square_image(i)[0] for i in range(3)]
     images[1], images[2] = images[1][:30, :20], np.tile(images[2], (3, 2, 1))
     together = network.predict_batch(images, probabilities=True)
@@ -81,17 +80,14 @@ def test_wrong_arrays_are_refused(padding: Predictor) -> None:
 def test_input_size_is_what_the_network_was_trained_with(padding: Predictor) -> None:
     assert padding.input_size((20, 30)) == (65, 65)
     assert padding.input_size((66, 30)) == (81, 33)
-    no_size = dataclasses.replace(padding.config, data=DataConfig())
-    free = Predictor(Weights(no_size, padding._variables, CLASSES, COLORS))
-    assert free.input_size((40, 56)) == (49, 65)
+    assert Predictor(weights()).input_size((40, 56)) == (49, 65)
 
 
 @pytest.fixture(scope="module")
-def saved(padding: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The weights of `padding` in a folder."""
     folder = tmp_path_factory.mktemp("weights")
-    variables = random_variables(TINY_MODEL)
-    save_weights(folder, Weights(padding.config, variables, CLASSES, COLORS))
+    save_weights(folder, weights(eval_size=(65, 65)))
     return folder
 
 

@@ -1,6 +1,7 @@
 """Several views of an image: their mean by hand, and windows that agree with the whole."""
 
 import dataclasses
+import re
 from functools import partial
 from itertools import pairwise
 
@@ -16,7 +17,7 @@ from synthetic import random_variables, square_image
 from deeplab_jax import EvalConfig, build_model
 from deeplab_jax.inference.step import predict_labels, predict_probabilities
 from deeplab_jax.inference.tta import at_scale, scaled_size, sliding_logits, window_starts
-from deeplab_jax.models.layers import resize_bilinear
+from deeplab_jax.ops.resize import resize_bilinear
 
 MODEL, VARIABLES = build_model(TINY_MODEL), random_variables(TINY_MODEL)
 IMAGE = np.stack([np.pad(square_image(0)[0], ((0, 9), (0, 9), (0, 0)))])  # 49 x 65
@@ -111,3 +112,15 @@ def test_logits_of_the_image_s_size_are_taken_as_they_are() -> None:
     np.testing.assert_array_equal(labels, logits.argmax(-1))
     program = jax.jit(partial(predict_labels, model=model)).lower(variables, image).as_text()
     assert "while" not in program  # no blocks of rows, each a product with an identity's
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_float32_means_float32_on_every_platform(dtype: str) -> None:
+    """On a TPU, whose default is products in bfloat16, a prediction asks for the highest."""
+    config = dataclasses.replace(TINY_MODEL, dtype=dtype)
+    predict = jax.jit(partial(predict_probabilities, model=build_model(config)))
+    program = predict.trace(VARIABLES, IMAGE).lower(lowering_platforms=("tpu",)).as_text()
+    products = [x for x in program.splitlines() if re.search(r"stablehlo\.(convol|dot_gen)", x)]
+    precise = [x for x in products if re.search(r"HIGHEST[>\w#. ]*, #?[\w. <]*HIGHEST", x)]
+    assert len(products) > 50
+    assert (len(precise) == len(products)) == (dtype == "float32")

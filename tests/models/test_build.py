@@ -14,7 +14,7 @@ from synthetic import random_variables
 
 from deeplab_jax import ModelConfig, build_model
 from deeplab_jax.models.build import abstract_variables, init_variables
-from deeplab_jax.models.layers import scale_dimension
+from deeplab_jax.ops.resize import scale_dimension
 
 
 @pytest.mark.parametrize(

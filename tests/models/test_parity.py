@@ -8,7 +8,7 @@ import official
 import pytest
 
 from deeplab_jax import build_model
-from deeplab_jax.models.layers import max_pool
+from deeplab_jax.ops.pool import max_pool
 from deeplab_jax.weights import from_tf_variables
 
 CASES = ["mobilenet_v2_os16_v3", "mobilenet_v2_os8", "resnet_v1_50_beta_os16", "xception_65_os16"]

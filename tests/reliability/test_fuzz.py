@@ -37,8 +37,9 @@ from deeplab_jax.config import TaskConfig, flatten, from_dict, load_json, overri
 from deeplab_jax.data.decode import decode_image, decode_label, image_size
 from deeplab_jax.models.build import abstract_variables
 from deeplab_jax.weights import from_tf_variables, to_tf_variables
-from deeplab_jax.weights.convert import extract_checkpoint, read_arrays, write_tf_arrays
+from deeplab_jax.weights.convert import write_tf_arrays
 from deeplab_jax.weights.files import Weights, load_weights, save_weights
+from deeplab_jax.weights.readers import extract_checkpoint, read_arrays
 
 pytestmark = pytest.mark.reliability
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deeplab_jax.models.layers import resize_bilinear
+from deeplab_jax.ops.resize import resize_bilinear
 from deeplab_jax.training.losses import hard_pixel_loss, hard_pixel_share, mean_loss, pixel_losses
 
 IGNORE = 255

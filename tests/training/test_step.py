@@ -18,7 +18,7 @@ from deeplab_jax.inference.step import (
     compile_eval_step,
     predict_labels,
     predict_probabilities,
-    to_original,
+    resample_labels,
 )
 from deeplab_jax.parallel.mesh import device_mesh, place_batch
 from deeplab_jax.training.start import initial_variables
@@ -235,7 +235,7 @@ def test_predictions_return_to_the_original_size() -> None:
 
     rng = np.random.default_rng(0)
     prediction = rng.integers(0, 9, (1, 20, 20)).astype(np.uint8)
-    out = to_original(
+    out = resample_labels(
         jnp.asarray(prediction), jnp.array([[13, 17]]), jnp.array([[31, 40]]), (35, 40)
     )
     want = Image.fromarray(prediction[0, :13, :17]).resize((40, 31), Image.Resampling.NEAREST)

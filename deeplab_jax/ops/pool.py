@@ -1,0 +1,35 @@
+"""Pooling of feature maps [b, h, w, c]."""
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+
+def max_pool(x: Array, window: int, stride: int) -> Array:
+    """Maximum over window x window with TensorFlow's SAME: -> [b, ceil(h / s), ceil(w / s), c]."""
+    sizes, strides = (1, window, window, 1), (1, stride, stride, 1)
+    return lax.reduce_window(x, -jnp.inf, lax.max, sizes, strides, "SAME")
+
+
+def average_pool(x: Array, window: tuple[int, int]) -> Array:
+    """Mean over every whole window (VALID, stride 1), in float32; a larger window is cut to x."""
+    x = x.astype(jnp.float32)
+    h, w = min(window[0], x.shape[1]), min(window[1], x.shape[2])
+    if (h, w) == x.shape[1:3]:
+        return jnp.mean(x, axis=(1, 2), keepdims=True)
+    return lax.reduce_window(x, 0.0, lax.add, (1, h, w, 1), (1, 1, 1, 1), "VALID") / (h * w)
+
+
+def adaptive_average_pool(x: Array, bins: int) -> Array:
+    """Means over a grid of bins x bins regions that cover x; -> [b, bins, bins, c].
+
+    Region i of n pixels goes from floor(i n / bins) up to ceil((i + 1) n / bins), as in PSPNet's
+    public implementations.
+    """
+
+    def means(n: int) -> Array:
+        i, pixel = jnp.arange(bins)[:, None], jnp.arange(n)[None, :]
+        inside = (pixel >= i * n // bins) & (pixel < -(-(i + 1) * n // bins))
+        return inside / jnp.sum(inside, axis=1, keepdims=True)
+
+    rows, columns = means(x.shape[1]), means(x.shape[2])
+    return jnp.einsum("ih,jw,bhwc->bijc", rows, columns, x.astype(jnp.float32)).astype(x.dtype)
