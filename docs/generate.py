@@ -33,9 +33,10 @@ and which a resume compares.
 # What a reader needs for the paper, in reading order; a folder stands for its files, but cpu.py.
 READING = (
     ("ops", "the operations with their formulas"),
-    ("models/layers.py", "convolution with BatchNorm, separable convolution"),
+    ("models/layers.py", "convolution with BatchNorm, the official constants"),
+    ("models/atrous.py", "which unit strides, which dilates"),
     ("models/xception.py", "the modified, atrous Xception"),
-    ("models/deeplab.py", "ASPP, decoder, logits"),
+    ("models/heads.py", "ASPP, decoder, PSPNet, logits"),
     ("models/build.py", "the whole network"),
     ("training/losses.py", "the loss on upsampled logits, hard pixels"),
     ("training/optim.py", "SGD, its schedules, the moving average"),

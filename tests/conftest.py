@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import os
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -77,6 +78,26 @@ def with_workdir(config: Config, workdir: Path) -> Config:
 @pytest.fixture
 def smooth(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace ReLU by a smooth function: at its kink, rounding alone flips parts of a gradient."""
-    for module in ("xception", "resnet", "deeplab", "unet"):
+    for module in ("xception", "resnet", "heads", "unet"):
         monkeypatch.setattr(f"deeplab_jax.models.{module}.relu", jax.nn.silu)
     monkeypatch.setattr("deeplab_jax.models.mobilenet.relu6", jax.nn.silu)
+
+
+@pytest.fixture(scope="session")
+def docs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which blocks of docs/ and the notebook run, made once."""
+    from place import make, shrink_training
+
+    folder = tmp_path_factory.mktemp("docs")
+    with pytest.MonkeyPatch.context() as patch:
+        shrink_training(patch)
+        make(folder, patch)
+    return folder
+
+
+@pytest.fixture
+def place(docs_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of its own for each test, which is then the current folder."""
+    shutil.copytree(docs_folder, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

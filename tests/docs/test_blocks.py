@@ -24,7 +24,7 @@ from deeplab_jax import Config
 from deeplab_jax.cli import main
 from deeplab_jax.config import load_config_file
 from deeplab_jax.config.flags import change, fields
-from deeplab_jax.config.formats import MOVED, today
+from deeplab_jax.config.formats import MOVED, SHORT, today
 
 LANGUAGES = ("sh", "python", "")  # "": what is printed or drawn
 
@@ -79,7 +79,7 @@ def look_up(command: str, arguments: list[str]) -> None:
         if "." in name and word.startswith("--"):
             settings.append(word)
         elif word.startswith("--"):
-            known = re.search(rf"{name}\b", help_of(command)) or name[2:] in MOVED
+            known = re.search(rf"{name}\b", help_of(command)) or name[2:].replace("-", "_") in MOVED | SHORT
             assert known, f"deeplab {command} has no {word}"
         elif settings:
             settings.append(word)

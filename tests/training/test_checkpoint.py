@@ -194,7 +194,8 @@ sys.exit(7)
 
 def test_a_process_ends_after_a_failed_save(tmp_path: Path) -> None:
     """Orbax's threads wait for each other, for minutes and more: the process does not."""
-    path = {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    here = str(Path(__file__).parent)
+    path = {"PYTHONPATH": os.pathsep.join([here, *filter(None, sys.path)])}
     done = subprocess.run(
         [sys.executable, "-c", FAILING, str(tmp_path)],
         env={**os.environ, **path},
