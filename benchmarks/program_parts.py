@@ -1,6 +1,6 @@
 """Where a compiled training step's bytes and kernels are, by part of the network.
 
-    python -m deeplab_jax plan --topology=v5e:2x2 --config=voc ... --hlo program.txt
+    deeplab plan --topology=v5e:2x2 --config=voc ... --hlo program.txt
     python -m benchmarks.program_parts program.txt
 
 Of a TPU's program it prints GB by XLA's rules (`HloCostAnalysis`): an instruction moves its

@@ -1,6 +1,6 @@
 """Parts of the ASPP (paper, Table 7: Xception-65 v3+, mIoU % on Cityscapes val).
 
-    python -m deeplab_jax study aspp
+    deeplab study aspp
 
 Its atrous branches and its image pooling, which costs 0.35 on Cityscapes. Five trainings; the
 paper's, of 90,000 steps each, need accelerators.

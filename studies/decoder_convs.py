@@ -1,6 +1,6 @@
 """Convolutions of the decoder (paper, Table 2: ResNet-101, mIoU % on VOC val).
 
-    python -m deeplab_jax study decoder-convs --seeds=3
+    deeplab study decoder-convs --seeds=3
 
 What refines the joined features: one, two or three 3x3 convolutions, half the channels, or a 1x1.
 Five trainings a seed; the paper's, of 30,000 steps each, need accelerators.

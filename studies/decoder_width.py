@@ -1,6 +1,6 @@
 """Channels of the decoder's 1x1 convolution (paper, Table 1: ResNet-101, mIoU % on VOC val).
 
-    python -m deeplab_jax study decoder-width
+    deeplab study decoder-width
 
 How many channels the low-level features are reduced to before they join the encoder's. Five
 trainings; the paper's, of 30,000 steps each, need accelerators.

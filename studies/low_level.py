@@ -1,6 +1,6 @@
 """Low-level features (paper, Table 2: ResNet-101, mIoU % on VOC val).
 
-    python -m deeplab_jax study low-level
+    deeplab study low-level
 
 Which features the decoder adds: those at stride 4, or first those at stride 8. Two trainings; the
 paper's, of 30,000 steps each, need accelerators.

@@ -1,6 +1,6 @@
 """Output stride, decoder, scales and flip (paper, Tables 3 and 5, mIoU % on VOC val).
 
-    python -m deeplab_jax study output-stride
+    deeplab study output-stride
 
 Four trainings, looked at in fourteen ways; the paper's need accelerators. Padded multiply-adds are
 counted as the paper did, its maps padded to multiples of the atrous rate.

@@ -1,6 +1,6 @@
 """Boundaries with and without a decoder (paper, Figure 5: mIoU % near boundaries on VOC val).
 
-    python -m deeplab_jax study trimap --steps=300 --seeds=3
+    deeplab study trimap --steps=300 --seeds=3
 
 mIoU within a few pixels of a boundary, of DeepLab v3 and v3+. Two trainings a seed; the paper's, of
 30,000 steps each, need accelerators. Its gain is largest in the narrowest band.

@@ -1,1 +1,1 @@
-"""Whether a run fits TPUs or GPUs that are not here: `python -m deeplab_jax plan`."""
+"""Whether a run fits TPUs or GPUs that are not here: `deeplab plan`."""
