@@ -7,6 +7,7 @@ in memory. (Of the paper's six scales with flip, all logits together are as larg
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, cast
 
@@ -50,7 +51,7 @@ def full_precision(model: Network, variables: Any, image: Array) -> Array:
     JAX's default is bfloat16 products on a TPU and TF32 on recent NVIDIA GPUs (`ops/__init__.py`).
     """
     precise = model.config.dtype == "float32"
-    with jax.default_matmul_precision("highest" if precise else "default"):
+    with jax.default_matmul_precision("highest") if precise else nullcontext():
         return cast(Array, model.apply(variables, image, train=False))
 
 

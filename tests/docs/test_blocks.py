@@ -79,7 +79,8 @@ def look_up(command: str, arguments: list[str]) -> None:
         if "." in name and word.startswith("--"):
             settings.append(word)
         elif word.startswith("--"):
-            known = re.search(rf"{name}\b", help_of(command)) or name[2:].replace("-", "_") in MOVED | SHORT
+            short = name[2:].replace("-", "_") in MOVED | SHORT
+            known = short or re.search(rf"{name}\b", help_of(command))
             assert known, f"deeplab {command} has no {word}"
         elif settings:
             settings.append(word)
