@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from jax import Array, lax
 
+from deeplab_jax.ops.dispatch import apply_matrices
+
 
 def max_pool(x: Array, window: int, stride: int) -> Array:
     """Maximum over window x window with TensorFlow's SAME: -> [b, ceil(h / s), ceil(w / s), c]."""
@@ -31,5 +33,5 @@ def adaptive_average_pool(x: Array, bins: int) -> Array:
         inside = (pixel >= i * n // bins) & (pixel < -(-(i + 1) * n // bins))
         return inside / jnp.sum(inside, axis=1, keepdims=True)
 
-    rows, columns = means(x.shape[1]), means(x.shape[2])
-    return jnp.einsum("ih,jw,bhwc->bijc", rows, columns, x.astype(jnp.float32)).astype(x.dtype)
+    pooled = apply_matrices(x.astype(jnp.float32), means(x.shape[1]), means(x.shape[2]))
+    return pooled.astype(x.dtype)

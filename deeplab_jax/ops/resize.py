@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from deeplab_jax.ops.dispatch import apply_matrices
 from deeplab_jax.ops.partition import gather_rows, split_rows
 
 Size = tuple[int, int]  # height, width
@@ -39,14 +40,6 @@ def resize_matrix(n_in: int, n_out: int) -> Array:
     return jnp.maximum(0.0, 1.0 - jnp.abs(position[:, None] - jnp.arange(n_in)[None, :]))
 
 
-def interpolate(x: Array, rows: Array, width: int) -> Array:
-    """x f32 [b, h, w, c] by some rows [n, h] of `resize_matrix`: -> [b, n, width, c]."""
-    y = jnp.einsum("nh,bhwc->bnwc", rows, x, precision="highest")
-    if x.shape[2] == width:
-        return y
-    return jnp.einsum("nw,bhwc->bhnc", resize_matrix(x.shape[2], width), y, precision="highest")
-
-
 def resize_bilinear(x: Array, size: Size) -> Array:
     """Resize x [b, h, w, c] to [b, *size, c], in float32 inside."""
     if height_width(x) == size:
@@ -54,7 +47,8 @@ def resize_bilinear(x: Array, size: Size) -> Array:
     if height_width(x) == (1, 1):  # the pooled image
         return jnp.broadcast_to(x, (x.shape[0], *size, x.shape[3]))
     x32 = gather_rows(x).astype(jnp.float32)
-    y = interpolate(x32, resize_matrix(x.shape[1], size[0]), size[1])
+    rows, columns = (resize_matrix(n, m) for n, m in zip(height_width(x), size, strict=True))
+    y = apply_matrices(x32, rows, columns)
     return split_rows(y.astype(x.dtype))
 
 
@@ -77,9 +71,10 @@ def map_upsampled(
     @partial(jax.checkpoint, prevent_cse=False)  # nothing is merged across a loop
     def block(inputs: tuple[list[Array], list[Array]]) -> Array:
         matrices, parts = inputs
-        resized = [interpolate(x, m, width) for x, m in zip(maps, matrices, strict=True)]
-        return function(resized, *parts)
+        resized = map(apply_matrices, maps, matrices, columns)
+        return function(list(resized), *parts)
 
+    columns = [resize_matrix(x.shape[2], width) for x in maps]
     matrices = [split_blocks(resize_matrix(x.shape[1], height), rows, axis=0) for x in maps]
     parts = [split_blocks(x, rows, axis=1) for x in arrays]
     y = jnp.moveaxis(jax.lax.map(block, (matrices, parts)), 0, 2)  # [b, rows, blocks, ...]
