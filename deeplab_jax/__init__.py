@@ -21,27 +21,24 @@ if TYPE_CHECKING:
     from deeplab_jax.config import TrainConfig as TrainConfig
     from deeplab_jax.inference.predict import load as load
     from deeplab_jax.models import build_model as build_model
+    from deeplab_jax.training.loop import fit as train  # noqa: F401
 
-MODULES = {
-    "Config": "config",
-    "DataConfig": "config",
-    "EvalConfig": "config",
-    "MachineConfig": "config",
-    "MeshConfig": "config",
-    "ModelConfig": "config",
-    "OptimConfig": "config",
-    "TaskConfig": "config",
-    "TrainConfig": "config",
-    "build_model": "models",
-    "load": "inference.predict",
+SECTIONS = ("Model", "Task", "Data", "Optim", "Train", "Eval", "Mesh", "Machine", "")
+PLACES = {  # of each name: its module, and what it is called there
+    **{f"{section}Config": ("config", f"{section}Config") for section in SECTIONS},
+    "build_model": ("models", "build_model"),
+    "load": ("inference.predict", "load"),
+    "train": ("training.loop", "fit"),
 }
+__all__ = [*PLACES, "UserError"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in MODULES:
+    if name not in PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)
+    module, name_there = PLACES[name]
+    return getattr(import_module(f"{__name__}.{module}"), name_there)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *MODULES})
+    return sorted({*globals(), *PLACES})
