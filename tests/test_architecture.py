@@ -1,6 +1,7 @@
 """The dependency order of the package, read from its imports: downward only."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,14 @@ def test_what_anyone_can_lift_out_knows_no_configuration_and_no_mesh() -> None:
     files += [PACKAGE / "training" / "losses.py", PACKAGE / "inference" / "metrics.py"]
     for file in files:
         assert not imported(file) & {"config", "parallel"}, module_name(file)
+
+
+def test_a_wheel_has_every_room_and_what_ships_beside_them() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = tomllib.loads(text)["tool"]["setuptools"]["packages"]
+    rooms = {f.parent.relative_to(ROOT) for f in PACKAGE.rglob("*.py")}
+    names = {".".join(room.parts) for room in rooms}
+    assert set(listed) == names | {"deeplab_jax.configs", "deeplab_jax.studies"}
 
 
 def text_files(file: Path) -> list[str]:
