@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -100,11 +100,16 @@ def writable_file(file: Path, name: str) -> Path:
     return file
 
 
-def write_atomically(file: Path, text: str) -> None:
-    """Write beside the file, then rename over it."""
-    staging = file.with_name(f"{file.name}.tmp")
-    staging.write_text(text, encoding="utf-8")
-    os.replace(staging, file)
+def write_atomically(file: Path, content: str | bytes) -> None:
+    """Write beside the file, then rename over it: the whole content or, if that fails, nothing."""
+    staging = file.with_name(f".{os.getpid()}.tmp")
+    try:
+        staging.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(staging, file)
+    except OSError:
+        with suppress(OSError):
+            staging.unlink()
+        raise
 
 
 def json_text(tree: Any, indent: int | None = None) -> str:

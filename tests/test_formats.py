@@ -14,7 +14,7 @@ from PIL import Image
 import deeplab_jax
 from deeplab_jax import UserError
 from deeplab_jax.config import Config, load_json, save_json, to_dict
-from deeplab_jax.config.formats import FORMAT
+from deeplab_jax.config.formats import FORMAT, present
 
 OLD = Path(__file__).parent / "fixtures" / "format_0"
 EXPECTED = json.loads((OLD / "expected.json").read_text())
@@ -83,6 +83,15 @@ def test_a_configuration_comes_back(tmp_path: Path) -> None:
     save_json(config, tmp_path / "config.json")
     assert load_json(tmp_path / "config.json") == config
     assert json.loads((tmp_path / "config.json").read_text())["format"] == FORMAT
+
+
+def test_an_old_classifier_is_evaluated_at_the_size_of_its_crops() -> None:
+    """Where format 0 had None; so its run resumes, and its folder of weights predicts as before."""
+    old = {"model.head": "classifier", "data.source": "imagenet2012", "data.eval_size": None}
+    assert present({**old, "data.crop_size": [299, 299]})["task.eval_size"] == [299, 299]
+    kept = present({**old, "data.crop_size": [299, 299], "data.eval_size": [224, 224]})
+    assert kept["task.eval_size"] == [224, 224]
+    assert present({**old, "model.head": "unet"})["task.eval_size"] is None
 
 
 def test_a_later_format_is_refused(tmp_path: Path) -> None:

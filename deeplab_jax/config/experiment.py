@@ -7,7 +7,7 @@ to this machine (`machine`, `mesh`) is never compared.
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from deeplab_jax.config.checks import (
     at_least,
@@ -24,6 +24,7 @@ from deeplab_jax.config.checks import (
 from deeplab_jax.config.model import (
     MAX_SIDE,
     OUTPUT_STRIDES,
+    SEGMENTATION,
     ModelConfig,
     Size,
     TaskConfig,
@@ -32,7 +33,6 @@ from deeplab_jax.config.model import (
 )
 
 DataKind = Literal["scenes", "folder", "voc2012", "cityscapes", "imagenet2012"]
-SEGMENTATION = ("scenes", "folder", "voc2012", "cityscapes")
 PAPER_CROP = (513, 513)  # section 4, PASCAL VOC
 COMPARED = ("model", "task", "data", "optim", "train")  # sections that a resume must find again
 
@@ -193,6 +193,10 @@ class EvalConfig:
         check_fields(self, "eval")
 
 
+def devices_field(default: int | None) -> Any:
+    return limited(default, "a number of devices, 1 or more", lambda n: 1 <= n <= 65536)
+
+
 @dataclass(frozen=True)
 class MeshConfig:
     """How batch, images and state are split over the devices: `parallel/mesh.py`.
@@ -200,11 +204,11 @@ class MeshConfig:
     The product of the three is the number of devices.
     """
 
-    data: int | None = limited(None, "a number of devices, 1 or more", lambda n: 1 <= n <= 65536)
+    data: int | None = devices_field(None)
     """Parts of the batch; None: as many as the other two leave devices for."""
-    fsdp: int = limited(1, "a number of devices, 1 or more", lambda n: 1 <= n <= 65536)
+    fsdp: int = devices_field(1)
     """Parts of the batch too, and of parameters, optimiser and moving average."""
-    space: int = limited(1, "a number of devices, 1 or more", lambda n: 1 <= n <= 65536)
+    space: int = devices_field(1)
     """Devices that share the height of each image, where it is too large for one."""
 
     def __post_init__(self) -> None:

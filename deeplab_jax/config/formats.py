@@ -47,6 +47,8 @@ def present(flat: Mapping[str, Any]) -> dict[str, Any]:
     values = {MOVED.get(name, name): value for name, value in flat.items()}
     if values.get("data.source", "scenes") != "folder":  # took no notice of it
         values.pop("task.ignore_label", None)
+    if values.get("model.head") == "classifier" and values.get("task.eval_size") is None:
+        values["task.eval_size"] = values.get("data.crop_size")  # None stood for it
     return values
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from deeplab_jax.config.checks import check_fields, limited, require
+from deeplab_jax.config.checks import check_fields, heeded, limited, require
 
 Backbone = Literal[
     "xception_41",
@@ -29,16 +29,17 @@ OUTPUT_STRIDES = (8, 16, 32)
 MAX_SIDE = 16385  # pixels: beyond, a batch of one image is beyond any device
 MOST_CLASSES = {"classifier": 46340}  # u16 labels, where a pair of classes must be an int32
 VOC_CLASSES = 21
+SEGMENTATION = ("scenes", "folder", "voc2012", "cityscapes")  # sources of data
 
 
 def is_size(size: Size, least: int = 1) -> bool:
     return len(size) == 2 and all(least <= n <= MAX_SIDE for n in size)
 
 
-def size_field(default: Size | None = None) -> Size | None:
-    """A field of height and width, of at least 17 pixels each."""
+def size_field() -> Size | None:
+    """A field of height and width, of at least 17 pixels each; None: from the data."""
     allowed = f"height and width, each 17 to {MAX_SIDE}"
-    size: Size | None = limited(default, allowed, lambda size: is_size(size, 17))
+    size: Size | None = limited(None, allowed, lambda size: is_size(size, 17))
     return size
 
 
@@ -191,12 +192,7 @@ class TaskConfig:
 
     Of a classifier: the central crop's; None: that of the training crops.
     """
-    resize: Literal["keep", "fit"] = limited(
-        "keep",
-        "keep or fit",
-        lambda _: True,
-        heeded_by=("scenes", "folder", "voc2012", "cityscapes"),
-    )
+    resize: Literal["keep", "fit"] = heeded("keep", *SEGMENTATION)
     """fit: scale every image to fit into eval_size first (training images too)."""
     white: int | None = limited(
         None,
@@ -208,6 +204,11 @@ class TaskConfig:
 
     12 bits in 16-bit files want 4095: else they are nearly black.
     """
+
+    @property
+    def void(self) -> int:
+        """The ignored label of a folder, the default filled in."""
+        return 255 if self.ignore_label is None else self.ignore_label
 
     def __post_init__(self) -> None:
         check_fields(self, "task")

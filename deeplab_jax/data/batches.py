@@ -22,10 +22,9 @@ from deeplab_jax.data.sizes import fits, input_size
 from deeplab_jax.data.source import UNREADABLE, Source, image_of
 from deeplab_jax.data.transforms import (
     GREY,
-    Crop,
     Pixel,
     Size,
-    central_crop,
+    bring_to_input,
     cut,
     fit_size,
     inception_crop,
@@ -239,12 +238,11 @@ def eval_example(row: Row, source: Source, task: TaskConfig, fill: Pixel = GREY)
             bad = not (fit or one_label or fits(found[0].shape[:2], box))
             image, label = (image, label) if bad else found
     size = (1, 1) if one_label else image.shape[:2]
-    scaled = fit_size(size, box) if fit else size
-    crop = central_crop(box) if one_label else Crop(scaled, (0, 0))
+    image, scaled = bring_to_input(image, box, fill, fit=fit, centre=one_label)
     return {
-        "image": cut(image, crop, box, fill, smooth=True),
+        "image": image,
         "label": pad(label, label_size, source.ignore_label),
-        "scaled": np.array(scaled, np.int32),
+        "scaled": np.array(size if one_label else scaled, np.int32),
         "size": np.array(size, np.int32),
         "record": np.array(index),
         "bad": np.array(bad),

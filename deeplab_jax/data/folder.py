@@ -22,7 +22,6 @@ from deeplab_jax.data.walk import SUFFIXES, list_folders, walk_images
 from deeplab_jax.errors import UserError
 from deeplab_jax.files import with_retries
 
-VOID = 255  # the ignored label where none is named
 FOLDER, TASK = DataConfig(source="folder"), TaskConfig()
 
 Pair = tuple[str, str, str]  # id, file of the image, file of the mask
@@ -96,7 +95,7 @@ def open_folder(
         same = f"data.image_dir = {data.image_dir} and data.mask_dir = {data.mask_dir} are the same"
         raise UserError(f"{same} folder; give the masks a folder of their own")
     pairs = _find_split(images, masks, split, data)
-    ignored = VOID if task.ignore_label is None else task.ignore_label
+    ignored = task.void
     listed = Path(data.classes).expanduser() if data.classes else folder / "classes.txt"
     if data.classes or listed.is_file():
         names, colors = read_classes(listed)

@@ -105,3 +105,16 @@ def whole(
 ) -> np.ndarray:
     """The whole image scaled to `scaled` and padded to `out_size`."""
     return cut(pixels, Crop(scaled, (0, 0)), out_size, fill, smooth=smooth)
+
+
+def bring_to_input(
+    image: np.ndarray, box: Size, fill: Pixel, *, fit: bool, centre: bool
+) -> tuple[np.ndarray, Size]:
+    """An image u8[h, w, 3] as the network gets it, u8[*box, 3], and its size (h, w) in there.
+
+    It lies in the upper left, scaled to `fit` or as it is; of a classifier its `centre` is cut out.
+    """
+    size = (image.shape[0], image.shape[1])
+    scaled = fit_size(size, box) if fit else size
+    crop = central_crop(box) if centre else Crop(scaled, (0, 0))
+    return cut(image, crop, box, fill, smooth=True), scaled

@@ -7,7 +7,6 @@ import time
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from itertools import count
 from pathlib import Path, PurePath
 from typing import Literal, NamedTuple
@@ -28,7 +27,7 @@ from deeplab_jax.data.decode import (
 from deeplab_jax.data.transforms import Size
 from deeplab_jax.data.walk import SUFFIXES, Walk, walk_images
 from deeplab_jax.errors import UserError
-from deeplab_jax.files import writable_folder
+from deeplab_jax.files import writable_folder, write_atomically
 from deeplab_jax.inference.predict import Predictor
 from deeplab_jax.progress import Ticker, sign_of_life
 from deeplab_jax.reporting import figures
@@ -307,14 +306,10 @@ def save(image: Image.Image, file: Path) -> None:
     mark, content = PngInfo(), io.BytesIO()
     mark.add_text("Software", MARK)
     image.save(content, format="PNG", pnginfo=mark, optimize=image.mode == "P")
-    staging = file.with_name(f".{os.getpid()}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        staging.write_bytes(content.getbuffer())
-        os.replace(staging, file)
+        write_atomically(file, content.getvalue())
     except OSError as error:
-        with suppress(OSError):
-            staging.unlink()
         raise unwritable(file, error) from error
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 from deeplab_jax.config import EvalConfig, at_output_stride, check_protocol
 from deeplab_jax.data.sizes import input_size
-from deeplab_jax.data.transforms import Size, central_crop, cut, fit_size, whole
+from deeplab_jax.data.transforms import Size, bring_to_input
 from deeplab_jax.errors import UserError
 from deeplab_jax.inference.step import ONE_VIEW, predict_labels, predict_probabilities
 from deeplab_jax.models import build_model, mean_pixel
@@ -85,35 +85,30 @@ class Predictor:
         results: dict[int, np.ndarray] = {}
         for box in dict.fromkeys(boxes):
             group = [i for i in range(len(images)) if boxes[i] == box]
-            batch = np.stack([self._prepare(images[i], box) for i in group])
-            for i, output in zip(group, np.asarray(run(self._variables, batch)), strict=True):
-                results[i] = self._restore(output, images[i], box)
+            inputs, scaled = zip(*(self._prepare(images[i], box) for i in group), strict=True)
+            outputs = np.asarray(run(self._variables, np.stack(inputs)))
+            for i, output, size in zip(group, outputs, scaled, strict=True):
+                results[i] = self._restore(output, images[i], size)
         return [results[i] for i in range(len(images))]
 
     def input_size(self, size: Size) -> Size:
         """Height and width that the network gets for an image of `size` (h, w)."""
         return input_size(size, self.model, self.task)
 
-    def _prepare(self, image: np.ndarray, box: Size) -> np.ndarray:
-        """The image as the network gets it, u8[*box, 3], as at evaluation."""
-        fill = mean_pixel(self.model.backbone)
-        if self.classifies:
-            return cut(image, central_crop(box), box, fill, smooth=True)
-        return whole(image, self._scaled(image, box), box, fill, smooth=True)
+    def _prepare(self, image: np.ndarray, box: Size) -> tuple[np.ndarray, Size]:
+        """The image as the network gets it, u8[*box, 3], as at evaluation; its size in there."""
+        fill, fit = mean_pixel(self.model.backbone), self.task.resize == "fit"
+        return bring_to_input(image, box, fill, fit=fit, centre=self.classifies)
 
-    def _restore(self, output: np.ndarray, image: np.ndarray, box: Size) -> np.ndarray:
+    def _restore(self, output: np.ndarray, image: np.ndarray, scaled: Size) -> np.ndarray:
         """Labels u8[*box] or probabilities f32[*box, classes], at the size of their image."""
-        (h, w), size = self._scaled(image, box), (image.shape[0], image.shape[1])
-        if self.classifies or (h, w) == size:
+        (h, w), size = scaled, (image.shape[0], image.shape[1])
+        if self.classifies or scaled == size:
             return output[:h, :w]
         if output.ndim == 3:  # they still sum to 1
             return np.asarray(resize_bilinear(jnp.asarray(output[None, :h, :w]), size))[0]
         labels = Image.fromarray(output[:h, :w])
         return np.asarray(labels.resize(size[::-1], Image.Resampling.NEAREST))
-
-    def _scaled(self, image: np.ndarray, box: Size) -> Size:
-        size = (image.shape[0], image.shape[1])
-        return fit_size(size, box) if self.task.resize == "fit" else size
 
 
 def load(

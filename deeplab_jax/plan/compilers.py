@@ -167,7 +167,7 @@ def lower(config: Config, devices: list[Any]) -> Any:
     """The training step, lowered for these devices."""
     mesh = device_mesh(config.mesh.shape, devices)
     state = abstract_state(config, mesh)
-    step: Any = compile_train_step(config, state, mesh, config.task.ignore_label or 255)
+    step: Any = compile_train_step(config, state, mesh, config.task.void)
     return step.lower(state, batch_shapes(config))
 
 

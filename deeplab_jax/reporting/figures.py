@@ -212,11 +212,12 @@ def class_table(confusion: NDArray[np.int64], class_names: Names) -> str:
     "truth" and "predicted" are a class's share of the pixels. The last line has the means over
     the classes for which a score is defined ("-" where it is not).
     """
-    scores = np.stack([*class_scores(confusion).values()])
+    by_title = class_scores(confusion)
+    scores = np.stack([*by_title.values()])
     known = np.isfinite(scores)
     with np.errstate(invalid="ignore"):  # 0 / 0 is nan
         means = np.where(known, scores, 0).sum(axis=1) / known.sum(axis=1)
-    cells = [[f"{title:>11}" for title in class_scores(confusion)]]
+    cells = [[f"{title:>11}" for title in by_title]]
     for row in [*scores.T, means]:
         cells.append(["-".rjust(11) if np.isnan(x) else f"{100 * x:11.2f}" for x in row])
     names = ["class", *class_names, "mean"]

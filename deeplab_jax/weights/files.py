@@ -139,10 +139,8 @@ def read_old(folder: Path) -> dict[str, Any]:
         table = {"classes": [row["name"] for row in rows], "colors": [row["color"] for row in rows]}
     except (KeyError, TypeError) as e:
         raise UserError(f"{folder / 'classes.json'}: no list of name and color ({e})") from e
-    task = to_dict(config.task) | table
-    if config.model.head == "classifier":  # that of the training crops, which no longer stand here
-        task["eval_size"] = config.task.eval_size or config.data.crop_size
-    return {"format": FORMAT, "model": to_dict(config.model), "task": task}
+    about = {"model": to_dict(config.model), "task": to_dict(config.task) | table}
+    return {"format": FORMAT, **about}
 
 
 def read_note(directory: Path) -> dict[str, Any]:
