@@ -1,0 +1,59 @@
+"""What a folder of data holds, as it is understood."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from deeplab_jax.config import Color
+from deeplab_jax.data.annotations.shapes import Drawing
+
+TRAIN, VAL, TEST = "train", "val", "test"
+SPLIT_NAMES = {  # in lower case, as other tools call them
+    TRAIN: ("train", "training"),
+    VAL: ("val", "valid", "validation", "eval"),
+    TEST: ("test", "testing"),
+}
+
+
+class ClassTable(NamedTuple):
+    """The classes of a data set, as `origin`, a file, lists them.
+
+    `colors` are () where it gives none. `values` are pairs of a value in masks and its class id or
+    VOID; (): value i is class i. `void_colors` are those of ignored pixels.
+    """
+
+    names: tuple[str, ...]
+    colors: tuple[Color, ...] = ()
+    values: tuple[tuple[int, int], ...] = ()
+    void_colors: tuple[Color, ...] = ()
+    origin: str = ""
+
+
+class Item(NamedTuple):
+    """An image, its file or content, and what labels it: a mask's file, or shapes to paint.
+
+    `id`: the image's path without suffix, or its name in a list. No label: all is background.
+    """
+
+    id: str
+    image: Path | bytes
+    label: Path | Drawing | None
+
+
+class Layout(NamedTuple):
+    """The items of each split; one alone, named "", where there are no splits.
+
+    `name` is the one of `--data.layout`, `told` says it in words, `notes` are what a user should
+    know of the reading, such as what was skipped, with numbers.
+    """
+
+    name: str
+    told: str
+    splits: dict[str, tuple[Item, ...]]
+    table: ClassTable | None = None
+    notes: tuple[str, ...] = ()
+
+
+def split_name(name: str) -> str:
+    """A split's name as it is used here: "Validation" and "valid" are val; others stay."""
+    lower = name.lower()
+    return next((ours for ours, theirs in SPLIT_NAMES.items() if lower in theirs), name)
