@@ -24,7 +24,7 @@ CLASS_WEIGHTS = (0.88, 0.75, 3.63, 0.64, 1.70, 1.15, 3.32, 3.39, 1.49, 4.50, 6.6
 def get_config() -> Config:
     return Config(
         model=ModelConfig(backbone="mobilenet_v2", batch_norm_decay=0.95),
-        task=TaskConfig(ignore_label=11, eval_size=(368, 480)),
+        task=TaskConfig(eval_size=(368, 480)),
         data=DataConfig(
             source="folder",
             eval_split="val",

@@ -104,9 +104,11 @@ def read_config(name: str | None, changes: list[str], data: Path | None = None) 
     """The configuration of a name or, without one, of a folder of data; and its changes."""
     from deeplab_jax.config import load_config_file, override
 
+    if data is not None and data.suffix == ".json":  # which check-data wrote
+        name, data = str(data), None
     base = load_config_file(name or ("folder" if data else "scenes"))
     if data is not None:
-        from deeplab_jax.data.layout import settings_for
+        from deeplab_jax.data.settle import settings_for
 
         base = settings_for(base, data, named=name is not None)
     return override(base, changes)
@@ -134,12 +136,16 @@ def check_data(arguments: list[str]) -> None:
     p.add_data()
     out = Path("runs/check-data")
     p.add_argument("--out", type=Path, default=out, help=f"folder for what it writes [{out}]")
+    what = "write what is understood there, as masks of class ids"
+    p.add_argument("--write-masks", type=Path, metavar="DIR", help=what)
     args, rest = p.read(arguments)
     config = read_config(args.config, rest, args.data)
     from deeplab_jax.data import checks
 
     text, sound = checks.check_data(config, args.out)
     print(text)
+    if args.write_masks:
+        print(checks.write_masks(config, args.write_masks))
     if not sound:
         sys.exit(1)
 

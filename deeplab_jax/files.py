@@ -67,6 +67,18 @@ def read_user_text(path: Path) -> str:
     raise UserError(f"{path}:{line}: holds {what}; save the file as UTF-8 text")
 
 
+def inside(folder: Path, name: str) -> Path:
+    """The file of a name, which may have folders, in a folder.
+
+    Raises:
+      UserError: it would lie outside.
+    """
+    file = folder / name
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{name!r:.200} leads out of {folder}")
+    return file
+
+
 def writable_folder(folder: Path, name: str) -> Path:
     """Make a folder where there is none and try to write there: before the work, not after it.
 

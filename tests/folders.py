@@ -1,5 +1,6 @@
 """Small folders of images and masks, and a small VOC devkit."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,19 @@ from deeplab_jax.data.source import Source, open_source
 def save(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
+
+
+def encode(image: Image.Image | np.ndarray, format: str = "PNG", **options: object) -> bytes:
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    buffer = io.BytesIO()
+    image.save(buffer, format=format, **options)
+    return buffer.getvalue()
+
+
+def palette(ids: np.ndarray, colors: np.ndarray) -> Image.Image:
+    image = Image.fromarray(ids)
+    image.putpalette(colors.tobytes() + bytes(768 - colors.size))
+    return image
 
 
 def make_folder(root: Path, ids: list[str], split: str = "train", value: int = 1) -> Path:

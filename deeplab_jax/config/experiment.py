@@ -6,6 +6,7 @@ to this machine (`machine`, `mesh`) is never compared.
 """
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -32,6 +33,10 @@ from deeplab_jax.config.model import (
     size_field,
 )
 
+LayoutName = Literal[
+    "auto", "pairs", "cityscapes", "coco", "labelme", "yolo", "ultralytics", "cvat", "kaggle"
+]
+LABEL_MAP = re.compile(r"(\d{1,5}|#[0-9a-fA-F]{6})=(\S.*)")
 DataKind = Literal["scenes", "folder", "voc2012", "cityscapes", "imagenet2012"]
 PAPER_CROP = (513, 513)  # section 4, PASCAL VOC
 COMPARED = ("model", "task", "data", "optim", "train")  # sections that a resume must find again
@@ -45,14 +50,35 @@ class DataConfig:
     """imagenet2012 is for head classifier, the others are for segmentation."""
     train_split: str = "train"
     eval_split: str = "validation"
-    image_dir: str = heeded("images", "folder")
-    mask_dir: str = heeded("masks", "folder")
-    holdout: float = limited(0.0, "from 0 up to below 1", lambda x: 0 <= x < 1, ("folder",))
-    """folder without SPLIT sub-folders: the share of images kept for evaluation."""
+    layout: LayoutName = heeded("auto", "folder")
+    """How a folder is laid out; auto: found by looking."""
+    image_dir: str = heeded("", "folder")
+    """The folder of the images, below root; "": found by looking."""
+    mask_dir: str = heeded("", "folder")
+    """The folder of the masks, below root; "": found by looking."""
+    holdout: float = limited(0.1, "from 0 up to below 1", lambda x: 0 <= x < 1, ("folder",))
+    """folder without a split for evaluation: the share of the images that is kept for it."""
     classes: str = heeded("", "folder")
-    """File with one class name a line, each with an optional #rrggbb; default root/classes.txt."""
-    palette_masks: bool = heeded(False, "folder")
-    """folder: accept palette PNGs, whose indices are then the labels."""
+    """File that lists the classes (docs/data.md has its forms); "": found by looking."""
+    label_map: tuple[str, ...] = limited(
+        (),
+        "'VALUE=NAME' or '#rrggbb=NAME' each, with the name 'void' for ignored pixels",
+        lambda entries: all(LABEL_MAP.fullmatch(entry) for entry in entries),
+        ("folder",),
+    )
+    """What values or colours of masks stand for: 7=road 8=road 0=void; (): found by looking."""
+    ignore_label: int | None = limited(
+        None, "0 to 65535", lambda n: 0 <= n <= 65535, heeded_by=("folder",)
+    )
+    """The value of a mask's pixels that count neither in training nor in evaluation; None: 255."""
+    zero: Literal["auto", "class", "ignore", "background"] = heeded("auto", "folder")
+    """What the value 0 of masks is: the first of the classes, ignored, or a background that their
+    list lacks; in the last two cases 1 is the first of the list."""
+    edges: Literal["auto", "ignore", "nearest"] = heeded("auto", "folder")
+    """What becomes of mask pixels between colours or values, as soft edges have: ignored, or taken
+    for the nearest; auto: ignored, and the nearest where masks are JPEG."""
+    overlap: Literal["paint", "ignore"] = heeded("paint", "folder")
+    """Pixels in annotations of several classes: of the one on top, or ignored."""
     exif_upright: bool = heeded(False, "folder")
     """folder: images are turned as EXIF says, because masks were drawn on upright images.
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 from deeplab_jax.config.checks import one_of, require
 from deeplab_jax.config.experiment import Config
 from deeplab_jax.config.files import load_config_file
-from deeplab_jax.config.formats import today
+from deeplab_jax.config.formats import GONE, today
 from deeplab_jax.config.values import from_scalar
 from deeplab_jax.errors import UserError
 
@@ -127,6 +127,8 @@ def change(sections: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, A
     changes: dict[str, dict[str, Any]] = {section: {} for section in sections}
     for written, words in _named(arguments):
         name = today(written)
+        if name in GONE:
+            continue
         if name not in types:
             raise UserError(f"--{written}: there is no such setting; {_near(written, list(types))}")
         section, _, field = name.partition(".")
@@ -167,6 +169,8 @@ def from_words(hint: Any, words: list[str], name: str) -> Any:
         if given.lower() == "none":
             return None
         hint = get_args(hint)[0]
+    if get_args(hint)[:1] == (str,):
+        return tuple(words)
     if get_origin(hint) is tuple:
         return _several(get_args(hint), re.split(r"[\s,x×*()\[\]]+", given.lower()), name, given)
     require(len(words) == 1, name, given, "one value is needed; quote what has spaces")

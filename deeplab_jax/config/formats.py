@@ -21,7 +21,8 @@ MOVED = {
         f"data.{name}": f"machine.{name}"
         for name in ("root", "prepared_dir", "workers", "max_bad_records")
     },
-    **{f"data.{name}": f"task.{name}" for name in ("ignore_label", "eval_size", "resize", "white")},
+    **{f"data.{name}": f"task.{name}" for name in ("eval_size", "resize", "white")},
+    "task.ignore_label": "data.ignore_label",
     **{
         f"train.{name}": f"machine.{name}"
         for name in (
@@ -31,6 +32,9 @@ MOVED = {
     },
     "eval.pictures": "eval.images",
 }
+
+# Settings that are no longer needed: what they said is found by looking.
+GONE = ("data.palette_masks",)
 
 # Settings that are common enough for one word on the command line.
 SHORT = {
@@ -43,17 +47,21 @@ SHORT = {
 
 
 def present(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """A flat configuration of format 0 under the names of today."""
-    values = {MOVED.get(name, name): value for name, value in flat.items()}
+    """A flat configuration of an older version under the names of today."""
+    values = {MOVED.get(name, name): value for name, value in flat.items() if name not in GONE}
     if values.get("data.source", "scenes") != "folder":  # took no notice of it
-        values.pop("task.ignore_label", None)
+        values.pop("data.ignore_label", None)
+    # Defaults of before, in whose place it is found by looking.
+    for name, before in (("image_dir", "images"), ("mask_dir", "masks"), ("holdout", 0.0)):
+        if values.get(f"data.{name}") == before:
+            del values[f"data.{name}"]
     if values.get("model.head") == "classifier" and values.get("task.eval_size") is None:
         values["task.eval_size"] = values.get("data.crop_size")  # None stood for it
     return values
 
 
 def current(values: Any) -> Any:
-    """What a config.json of any format holds, as today's.
+    """What a config.json or model.json of any format holds, as today's.
 
     Raises:
       UserError: a later version wrote it.
@@ -61,14 +69,12 @@ def current(values: Any) -> Any:
     if not isinstance(values, dict):
         return values
     number = values.get("format", 0)
-    if number == 0:
-        return unflatten(present(flatten(values)))
-    if number != FORMAT:
+    if number not in range(FORMAT + 1):
         raise UserError(
             f"format = {number!r:.80}: this version reads the formats 0 to {FORMAT}; a later one"
             " wrote it: update deeplab_jax"
         )
-    return {name: value for name, value in values.items() if name != "format"}
+    return unflatten(present(flatten({k: v for k, v in values.items() if k != "format"})))
 
 
 def today(name: str) -> str:

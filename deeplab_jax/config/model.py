@@ -180,11 +180,6 @@ class TaskConfig:
         lambda colors: all(0 <= c <= 255 for color in colors for c in color),
     )
     """The classes' colours; (): those of the data, or VOC's."""
-    ignore_label: int | None = limited(
-        None, "0 to 255", lambda n: 0 <= n <= 255, heeded_by=("folder",)
-    )
-    """The mask's pixels that count neither in training nor in evaluation; None: the data set's
-    own, of a folder 255."""
     eval_size: Size | None = size_field()
     """Height and width that images are padded to at evaluation and prediction.
 
@@ -204,11 +199,6 @@ class TaskConfig:
 
     12 bits in 16-bit files want 4095: else they are nearly black.
     """
-
-    @property
-    def void(self) -> int:
-        """The ignored label of a folder, the default filled in."""
-        return 255 if self.ignore_label is None else self.ignore_label
 
     def __post_init__(self) -> None:
         check_fields(self, "task")

@@ -1,5 +1,6 @@
 """The command check-data: what a data set holds, what is wrong, and settings that would help."""
 
+import contextlib
 import sys
 import textwrap
 from collections import Counter
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deeplab_jax.config import PAPER_CROP, Config, round_up
+from deeplab_jax.config import PAPER_CROP, Config, round_up, save_json
 from deeplab_jax.data.findings import (
     Finding,
     SplitCheck,
@@ -20,12 +21,15 @@ from deeplab_jax.data.findings import (
     sum_up,
     warn_of_reading,
 )
-from deeplab_jax.data.settle import open_split, settle
+from deeplab_jax.data.folder import understand
+from deeplab_jax.data.settle import open_data, open_split, settle
 from deeplab_jax.data.sizes import crop_size
-from deeplab_jax.data.source import Facts, Source, check_source, image_of
+from deeplab_jax.data.source import UNREADABLE, Facts, Source, check_source, image_of
 from deeplab_jax.data.transforms import GREY, fit_size, whole
-from deeplab_jax.files import writable_folder
-from deeplab_jax.reporting.figures import gallery
+from deeplab_jax.errors import UserError
+from deeplab_jax.files import inside, writable_folder
+from deeplab_jax.progress import Ticker
+from deeplab_jax.reporting.figures import gallery, index_image
 
 FILES_SHOWN = 3  # of each kind of finding
 SAMPLES = 8  # of each split
@@ -45,7 +49,7 @@ def check_data(config: Config, out: Path) -> tuple[str, bool]:
     sources = {split: open_split(config, split) for split in splits}
     workers = config.machine.workers
     checks = [check_split(source, split, workers) for split, source in sources.items()]
-    problems, warnings = find_problems(checks, config), find_warnings(checks, config)
+    problems, warnings = find_problems(checks), find_warnings(checks, config)
     every = f"{list_findings('problems', problems)}\n\n{list_findings('warnings', warnings)}\n"
     (out / "problems.txt").write_text(every, encoding="utf-8", errors="backslashreplace")
     written = f"all findings: {out / 'problems.txt'}"
@@ -53,6 +57,8 @@ def check_data(config: Config, out: Path) -> tuple[str, bool]:
         samples.save(out / "samples.png")
         written += f"; images under their masks: {out / 'samples.png'}"
     settled = settle(config, checks[0].source)
+    save_json(settled, out / "data.json")
+    written += f"; what was understood, as settings: {out / 'data.json'}"
     h, w = settled.data.crop
     text = [
         *map(describe_split, checks),
@@ -64,6 +70,39 @@ def check_data(config: Config, out: Path) -> tuple[str, bool]:
         written,
     ]
     return "\n\n".join(text), not problems
+
+
+def write_masks(config: Config, out: Path) -> str:
+    """Write the labels of every split as they are understood: OUT/SPLIT/NAME.png, and classes.txt.
+
+    They are PNGs of class ids, of VOID where pixels are ignored, under the images' own names; what
+    cannot be read is left out. Returns what was written, in words.
+
+    Raises:
+      UserError: the folder holds something already.
+    """
+    writable_folder(out, "--write-masks")
+    if any(out.iterdir()):
+        raise UserError(f"--write-masks={out}: the folder is not empty; name a new one")
+    splits: Sequence[str] = (config.data.train_split, config.data.eval_split)
+    if config.data.source == "folder":
+        splits = [*understand(Path(config.machine.root), config.data, None).splits]
+    count = 0
+    for split in splits:
+        source = open_data(config, split)
+        with Ticker(f"writing {split}", len(source), unit="mask") as ticker:
+            for index in range(len(source)):
+                with contextlib.suppress(*UNREADABLE):
+                    example = source[index]
+                    file = inside(out / split, f"{example['id']}.png")
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    index_image(example["label"], source.colors).save(file)
+                    count += 1
+                ticker.tick(index + 1)
+    pairs = zip(source.class_names, source.colors, strict=True)
+    lines = (f"{name} #{bytes(color).hex()}\n" for name, color in pairs)
+    (out / "classes.txt").write_text("".join(lines), encoding="utf-8")
+    return f"wrote {count} masks and classes.txt to {out}"
 
 
 def warn_of_samples(sources: Mapping[str, Source], config: Config) -> None:

@@ -1,55 +1,12 @@
-"""Lists of classes: as people write them, and matched with those that a network predicts."""
+"""A data set's classes, matched with those that a network predicts."""
 
-import re
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 from deeplab_jax.config import Color
-from deeplab_jax.data.colors import parse_color, voc_colormap
 from deeplab_jax.data.masks import list_some
 from deeplab_jax.data.source import Source
 from deeplab_jax.errors import UserError
-from deeplab_jax.files import read_user_text
-
-CLASS_LINE = re.compile(r"\s*([^#]*[^#\s])(?:\s+#([0-9a-fA-F]{6}))?\s*")
-NUMBERED = re.compile(r"\W*(\d+)(?!\w)\W*\w")  # a number before a name
-# What other tools write and would become part of a name: a number and a separator, a colour as
-# three numbers, brackets, quotes, a list's dash, an empty last column, labelme's ignored pixels.
-FOREIGN = re.compile(
-    r"^\W*\d+\s*[,:;=\t]|(?:\d+[\s,:;]+){2}\d+\W*$|[\[\]{}\"=<>;\t]|^\s*[-*']\s*\S|[,:]\s*$"
-    r"|^__ignore__$"
-)
-
-
-def read_classes(path: Path) -> tuple[tuple[str, ...], tuple[Color, ...]]:
-    """Read names and colours (default: VOC's) from a file of lines `name` or `name #rrggbb`.
-
-    Raises UserError, naming the line, for what is empty, doubled, malformed, a line of a table or
-    program that would become part of the names, and for one class alone.
-    """
-    if not path.is_file():
-        raise UserError(f"{path} is missing: write one class name a line, or give num_classes")
-    lines = read_user_text(path).rstrip().splitlines()
-    if len(lines) == 1 and not FOREIGN.search(lines[0]) and "," not in lines[0]:
-        raise UserError(
-            f"{path} lists one class, {lines[0]!r}; to tell it from the rest takes two: write "
-            "'background' on a line before it, and 0 for it in the masks"
-        )
-    numbers = [int(match[1]) for match in map(NUMBERED.match, lines) if match]
-    # Two in order are enough: a class may well be called "2 wheeler".
-    numbered = numbers in (list(range(len(lines))), list(range(1, len(lines) + 1)))
-    colors: dict[str, Color] = {}
-    for i, (line, usual) in enumerate(zip(lines, voc_colormap(len(lines)), strict=True)):
-        match, foreign = CLASS_LINE.fullmatch(line), FOREIGN.search(line)
-        if not match or match[1] in colors or foreign or numbered or len(lines) == 1:
-            why = f" (because of {foreign[0]!r})" if foreign else ""
-            raise UserError(
-                f"{path}:{i + 1}: {line!r} is not a new 'name' or 'name #rrggbb', such as 'red "
-                f"#800000'{why}: write one class a line, without numbers; line 1 is class 0"
-            )
-        colors[match[1]] = parse_color(match[2]) if match[2] else usual
-    return tuple(colors), tuple(colors.values())
 
 
 def match_classes(

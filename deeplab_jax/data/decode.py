@@ -1,4 +1,4 @@
-"""The one decoder of images and masks, used in training, evaluation and prediction alike."""
+"""The one decoder of images, used in training, evaluation and prediction alike."""
 
 import io
 import warnings
@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from deeplab_jax.config import Color
 from deeplab_jax.errors import UserError
 from deeplab_jax.files import with_retries
 
@@ -32,25 +31,6 @@ EIGHT_BITS = "save it with 8 bits a channel, scaled to the full range"
 # `catch_warnings` around each call is not safe among the loader's threads.
 warnings.filterwarnings("ignore", module="PIL")
 Image.MAX_IMAGE_PIXELS = MAX_WINDOW_PIXELS // 2  # PIL refuses twice as many
-
-
-class Held(NamedTuple):
-    """What a refused mask holds: how many pixels of each value.
-
-    `colors` are those of a palette image's indices; `gray`: the values are those of each channel.
-    """
-
-    pixels: dict[int, int]
-    colors: dict[int, Color] | None = None
-    gray: bool = False
-
-
-class MaskError(UserError):
-    """A mask whose values are no class ids; what would help depends on what all masks hold."""
-
-    def __init__(self, message: str, held: Held | None = None) -> None:
-        super().__init__(message)
-        self.held = held
 
 
 class Unreadable(UserError):
@@ -98,7 +78,7 @@ def read_orientation(data: bytes | Path, name: str) -> int:
 
 def _read_header(data: bytes | Path, name: str, get: Callable[[Image.Image], T]) -> T:
     def read() -> T:
-        with _open(data, name) as image:
+        with open_image(data, name) as image:
             return get(image)
 
     return _retry(read, name)
@@ -117,7 +97,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 @contextmanager
-def _open(
+def open_image(
     data: bytes | Path, name: str, *, exif: bool = False, max_pixels: int = MAX_PIXELS
 ) -> Iterator[Image.Image]:
     most = f"at most {max_pixels // 2**20} megapixels"
@@ -184,7 +164,7 @@ def decode_image(
         if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] != 3:
             raise UserError(f"{name}: expected uint8 [h, w, 3], got {data.dtype} {data.shape}")
         return data
-    with _open(data, name, exif=exif, max_pixels=max_pixels) as image:
+    with open_image(data, name, exif=exif, max_pixels=max_pixels) as image:
         return _to_rgb(ImageOps.exif_transpose(image) if exif else image, name, white)[0]
 
 
@@ -193,7 +173,7 @@ def examine_image(data: bytes | np.ndarray, name: str, white: int | None = None)
     if isinstance(data, np.ndarray):
         height, width = decode_image(data, name).shape[:2]
         return Header((height, width), "array", "RGB")
-    with _open(data, name) as image:
+    with open_image(data, name) as image:
         size, mode, kind = (image.height, image.width), image.mode, image.format or ""
         _, peak = _to_rgb(image, name, white)
         # Asked for last: it moves an animation to its end, and a PNG may hold EXIF at its end.
@@ -257,67 +237,8 @@ def describe_range(peak: int, mode: str, white: int | None = None) -> str:
 
 def warn_of_range(data: bytes, name: str, white: int | None, max_pixels: int) -> str:
     """`describe_range` of an image's content; "" of 8 bits, of which only the header is read."""
-    with _open(data, name, max_pixels=max_pixels) as image:
+    with open_image(data, name, max_pixels=max_pixels) as image:
         if not _is_deep(image) or image.width * image.height > MAX_PIXELS:
             return ""
     header = examine_image(data, name)
     return "" if header.peak is None else describe_range(header.peak, header.mode, white)
-
-
-# ---- masks
-
-
-def decode_label(data: bytes | np.ndarray, name: str, *, palette: bool = False) -> np.ndarray:
-    """Decode a mask to class ids u8[h w].
-
-    `palette` takes the indices of a palette image as the ids, as PASCAL VOC does. Raises
-    UserError, naming `name` and what to do; MaskError where that depends on all masks.
-    """
-    if isinstance(data, np.ndarray):
-        return _as_ids(data, name)
-    with _open(data, name) as image:
-        if image.format in ("JPEG", "MPO"):
-            raise UserError(f"{name}: a mask must not be JPEG, which changes ids; save it as PNG")
-        pixels, mode, colors = np.asarray(image), image.mode, image.getpalette() or []
-    if mode == "P" and not palette:
-        counts = count_values(pixels)
-        table = dict(enumerate(zip(colors[::3], colors[1::3], colors[2::3], strict=True)))
-        raise MaskError(
-            f"{name}: the mask is a palette image, whose pixels are indices, {min(counts)} to "
-            f"{max(counts)}, of colours: --data.palette_masks=True takes them for class ids",
-            Held(counts, {i: table[i] for i in counts if i in table}),
-        )
-    if pixels.ndim == 2:
-        return _as_ids(pixels, name)
-    gray = pixels[..., 0]
-    if mode == "LA" or (pixels[..., 1:3] == gray[..., None]).all():
-        raise MaskError(
-            f"{name}: the mask is saved as colours (PIL mode {mode}), but all of them are gray, "
-            f"{gray.min()} to {gray.max()}; if these are class ids, keep one channel: "
-            'Image.fromarray(numpy.asarray(Image.open("mask.png"))[..., 0]).save("mask.png")',
-            Held(count_values(gray), gray=True),
-        )
-    raise UserError(
-        f"{name}: the mask is a colour image (PIL mode {mode}), not one channel of class ids; map "
-        "each colour to its id, as in ids[(rgb == (128, 0, 0)).all(-1)] = 1"
-    )
-
-
-def count_values(label: np.ndarray) -> dict[int, int]:
-    """How many pixels have each value of a mask."""
-    values, counts = np.unique_counts(label)
-    return dict(zip(values.tolist(), counts.tolist(), strict=True))
-
-
-def _as_ids(ids: np.ndarray, name: str) -> np.ndarray:
-    if ids.ndim == 3 and ids.shape[2] == 1:
-        ids = ids[..., 0]
-    if ids.ndim != 2 or ids.dtype.kind not in "bui":
-        raise UserError(
-            f"{name}: expected integers [h, w] of class ids, got {ids.dtype} {ids.shape}"
-        )
-    low, high = ids.min(), ids.max()
-    if low < 0 or high > 255:
-        held = Held(count_values(ids)) if low >= 0 else None
-        raise MaskError(f"{name}: class ids go from {low} to {high}; allowed are 0 to 255", held)
-    return ids.astype(np.uint8, copy=False)

@@ -15,31 +15,26 @@ import grain
 import numpy as np
 
 from deeplab_jax.config import Config, DataConfig, Size
-from deeplab_jax.data.decode import Header, Held, MaskError, describe_range, likely_white
-from deeplab_jax.data.masks import (
-    Verdict,
-    drawn_in_255,
-    judge_palettes,
-    judge_values,
-    warn_of_values,
-)
+from deeplab_jax.data.decode import Header, describe_range, likely_white
+from deeplab_jax.data.masks import list_some
 from deeplab_jax.data.source import UNREADABLE, Facts, Source, examine
 from deeplab_jax.data.workers import read
 from deeplab_jax.progress import Ticker
+
+FRAME = re.compile(r"(?:.*[\\/])?([^\\/]*?[A-Za-z][^\\/]*?[_-])f?\d{2,}(?:\.\w+)?")
+FRAMES = 3  # of a sequence in each split
 
 
 class Finding(NamedTuple):
     """A problem or a warning: its split, the file or record, and the reason.
 
     `remedy`: arguments of the command line that resolve it, where the evidence decides; else "".
-    `mask`: what the mask of a record holds that cannot be read for that alone.
     """
 
     split: str
     where: str
     reason: str
     remedy: str = ""
-    mask: Held | None = None
 
 
 @dataclass(frozen=True)
@@ -85,8 +80,7 @@ def _read(index: int, source: Source, split: str) -> Facts | Finding:
         where, _, reason = str(error).partition(": ")
         if not reason:
             where, reason = f"record {index}", where
-        mask = error.held if isinstance(error, MaskError) else None
-        return Finding(split, where, reason, mask=mask)
+        return Finding(split, where, reason)
 
 
 def sum_up(source: Source, split: str, found: Sequence[Facts | Finding]) -> SplitCheck:
@@ -105,57 +99,16 @@ def sum_up(source: Source, split: str, found: Sequence[Facts | Finding]) -> Spli
 # ---- what is wrong
 
 
-def find_problems(checks: Sequence[SplitCheck], config: Config) -> list[Finding]:
-    """Every problem of the splits, and what all masks say together, as settings are for all."""
+def find_problems(checks: Sequence[SplitCheck]) -> list[Finding]:
+    """Every record that cannot be read, and a split of which nothing can be learnt."""
     problems = [problem for check in checks for problem in check.refused]
-    if config.data.source == "folder":  # others' masks are what they are
-        problems += _judge_masks(checks)
-    return problems
-
-
-def _judge_masks(checks: Sequence[SplitCheck]) -> list[Finding]:
-    """What the values of all masks say, and whether the indices of palette masks are class ids."""
-    source, every = checks[0].source, " and ".join(check.split for check in checks)
-    names, ignored = source.class_names, source.ignore_label
-    problems = []
     for check in checks:
-        here = set(_count_values([check]))
-        reason = drawn_in_255(here, names)
-        if here == {ignored}:
-            reason = f"every pixel is {ignored}, which is ignored"
-        if reason:
-            problems.append(Finding(check.split, "all masks", reason))
-    values = _count_values(checks)
-    verdict = Verdict() if problems else judge_values(values, names, ignored)
-    masks = [p.mask for check in checks for p in check.refused if p.mask is not None]
-    palettes = [mask.colors for mask in masks if mask.colors is not None]
-    doubt = judge_palettes(palettes, names, source.colors)
-    if palettes and not doubt:
-        doubt = warn_of_values(values, names, ignored)
-    # Gray masks with several channels stay refused, whatever is set.
-    undecided = bool(problems or doubt) or any(mask.gray for mask in masks)
-    undecided |= bool(verdict.reason and not verdict.remedy)
-    if verdict.reason:
-        remedy = "" if undecided else verdict.remedy
-        problems.append(Finding(every, "all masks", verdict.reason, remedy))
-    if doubt:
-        problems.append(Finding(every, "all palette masks", doubt))
-    elif palettes and not undecided:
-        flag = "--data.palette_masks=True"
-        reason = "their indices are valid class ids, with the same colours in every mask"
-        problems.append(Finding(every, "all palette masks", f"{reason}: set {flag}", flag))
+        if check.sound and not check.pixels.any():
+            problems.append(Finding(check.split, "all masks", "every pixel is ignored"))
+    if doubt := checks[0].source.doubt:
+        every = " and ".join(check.split for check in checks)
+        problems.append(Finding(every, "some masks", doubt))
     return problems
-
-
-def _count_values(checks: Iterable[SplitCheck]) -> Counter[int]:
-    """Pixels by the value that the masks hold, of the refused too."""
-    values: Counter[int] = Counter()
-    for check in checks:
-        values.update(dict(enumerate(check.pixels.tolist())))
-        values[check.source.ignore_label] += check.ignored
-        for problem in check.refused:
-            values.update(problem.mask.pixels if problem.mask else {})
-    return +values  # without those that never occur
 
 
 # ---- what may be meant otherwise
@@ -169,7 +122,8 @@ def find_warnings(checks: Sequence[SplitCheck], config: Config) -> list[Finding]
         for name, n in zip(train.source.class_names, train.pixels, strict=True)
         if n == 0 and train.pixels.any()
     ]
-    return [*warn_of_reading(checks, config), *absent, *_find_doubles(checks)]
+    shared = _find_shared_sequences(checks)
+    return [*warn_of_reading(checks, config), *absent, *_find_doubles(checks), *shared]
 
 
 def warn_of_reading(checks: Sequence[SplitCheck], config: Config) -> list[Finding]:
@@ -180,11 +134,7 @@ def warn_of_reading(checks: Sequence[SplitCheck], config: Config) -> list[Findin
         for split, facts in sound
         for reason in _warn_of_example(facts, config.data)
     ]
-    source, every = checks[0].source, " and ".join(check.split for check in checks)
-    if config.data.source == "folder":
-        values = _count_values(checks)
-        if reason := warn_of_values(values, source.class_names, source.ignore_label):
-            warnings.append(Finding(every, "all masks", reason))
+    every = " and ".join(check.split for check in checks)
     return warnings + _warn_of_range([facts.header for _, facts in sound], every, config.task.white)
 
 
@@ -240,6 +190,25 @@ def _find_doubles(checks: Iterable[SplitCheck]) -> list[Finding]:
             often = f"in {' and '.join(splits)}: scores will flatter"
         doubles.append(Finding(splits[0], where, f"the same image, byte for byte, {often}"))
     return doubles
+
+
+def _find_shared_sequences(checks: Sequence[SplitCheck]) -> list[Finding]:
+    """Names that count up, as frames of one video do, on both sides of the split."""
+    frames = [
+        Counter(match[1] for facts in check.sound if (match := FRAME.fullmatch(facts.name)))
+        for check in checks
+    ]
+    if len(frames) < 2:
+        return []
+    if len(frames[0] + frames[1]) < 2:  # as a camera numbers all that it takes
+        return []
+    shared = [name for name, n in frames[0].items() if min(n, frames[1].get(name, 0)) >= FRAMES]
+    where = list_some(re.split(r"[\\/]", name)[-1].strip("_- ") for name in shared)
+    reason = (
+        f"images of {checks[0].split} and {checks[1].split} are numbered alike: if they are frames"
+        " of one sequence, neighbours are on both sides, and scores will flatter"
+    )
+    return [Finding(checks[1].split, where, reason)] if shared else []
 
 
 def group_findings(findings: Iterable[Finding]) -> list[list[Finding]]:

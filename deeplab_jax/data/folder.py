@@ -1,61 +1,76 @@
-"""Folders of images and masks: which files are pairs, and what their classes are."""
+"""Folders of images and labels: what is in them is found by looking, and told."""
 
 import hashlib
+import pickle
 import sys
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from deeplab_jax.config import DataConfig, TaskConfig
-from deeplab_jax.data.classes import read_classes
+from deeplab_jax.config import Color, DataConfig
+from deeplab_jax.data.annotations import coco, cvat, kaggle, labelme, yolo
+from deeplab_jax.data.annotations.shapes import VOID
+from deeplab_jax.data.codes import Reading, decide
 from deeplab_jax.data.colors import voc_colormap
-from deeplab_jax.data.decode import Unreadable, decode_label, read_file
-from deeplab_jax.data.layout import near_misses, other_layout
-from deeplab_jax.data.masks import list_some
+from deeplab_jax.data.datasets import cityscapes
+from deeplab_jax.data.decode import Unreadable, read_file
+from deeplab_jax.data.layouts import TEST, TRAIN, VAL, ClassTable, Item, Layout, split_name
+from deeplab_jax.data.masks import list_some, read_mask
+from deeplab_jax.data.pairs import find_pairs, make_layout
 from deeplab_jax.data.source import READERS, Record, Source, digest
-from deeplab_jax.data.walk import SUFFIXES, list_folders, walk_images
+from deeplab_jax.data.tables import find_table, read_table
+from deeplab_jax.data.tally import Tally, add_up, tally
+from deeplab_jax.data.walk import SUFFIXES, Walk, is_hidden, list_folders, walk_images
 from deeplab_jax.errors import UserError
 from deeplab_jax.files import with_retries
 
-FOLDER, TASK = DataConfig(source="folder"), TaskConfig()
+FOLDER = DataConfig(source="folder")
+FEW = 4  # names shown
+MASKS_LOOKED_AT = 256  # where a list of classes says what the masks' values are
+ANNOTATIONS = {m.__name__.rpartition(".")[2]: m.read for m in (coco, labelme, yolo, cvat, kaggle)}
 
-Pair = tuple[str, str, str]  # id, file of the image, file of the mask
+TEXTS = (".txt", ".csv", ".json", ".xml", ".yaml", ".yml", ".md")  # beside images
+
+Found = tuple[Layout, str]  # and the flag that chooses it
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Folder:
-    """Pairs of files, found by `open_folder`."""
+    """The items of a split, found by `open_folder`."""
 
-    pairs: tuple[Pair, ...]
+    items: tuple[Item, ...]
+    void: int = VOID
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.items)
 
     def __getitem__(self, index: int) -> Record:
-        id, image, mask = self.pairs[index]
-        return Record(id, Path(image), Path(mask))
+        return Record(*self.items[index])
 
-    def describe(self, void: int) -> str:
-        """How many pairs, and a digest of ids, image sizes in bytes and masks.
+    def describe(self) -> str:
+        """How many pairs, and a digest of ids, image sizes in bytes and labels.
 
-        Nothing of where and when: the data may be copied while a run is interrupted.
+        Nothing of where and when: the data may be copied while a run is interrupted. What masks
+        mean stands in the configuration (data.label_map).
         """
-        contents = digest([void, *_read_each(_content, self.pairs)])
+        contents = digest([self.void, *_read_each(_content, self.items)])
         return f"{len(self)} pairs (contents {contents})"
 
 
-def _content(pair: Pair) -> tuple[str, int, bytes]:
-    """What tells a pair from another of its name: the image's bytes counted, the mask's read."""
-    id, image, mask = pair
+def _content(item: Item) -> tuple[str, int, bytes]:
+    """What tells an item from another of its name: the image's bytes counted, the label's read."""
+    id, image, label = item
     try:
-        content = hashlib.blake2b(read_file(Path(mask)), digest_size=16).digest()
-        return id, with_retries(Path(image).stat).st_size, content
+        size = len(image) if isinstance(image, bytes) else with_retries(image.stat).st_size
+        data = read_file(label) if isinstance(label, Path) else pickle.dumps(label)
+        return id, size, hashlib.blake2b(data, digest_size=16).digest()
     except (Unreadable, OSError):
         return id, -1, b"unreadable"
 
@@ -65,140 +80,255 @@ def _read_each(read: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
         return list(pool.map(read, items))
 
 
-# ---- finding the pairs
+class Understood(NamedTuple):
+    """What a folder holds: items by split, classes, and how masks are read (None: no masks).
+
+    `doubt`: what is wrong with some of the masks, "" if nothing is.
+    """
+
+    layout: Layout
+    splits: dict[str, tuple[Item, ...]]
+    names: tuple[str, ...]
+    colors: tuple[Color, ...]
+    reading: Reading | None
+    told: tuple[str, ...]
+    doubt: str = ""
 
 
 def open_folder(
-    root: str | Path,
-    split: str,
-    *,
-    data: DataConfig = FOLDER,
-    task: TaskConfig = TASK,
-    num_classes: int | None = None,
+    root: str | Path, split: str, *, data: DataConfig = FOLDER, num_classes: int | None = None
 ) -> Source:
-    """Pair `root/image_dir/split/**` with `root/mask_dir/split/**` by path and name without suffix.
+    """Open a split of a folder, whatever its layout; what was understood is said on stderr.
 
-    With `data.holdout` both folders are flat, and about that fraction, decided by each name alone,
-    is the split for evaluation, the rest `data.train_split`. Classes come from the file
-    `data.classes` (default: root/classes.txt) or, where there is none, have no names: they are
-    `num_classes`, or as many as the masks show. What is passed over is said on stderr. Raises
-    UserError for what is missing or unpaired; what is in the files, `check_source` checks.
+    Raises:
+      UserError: nothing is understood, or more than one thing; or there is no such split.
     """
-    folder = Path(root).expanduser()
-    images, masks = folder / data.image_dir, folder / data.mask_dir
-    for path in (folder, images, masks):
-        if not path.is_dir():
-            other = other_layout(folder, split, data.image_dir, data.mask_dir)
-            expected = f"expected are {images / split} and {masks / split}"
-            raise UserError(f"{path} is missing: {expected}{other}")
-    if images.samefile(masks):
-        same = f"data.image_dir = {data.image_dir} and data.mask_dir = {data.mask_dir} are the same"
-        raise UserError(f"{same} folder; give the masks a folder of their own")
-    pairs = _find_split(images, masks, split, data)
-    ignored = task.void
-    listed = Path(data.classes).expanduser() if data.classes else folder / "classes.txt"
-    if data.classes or listed.is_file():
-        names, colors = read_classes(listed)
-    else:
-        n = num_classes or _count_classes(masks, _list_states(masks), data.palette_masks, ignored)
-        names, colors = tuple(f"class {i}" for i in range(n)), voc_colormap(n)
-    reading = data.palette_masks, data.exif_upright, task.white
-    return Source(Folder(pairs), names, colors, ignored, *reading)
-
-
-def _find_split(images: Path, masks: Path, split: str, data: DataConfig) -> tuple[Pair, ...]:
-    splits, holdout = list_folders(images), data.holdout
-    if not holdout and split in splits:
-        return _find_pairs(images / split, masks / split)
-    if holdout and not splits:
-        train = split == data.train_split
-        found = _find_pairs(images, masks)
-        if pairs := tuple(p for p in found if _is_held_out(p[0], holdout) != train):
-            return pairs
-        raise UserError(f"data.holdout = {holdout} leaves no image of {images} for {split!r}")
-    there = f"there are {list_some(splits)} (--data.train_split, --data.eval_split)"
-    if not splits:
-        there = "set --data.holdout=0.1 to hold out a tenth of a flat folder for evaluation"
-    elif holdout:
-        there = f"data.holdout = {holdout} is for a flat folder, and there are {list_some(splits)}"
-    raise UserError(f"{images} has no split {split!r}; {there}")
-
-
-def _is_held_out(id: str, holdout: float) -> bool:
-    # By the name alone, so that adding images moves none from one side to the other.
-    # A checksum would not do: it is far from uniform over names that count up.
-    return int(hashlib.blake2b(id.encode(), digest_size=8).hexdigest(), 16) < holdout * 2**64
-
-
-def _find_pairs(images: Path, masks: Path) -> tuple[Pair, ...]:
-    found = {"image": _find_files(images), "mask": _find_files(masks)}
-    lone_images = sorted(found["image"].keys() - found["mask"].keys())
-    lone_masks = sorted(found["mask"].keys() - found["image"].keys())
-    for what, alone, other in (("image", lone_images, "mask"), ("mask", lone_masks, "image")):
-        if alone:
-            files, where = found[what], images if other == "image" else masks
-            few = list_some((files[id] for id in alone), 4) + near_misses(lone_images, lone_masks)
-            count = f"{len(alone)} of {len(files)} files"
-            raise UserError(f"{count} have no {other} of the same name in {where}: {few}")
-    return tuple((id, file, found["mask"][id]) for id, file in sorted(found["image"].items()))
-
-
-def _find_files(folder: Path) -> dict[str, str]:
-    """The images of a folder by their ids: their paths in it, without suffixes."""
-    if not folder.is_dir():
-        raise UserError(f"{folder} is missing")
-    files: dict[str, str] = {}
-    walk = walk_images(folder)
-    if walk.passed_over:
-        _say_once(f"{folder}: {walk.describe()}")
-    for path in walk.images:
-        id = path.relative_to(folder).with_suffix("").as_posix()
-        shown = str(path).encode(errors="backslashreplace").decode()
-        if shown != str(path):
-            raise UserError(f"{shown}: the name is not in UTF-8 (an old archive?); rename it")
-        if id in files:
-            raise UserError(f"{files[id]} and {path} have the same name but for the suffix")
-        files[id] = str(path)
-    if not files:
-        raise UserError(f"{folder} has no images (files ending in {', '.join(sorted(SUFFIXES))})")
-    return files
+    found = understand(Path(root), data, num_classes)
+    for line in found.told:
+        _say_once(line)
+    split = split_name(split)
+    if split not in found.splits:
+        there = list_some(found.splits)
+        raise UserError(
+            f"{root} has no split {split!r}; there are {there} (--data.train_split,"
+            " --data.eval_split)"
+        )
+    code = None if found.reading is None else found.reading.code
+    return Source(
+        Folder(found.splits[split], VOID if data.ignore_label is None else data.ignore_label),
+        found.names,
+        found.colors,
+        code=code,
+        doubt=found.doubt,
+        # Labelling tools show images upright.
+        exif_upright=data.exif_upright or found.layout.name in ANNOTATIONS,
+    )
 
 
 @cache
 def _say_once(text: str) -> None:
-    # Both sides of a holdout walk through the same folder.
+    # Both splits are of the same folder.
     print(text, file=sys.stderr)
 
 
-def _list_states(masks: Path) -> tuple[tuple[Path, int], ...]:
-    return tuple((path, path.lstat().st_mtime_ns) for path in walk_images(masks).images)
+# ---- understanding
 
 
-@lru_cache(maxsize=8)  # the masks of all splits are read once, not once for each split
-def _count_classes(
-    masks: Path, states: tuple[tuple[Path, int], ...], palette: bool, ignore_label: int
-) -> int:
-    """The highest id in the masks of all splits but the ignored one, plus one; at least 2.
+def understand(root: Path, data: DataConfig, num_classes: int | None = None) -> Understood:
+    """Find the layout, the classes and the meaning of masks; hold images out where need be.
 
     Raises:
-      UserError: the values have large gaps, as gray levels do; or no mask can be read: the first.
+      UserError: nothing is understood, or more than one thing.
+    """
+    folder = root.expanduser()
+    layout = find_layout(folder, data)
+    there = split_name(data.eval_split) in layout.splits
+    splits, held = hold_out(layout.splits, 0.0 if there else data.holdout)
+    told = (f"{root}: {layout.told}", *layout.notes, *held)
+    items = [item for split in layout.splits.values() for item in split]
+    masks = tuple(sorted({i.label for i in items if isinstance(i.label, Path)}))
+    table = _table(folder, layout, data)
+    if not masks or layout.name in ANNOTATIONS:
+        if table is None:
+            raise UserError(f"{root}: no list of classes: write one class name a line, classes.txt")
+        colors = table.colors or voc_colormap(len(table.names))
+        return Understood(layout, splits, table.names, colors, None, told)
+    every = table is None and not data.label_map
+    chosen = masks if every else _spread(masks, MASKS_LOOKED_AT)
+    found = _tally_all(tuple((path, _state(path)) for path in chosen))
+    reading, doubt = _decide(found, table, data, num_classes)
+    told = (*told, *reading.told)
+    return Understood(layout, splits, reading.names, reading.colors, reading, told, doubt)
+
+
+def _decide(
+    found: Sequence[tuple[Path, Tally]],
+    table: ClassTable | None,
+    data: DataConfig,
+    num_classes: int | None,
+) -> tuple[Reading, str]:
+    """The reading of masks, or of most: then also what is wrong with the others.
+
+    Raises:
+      UserError: there is none; it names a mask.
     """
 
-    def find_values(state: tuple[Path, int]) -> set[int] | UserError:
+    def read(tallies: Iterable[Tally]) -> Reading:
+        return decide(add_up(tallies), table, data, num_classes)
+
+    try:
+        return read(one for _, one in found), ""
+    except UserError as error:
+        odd = [path for path, one in found if not _fits(read, one)]
+        usual = [one for path, one in found if path not in odd]
+        such = f"\nSuch are {len(odd)} of {len(found)} masks: {list_some(odd, FEW)}"
+        if not odd or len(odd) > len(usual):
+            raise UserError(f"{error}{such if odd else ''}") from error
+        return read(usual), f"{error}{such}"
+
+
+def _fits(read: Callable[[Iterable[Tally]], Reading], one: Tally) -> bool:
+    try:
+        read([one])
+    except UserError:
+        return False
+    return True
+
+
+def _table(folder: Path, layout: Layout, data: DataConfig) -> ClassTable | None:
+    if data.classes:
+        return read_table(Path(data.classes).expanduser())
+    if layout.table is not None:
+        return layout.table
+    return find_table([folder, *(folder / name for name in list_folders(folder))])
+
+
+def _spread(paths: Sequence[Path], count: int) -> tuple[Path, ...]:
+    where = np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int))
+    return tuple(paths[i] for i in where)
+
+
+def _state(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+@lru_cache(maxsize=8)  # the masks of all splits are counted once, not once for each split
+def _tally_all(states: tuple[tuple[Path, int], ...]) -> list[tuple[Path, Tally]]:
+    """The tallies of masks, without those that cannot be read; UserError where none can."""
+
+    def count(path: Path) -> Tally | UserError:
         try:
-            ids = decode_label(read_file(state[0]), str(state[0]), palette=palette)
+            return tally(read_mask(read_file(path), str(path)))
         except UserError as error:
             return error
-        return {*np.unique(ids).tolist()} - {ignore_label}
 
-    found = _read_each(find_values, states)
-    values = {value for ids in found if isinstance(ids, set) for value in ids}
-    if not any(isinstance(ids, set) for ids in found):
-        raise next(error for error in found if isinstance(error, UserError))
-    n = max(values | {1}) + 1
-    if n > 2 * max(len(values), 2):
-        few = f"the masks hold {list_some(sorted(values))}, and there is no classes.txt"
-        raise UserError(f"{masks}: {few}: write one class name a line, or set --model.num_classes")
-    named = f"named 'class 0' to 'class {n - 1}', because there is no classes.txt"
-    print(f"{masks}: the masks hold {n} classes, {named}", file=sys.stderr)
-    return n
+    paths = [path for path, _ in states]
+    found = _read_each(count, paths)
+    sound = [(p, one) for p, one in zip(paths, found, strict=True) if isinstance(one, Tally)]
+    if not sound:
+        raise next(one for one in found if isinstance(one, UserError))
+    return sound
+
+
+def find_layout(folder: Path, data: DataConfig) -> Layout:
+    """The one layout that fits a folder.
+
+    Raises:
+      UserError: none does, with what there is; or several, each with the flag that chooses it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder (--machine.root)")
+    found = [*_annotated(folder, data), *_masked(folder, data)]
+    if len(found) == 1:
+        return found[0][0]
+    if not found:
+        raise UserError(_say_what_is_there(folder, data))
+    readings = "\n  - ".join(f"{layout.told}: {flag}" for layout, flag in found)
+    raise UserError(f"{folder} can be understood in several ways; choose one:\n  - {readings}")
+
+
+def _annotated(folder: Path, data: DataConfig) -> Iterator[Found]:
+    for name, read in ANNOTATIONS.items():
+        named = data.image_dir or data.mask_dir
+        wanted = data.layout == name or (data.layout == "auto" and not named)
+        if wanted and (layout := read(folder)) is not None:
+            yield layout, f"--data.layout={name}"
+
+
+def _masked(folder: Path, data: DataConfig) -> Iterator[Found]:
+    if data.layout in ("auto", "cityscapes") and (layout := cityscapes.read(folder)):
+        yield layout, "--data.layout=cityscapes"
+        return
+    if data.layout not in ("auto", "pairs"):
+        return
+    walk = walk_images(folder)
+    others = Walk([], Counter({k: n for k, n in walk.passed_over.items() if k not in TEXTS}))
+    if others.passed_over:
+        _say_once(f"{folder}: {others.describe()}")
+    for path in walk.images:
+        shown = str(path).encode(errors="backslashreplace").decode()
+        if shown != str(path):
+            raise UserError(f"{shown}: the name is not in UTF-8 (an old archive?); rename it")
+    cvat_list = (folder / "labelmap.txt").is_file()
+    named = [name if name != "." else "" for name in (data.image_dir, data.mask_dir)]
+    every = find_pairs(walk.images, folder, *named)
+    for pairs in every:
+        inner = sorted({p.parent.parent for p in _spread(sorted(pairs.images.values()), 8)})
+        layout = make_layout(pairs, [folder, *inner], empty_is_background=cvat_list)
+        several = len(every) > 1
+        yield layout, f"--data.mask_dir={pairs.mask_dir}" if several else "--data.layout=pairs"
+
+
+def _say_what_is_there(folder: Path, data: DataConfig) -> str:
+    """What to tell of a folder that is not understood: what it holds, and what would be."""
+    images = walk_images(folder).images
+    names = [p.name + ("/" if p.is_dir() else "") for p in sorted(folder.iterdir())]
+    there = list_some(name for name in names if not is_hidden(name)) or "nothing"
+    if not images:
+        kinds = ", ".join(sorted(SUFFIXES))
+        return f"{folder} holds no images ({kinds}); in it there are {there}"
+    asked = f" as --data.layout={data.layout}" if data.layout != "auto" else ""
+    return (
+        f"{folder} is not understood{asked}: {len(images)} images, such as {images[0]}, and no"
+        f" masks or annotations that belong to them; in it there are {there}. Understood are"
+        " images/ and masks/, with or without train/ and val/ in them, NAME.jpg beside"
+        " NAME_mask.png, COCO, LabelMe, YOLO, CVAT, Roboflow, VOC, Cityscapes (docs/data.md)."
+        " Folders of other names: --data.image_dir and --data.mask_dir"
+    )
+
+
+# ---- splits
+
+
+def hold_out(
+    splits: Mapping[str, tuple[Item, ...]], share: float
+) -> tuple[dict[str, tuple[Item, ...]], tuple[str, ...]]:
+    """Splits with one for evaluation, and what to tell: held out of training where there is none.
+
+    `share` of the images, rounded, are held out, by a digest of their names: the same ones
+    whenever and wherever. Roboflow's copies of an image stay together.
+    """
+    found = {TRAIN: next(iter(splits.values()))} if len(splits) == 1 else dict(splits)
+    if VAL in found or TRAIN not in found:
+        return found, ()
+    if TEST in found:
+        return found | {VAL: found[TEST]}, (f"evaluates on {TEST}: there is no {VAL}",)
+    items = found[TRAIN]
+    sizes = Counter(_source(item) for item in items)
+    held: set[str] = set()
+    for source in sorted(sizes, key=lambda name: hashlib.blake2b(name.encode()).digest()):
+        if sum(sizes[name] for name in held) < max(1, round(share * len(items))):
+            held.add(source)
+    if share == 0 or len(held) == len(sizes):
+        return found, ()
+    for split, inside in ((TRAIN, False), (VAL, True)):
+        found[split] = tuple(item for item in items if (_source(item) in held) == inside)
+    count = f"{len(found[VAL])} of {len(items)} images"
+    return found, (f"no split for evaluation: {count} are held out for it (--data.holdout)",)
+
+
+def _source(item: Item) -> str:
+    return item.id.partition(".rf.")[0]

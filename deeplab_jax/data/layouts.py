@@ -17,14 +17,15 @@ SPLIT_NAMES = {  # in lower case, as other tools call them
 class ClassTable(NamedTuple):
     """The classes of a data set, as `origin`, a file, lists them.
 
-    `colors` are () where it gives none. `values` are pairs of a value in masks and its class id or
-    VOID; (): value i is class i. `void_colors` are those of ignored pixels.
+    `colors`, to draw the classes in, are () where it gives none. What masks hold: `values` are
+    pairs of a value and its class id or VOID, () if value i is class i; `by_color` the same of
+    colours, () where it gives none.
     """
 
     names: tuple[str, ...]
     colors: tuple[Color, ...] = ()
     values: tuple[tuple[int, int], ...] = ()
-    void_colors: tuple[Color, ...] = ()
+    by_color: tuple[tuple[Color, int], ...] = ()
     origin: str = ""
 
 

@@ -1,155 +1,218 @@
-"""What the values of all masks together say: which setting helps, where they decide it at all."""
+"""Masks of any kind, as they are stored, and the table from what they hold to class ids."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from deeplab_jax.config import Color
+from deeplab_jax.data.annotations.shapes import VOID
+from deeplab_jax.data.decode import LAYOUT, open_image
+from deeplab_jax.errors import UserError
 
-VOID = 255  # what most data sets mark ignored pixels with
-MANY = 8  # values that are no ids: more than a forgotten class or two
-SOFT = 0.8  # share of the pixels that lies on a few values, where the others are soft edges
+Edges = Literal["refuse", "ignore", "nearest"]
+UNKNOWN = 256  # in a table, of what it does not list
+MOST_SOFT = 0.5  # of a mask's pixels that may be soft edges
+NODATA = 42113  # GDAL's TIFF tag
 
-Pixels = Mapping[int, int]  # of all masks, by value
 
+class Mask(NamedTuple):
+    """What a file holds: `values` u8 or u16 [h w]; of colours u32 [h w], as `pack` makes them.
 
-class Verdict(NamedTuple):
-    """What is wrong with the values, "" if nothing is, and the arguments that resolve it, if any.
-
-    `remedy` is given only where no other reading of the masks is likely: a wrong one would train
-    without a word, under wrong names.
+    `palette` has the packed colours of a palette's indices; `lossy`: it was stored as JPEG;
+    `nodata`: the value that a GeoTIFF marks pixels without data by.
     """
 
-    reason: str = ""
-    remedy: str = ""
+    values: np.ndarray
+    kind: Literal["gray", "palette", "color"]
+    palette: tuple[int, ...] = ()
+    lossy: bool = False
+    nodata: int | None = None
 
 
-def list_some(values: Iterable[object], at_most: int = MANY) -> str:
+def list_some(values: Iterable[object], at_most: int = 8) -> str:
     """The first of some values, and how many more there are."""
     shown = [str(value) for value in values]
     more = f" and {len(shown) - at_most} more" if len(shown) > at_most else ""
     return ", ".join(shown[:at_most]) + more
 
 
-def drawn_in_255(values: set[int], class_names: Sequence[str]) -> str:
-    """What to tell of two classes whose masks hold only `values` 0 and 255; "" of others.
+def pack(color: Color) -> int:
+    """A colour as one number, 0 to 2^24 - 1."""
+    return color[0] | color[1] << 8 | color[2] << 16
 
-    With 255 ignored, a mask drawn in 0/255 looks valid: all of class 1 is ignored.
+
+def unpack(packed: int) -> Color:
+    """The colour that `pack` made a number of."""
+    return packed & 255, packed >> 8 & 255, packed >> 16 & 255
+
+
+def hexadecimal(packed: int) -> str:
+    """A packed colour as people write it, #rrggbb."""
+    return "#" + bytes(unpack(packed)).hex()
+
+
+# ---- reading
+
+
+def read_mask(content: bytes, name: str) -> Mask:
+    """Decode a mask as it is stored: ids, gray levels, palette indices or colours.
+
+    Raises:
+      UserError: names the file, and what is allowed.
     """
-    if len(class_names) != 2 or values != {0, VOID}:
-        return ""
-    return (
-        f"no mask holds class 1 ({class_names[1]!r}), only 0 and 255: they look like binary masks "
-        "saved as 0/255; save them as 0/1 (mask // 255) and leave --task.ignore_label at 255"
-    )
+    with open_image(content, name) as image:
+        layout, mode = image.info[LAYOUT], image.mode
+        lossy = image.format in ("JPEG", "MPO")
+        if mode == "P":
+            return Mask(np.asarray(image), "palette", _palette(image))
+        if mode in ("LA", "PA", "La"):
+            image = image.getchannel(0)
+        if len(image.getbands()) > 1:
+            if ";16" in layout:
+                raise UserError(f"{name}: a mask of 16-bit colours; save it with 8 bits a channel")
+            rgb = image if mode == "RGBA" else image.convert("RGB").convert("RGBA")
+            packed = np.asarray(rgb).view("<u4")[..., 0] & 0xFFFFFF
+            return Mask(packed, "color", lossy=lossy)
+        values = _as_integers(np.asarray(image), name)
+        for bits, step in (("L;2", 85), ("L;4", 17)):  # which PIL spreads over 0 to 255
+            values = values // step if bits in layout else values
+        return Mask(values, "gray", lossy=lossy, nodata=_nodata(image))
 
 
-def judge_values(pixels: Pixels, class_names: Sequence[str], ignore_label: int) -> Verdict:
-    """Say what values that are neither classes nor `ignore_label` seem to be."""
-    n, values = len(class_names), sorted(pixels)
-    wrong = [v for v in values if v >= n and v != ignore_label]
-    ids = [v for v in values if v not in (VOID, ignore_label)]
-    if not wrong:
-        return Verdict()
-    if ids and ids[-1] == n and (0 not in values or ignore_label == 0):
-        return Verdict(_count_from_one(pixels, class_names, ignore_label))
-    if wrong == [VOID] and ignore_label in values:
-        both = f"{VOID}, which usually marks pixels to ignore, and {ignore_label} (ignore_label)"
-        return Verdict(f"the masks hold {both}; only one value is ignored: save one as the other")
-    if wrong == [VOID] and len(ids) > 1 and ids[0] == 0:
-        flag = f"--task.ignore_label={VOID}"
-        reason = f"the masks hold {VOID}, which marks pixels to ignore, and never {ignore_label}"
-        return Verdict(f"{reason}: set {flag}", flag)
-    if wrong == [n]:
-        return Verdict(_one_too_many(n, ignore_label, ignore_label in values))
-    many = "are they gray levels or colours, or numbers of single objects, instead of class ids?"
-    few = "is the list of classes complete (line 1 of classes.txt is id 0)?"
-    beyond = f"the masks hold {list_some(wrong)}, beyond the ids 0 to {n - 1} of the {n} classes"
-    levels = _find_levels(pixels, n)
-    return Verdict(levels or f"{beyond}: {many if len(wrong) >= MANY else few}")
+def _palette(image: Image.Image) -> tuple[int, ...]:
+    table = image.getpalette("RGB") or []
+    return tuple(map(pack, zip(table[::3], table[1::3], table[2::3], strict=True)))
 
 
-def warn_of_values(pixels: Pixels, class_names: Sequence[str], ignore_label: int) -> str:
-    """What to say of masks whose values are all valid and yet seem to start at 1; else ""."""
-    classes = [v for v in pixels if v != ignore_label]
-    if not classes or 0 in pixels or ignore_label == 0 or max(classes) >= len(class_names):
-        return ""
-    return _count_from_one(pixels, class_names, ignore_label)
+def _as_integers(values: np.ndarray, name: str) -> np.ndarray:
+    if values.dtype == np.uint8:
+        return values
+    whole = values.dtype.kind in "bui" or bool((values == np.floor(values)).all())
+    low, high = values.min(), values.max()
+    if not whole or low < 0 or high > 65535:
+        raise UserError(
+            f"{name}: a mask of {values.dtype} from {low} to {high}; allowed are whole numbers from"
+            " 0 to 65535, palette indices or colours"
+        )
+    return values.astype(np.uint8 if high <= 255 else np.uint16)
 
 
-def judge_palettes(
-    palettes: Iterable[Mapping[int, Color]], class_names: Sequence[str], colors: Sequence[Color]
-) -> str:
-    """Why the indices of palette masks are no class ids by their colours; "" if they can be.
+def _nodata(image: Image.Image) -> int | None:
+    text = str(getattr(image, "tag_v2", {}).get(NODATA, "")).strip("\0 ")
+    return int(text) if text.isdigit() else None
 
-    A program that reduces colours numbers them anew in each file.
+
+# ---- to class ids
+
+
+@dataclass(frozen=True)
+class MaskCode:
+    """From what masks hold to class ids: pairs of a value, or packed colour, and an id or VOID.
+
+    `edges` says what becomes of what is not listed, as anti-aliased edges are not: refused, ignored
+    or taken for the nearest that is listed.
     """
-    seen = sorted({pair for palette in palettes for pair in palette.items()})
-    for (index, color), (following, other) in pairwise(seen):
-        if index == following:
-            both = f"#{bytes(color).hex()} and #{bytes(other).hex()} in different masks"
-            return (
-                f"the same index, {index}, stands for {both}: the indices are no class ids; map "
-                "the colours to ids (image.convert('RGB') shows them)"
+
+    by_color: bool
+    table: tuple[tuple[int, int], ...]
+    edges: Edges = "refuse"
+
+    def ids(self, mask: Mask, name: str) -> np.ndarray:
+        """The label map u8[h w] of a mask: class ids, and VOID where pixels are ignored.
+
+        Raises:
+          UserError: it holds what is not listed; the message begins with `name`.
+        """
+        values, table = self._looked_up(mask, name)
+        found = table[values]
+        unknown = found == UNKNOWN
+        if unknown.any():
+            if mask.kind == "palette" and self.by_color:
+                values = np.array(mask.palette, np.uint32)[values]
+            self._settle(found, unknown, values, name)
+        ids: np.ndarray = found.astype(np.uint8)
+        if mask.nodata is not None:
+            ids[mask.values == mask.nodata] = VOID
+        return ids
+
+    def _looked_up(self, mask: Mask, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """The values of a mask, and the table u16[n] of their ids."""
+        table = _table(self.table, self.by_color)
+        if not self.by_color:
+            return values_of(mask, name), table
+        if mask.kind == "palette":  # one look-up a pixel, as for values
+            spare = np.zeros(256 - len(mask.palette), int)
+            return mask.values, table[np.array([*mask.palette, *spare])]
+        gray = mask.kind == "gray"
+        return mask.values.astype(np.uint32) * 0x010101 if gray else mask.values, table
+
+    def _settle(
+        self, found: np.ndarray, unknown: np.ndarray, values: np.ndarray, name: str
+    ) -> None:
+        found_values, counts = np.unique_counts(values[unknown])
+        others = Counter(dict(zip(found_values.tolist(), counts.tolist(), strict=True)))
+        if self.edges == "refuse" or others.total() > MOST_SOFT * found.size:
+            show = hexadecimal if self.by_color else str
+            what = list_some(f"{show(v)} ({n} pixels)" for v, n in others.most_common())
+            known = list_some(show(value) for value, _ in self.table)
+            ask = (
+                "" if self.edges != "refuse" else "; --data.edges=ignore or nearest, if soft edges"
             )
-    for index, color in seen:
-        if index < len(colors) and color != colors[index] and color in colors:
-            k = colors.index(color)
-            return (
-                f"index {index} has the colour #{bytes(color).hex()}, which is that of class {k} "
-                f"({class_names[k]!r}): if the indices are class ids, set "
-                "--data.palette_masks=True, and give the classes these colours in classes.txt"
-            )
-    return ""
+            raise UserError(f"{name}: the mask holds {what}; listed are {known}{ask}")
+        if self.edges == "ignore":
+            found[unknown] = VOID
+            return
+        keys = np.array([value for value, id in self.table if id != VOID])
+        ids = np.array([id for _, id in self.table if id != VOID])
+        strange = np.array([*others])
+        distance = np.abs(
+            _coordinates(strange, self.by_color)[:, None] - _coordinates(keys, self.by_color)
+        )
+        nearest = ids[np.square(distance).sum(-1).argmin(1)]
+        order = strange.argsort()
+        found[unknown] = nearest[order][np.searchsorted(strange[order], values[unknown])]
 
 
-def _count_from_one(values: Iterable[int], class_names: Sequence[str], ignore_label: int) -> str:
-    """Of masks whose ids seem to start at 1."""
-    n, values = len(class_names), set(values)
-    zero = "0 is ignored" if 0 in values else f"no mask holds class 0 ({class_names[0]!r})"
-    last = f", and {n} is ignored" if ignore_label == n and n in values else ""
-    ignored = max((v for v in values if v > n and v in (VOID, ignore_label)), default=0)
-    named = (
-        f"If your ids start at 1, every class has the name of the next: {_name_zero(n, ignored)}"
-    )
-    return f"{zero}{last}. {named}"
+@lru_cache(maxsize=4)
+def _table(pairs: tuple[tuple[int, int], ...], by_color: bool) -> np.ndarray:
+    table = np.full(2**24 if by_color else 2**16, UNKNOWN, np.uint16)
+    for value, class_id in pairs:
+        table[value] = class_id
+    return table
 
 
-def _name_zero(n: int, ignored: int) -> str:
-    flags = f"--model.num_classes={n + 1} --task.ignore_label={ignored}"
-    return f"put a name for id 0, such as void, first in classes.txt, and set {flags}"
+def _coordinates(values: np.ndarray, by_color: bool) -> np.ndarray:
+    """What distances are taken between: f64[n 3] of colours, f64[n 1] of values."""
+    shifts = (0, 8, 16) if by_color else (0,)
+    return np.stack([values >> shift & (255 if by_color else 65535) for shift in shifts], -1) * 1.0
 
 
-def _one_too_many(n: int, ignore_label: int, ignored: bool) -> str:
-    """Of masks that hold the value n beside the ids of n classes; `ignored`: another one is."""
-    more = f"add its name in its place in classes.txt, and set --model.num_classes={n + 1}"
-    void = f"{n} marks pixels to ignore, too: save it as {ignore_label}"
-    lacking = f"the list lacks a class: {more}"
-    readings = [void, lacking]
-    if not ignored:
-        void = f"{n} marks pixels to ignore: set --task.ignore_label={n}"
-        from_one = f"0 marks pixels to ignore, and the ids start at 1: {_name_zero(n, 0)}"
-        readings = [void, lacking, from_one]
-    told = f"the masks hold {n}, but there are {n} classes, 0 to {n - 1}; they do not tell whether"
-    return "\n  - ".join([told, *readings])
+def values_of(mask: Mask, name: str) -> np.ndarray:
+    """The values u8 or u16 [h w] of a mask; of one saved as colours, its gray levels.
+
+    Raises:
+      UserError: it holds colours other than gray.
+    """
+    if mask.kind != "color":
+        return mask.values
+    if (odd := mask.values[~is_gray(mask.values)]).size:
+        raise UserError(
+            f"{name}: the mask holds colours, such as {hexadecimal(int(odd[0]))}, and other masks"
+            " hold class ids: save all alike"
+        )
+    return (mask.values & 255).astype(np.uint8)
 
 
-def _find_levels(pixels: Pixels, n: int) -> str:
-    """Of masks drawn in gray levels, one a class, with sharp or soft edges; "" of others."""
-    values = sorted(pixels)
-    common = sorted(sorted(values, key=lambda v: -pixels[v])[:n])
-    between = (common[0], common[-1]) == (values[0], values[-1])
-    if len(common) < n or min(np.diff(common)) < 2 or not between:
-        return ""
-    share = sum(pixels[v] for v in common) / sum(pixels.values())
-    if len(values) > n and (share < SOFT or len(values) < n + MANY):
-        return ""
-    levels = f"{', '.join(map(str, common[:-1]))} and {common[-1]}"
-    soft = f" and, in {1 - share:.0%} of the pixels, soft edges between" if len(values) > n else ""
-    middles = [(a + b) // 2 for a, b in pairwise(common)]
-    return (
-        f"the masks hold {levels}{soft}: perhaps a gray level for each of the {n} classes. If so, "
-        f"save them as ids: numpy.digitize(mask, {middles}, right=True).astype('uint8')"
-    )
+def is_gray(packed: np.ndarray) -> np.ndarray:
+    """Where packed colours have the same red, green and blue."""
+    return packed == (packed & 255) * 0x010101
+
+
+def plain_code(classes: int) -> MaskCode:
+    """The code of masks that hold class ids, and VOID."""
+    return MaskCode(False, (*((i, i) for i in range(classes)), (VOID, VOID)))

@@ -1,9 +1,12 @@
 """Opening the data that a configuration names, and what the configuration leaves to the data."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from deeplab_jax.config import PAPER_CROP, Config
 from deeplab_jax.data.classes import other_names
+from deeplab_jax.data.codes import to_label_map
+from deeplab_jax.data.folder import Folder
 from deeplab_jax.data.sizes import crop_size, input_size
 from deeplab_jax.data.source import Source, open_source
 from deeplab_jax.data.transforms import Size
@@ -59,9 +62,6 @@ def settle(config: Config, train_source: Source) -> Config:
             f"task.classes are not those of the data ({differ}): leave them to the data, or correct"
             " its list of classes"
         )
-    ignored = task.ignore_label
-    if ignored is None and data.source == "folder":  # others have their own, which cannot be set
-        ignored = train_source.ignore_label
     crop = data.crop_size or _crop(config, train_source)
     one_size = crop if model.head == "classifier" else None
     return replace(
@@ -71,11 +71,25 @@ def settle(config: Config, train_source: Source) -> Config:
             task,
             classes=names,
             colors=task.colors or train_source.colors,
-            ignore_label=ignored,
             eval_size=task.eval_size or one_size,
         ),
-        data=replace(data, crop_size=crop),
+        data=replace(data, crop_size=crop, label_map=data.label_map or _label_map(train_source)),
     )
+
+
+def _label_map(source: Source) -> tuple[str, ...]:
+    """What a folder's masks hold, so that a resumed run and an evaluation read them alike."""
+    if not isinstance(source.records, Folder) or source.code is None:
+        return ()
+    return to_label_map(source.code, source.class_names)
+
+
+def settings_for(base: Config, root: Path, *, named: bool) -> Config:
+    """`base` on the data in a folder; unless a configuration was `named`, in runs/NAME of it."""
+    machine = replace(base.machine, root=str(root))
+    if not named:
+        machine = replace(machine, workdir=f"runs/{root.expanduser().resolve().name or 'data'}")
+    return replace(base, machine=machine)
 
 
 def _crop(config: Config, source: Source) -> Size:

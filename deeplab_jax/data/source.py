@@ -5,7 +5,7 @@ import hashlib
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypedDict
@@ -14,8 +14,9 @@ import numpy as np
 
 from deeplab_jax.config import Color, Config, Size
 from deeplab_jax.data import decode
-from deeplab_jax.data.decode import Header, Held, MaskError, Unreadable, count_values
-from deeplab_jax.data.masks import drawn_in_255, list_some
+from deeplab_jax.data.annotations.shapes import VOID, Drawing, paint
+from deeplab_jax.data.decode import Header, Unreadable
+from deeplab_jax.data.masks import MaskCode, read_mask
 from deeplab_jax.errors import UserError
 
 NO_CLASS = 65535  # the ignored label of images with one class: above every class id
@@ -39,11 +40,14 @@ class Example(TypedDict):
 
 
 class Record(NamedTuple):
-    """An image and its mask as they are stored, their content or file, or the image's class id."""
+    """An image and what labels it: each its content or file; a label also a drawing or a class id.
+
+    Without a label every pixel is of class 0.
+    """
 
     id: str
     image: bytes | Path
-    label: bytes | Path | int
+    label: bytes | Path | Drawing | int | None
 
 
 class Records(Protocol):
@@ -53,7 +57,7 @@ class Records(Protocol):
     def __getitem__(self, index: int) -> Record:
         """Raises Unreadable, whose message begins with the record's name and a colon."""
 
-    def describe(self, void: int) -> str:
+    def describe(self) -> str:
         """What a resumed run must find again, short of the classes."""
 
 
@@ -61,52 +65,55 @@ class Records(Protocol):
 class Source:
     """Records, and how they become examples; reading a bad one raises UserError.
 
-    `label_map` has the class id for each of the 256 values of the masks, where they hold other
-    ids; `void` is their ignored label. `order`, where it is not empty, says which of the masks'
-    classes each of `class_names` is (`match_classes`).
+    `code` says what masks hold, `doubt` what is wrong with some of them. `order`, where it is not
+    empty, says which of the labels' classes each of `class_names` is (`match_classes`).
     """
 
     records: Records
     class_names: tuple[str, ...]
     colors: tuple[Color, ...]
-    void: int = 255
-    palette: bool = False
+    code: MaskCode | None = None
+    ignore_label: int = VOID
     exif_upright: bool = False
     white: int | None = None
-    label_map: tuple[int, ...] | None = None
     order: tuple[int, ...] = ()
-
-    @property
-    def ignore_label(self) -> int:
-        """The ignored label of the examples; in another order it must not be a class."""
-        return max(255, self.void) if self.order else self.void
+    doubt: str = ""
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> Example:
         id, image, label = self.records[index]
-        upright = False
         content = decode.read_file(image) if isinstance(image, Path) else image
+        name, upright = _name(image, id), False
         if isinstance(label, int):
             ids: np.ndarray = np.full((1, 1), label, np.uint16)
+        elif label is None:
+            upright = self.exif_upright
+            ids = np.zeros(turn(content, name, None, upright)[0], np.uint8)
         else:
-            name = _name(label, id)
-            mask = decode.read_file(label) if isinstance(label, Path) else label
-            ids = decode.decode_label(mask, name, palette=self.palette)
-            if self.label_map is not None:
-                ids = np.asarray(self.label_map, np.uint8)[ids]
+            ids = self._read_label(label, id)
             h, w = ids.shape
-            size, upright, note = turn(content, _name(image, id), (h, w), self.exif_upright)
-            check_pair(name, size, ids, len(self.class_names), self.void, note)
+            size, upright, note = turn(content, name, (h, w), self.exif_upright)
+            if ids.shape != size:
+                theirs = f"its labels {w} x {h} (width x height); they must be equal{note}"
+                raise UserError(f"{name}: the image is {size[1]} x {size[0]} but {theirs}")
         if self.order:
             ids = self._reorder(ids)
         return {"id": id, "image": content, "label": ids, "upright": upright, "white": self.white}
 
+    def _read_label(self, label: bytes | Path | Drawing, id: str) -> np.ndarray:
+        """The label map u8[h w] of a mask or drawing."""
+        if isinstance(label, Drawing):
+            return paint(label, id)
+        name = _name(label, id)
+        mask = read_mask(decode.read_file(label) if isinstance(label, Path) else label, name)
+        assert self.code is not None, "a source of masks has their code"
+        return self.code.ids(mask, name)
+
     def _reorder(self, ids: np.ndarray) -> np.ndarray:
         table = np.full(np.iinfo(ids.dtype).max + 1, self.ignore_label, ids.dtype)
         table[list(self.order)] = np.arange(len(self.order))
-        table[self.void] = self.ignore_label
         return table[ids]
 
     def sizes(self) -> list[Size | None]:
@@ -117,8 +124,11 @@ class Source:
                 id, image, label = self.records[index]
                 if isinstance(label, int):
                     return decode.image_size(image, id)
-                mask_size = decode.image_size(label, id)
-                return turn(image, id, mask_size, self.exif_upright)[0]
+                if isinstance(label, Drawing):
+                    labelled: Size | None = label.size
+                else:
+                    labelled = None if label is None else decode.image_size(label, id)
+                return turn(image, id, labelled, self.exif_upright)[0]
             except Unreadable:
                 return None
 
@@ -137,7 +147,7 @@ class Source:
     def fingerprint(self) -> str:
         """What a resumed run must find again: the examples, the masks, the classes in order."""
         names = f"{len(self.class_names)} classes (names {digest(self.class_names)})"
-        return f"{self.records.describe(self.void)}, {names}"
+        return f"{self.records.describe()}, {names}"
 
 
 def _name(data: bytes | Path, id: str) -> str:
@@ -150,7 +160,8 @@ def open_source(config: Config, split: str) -> Source:
         from deeplab_jax.data.folder import open_folder
 
         root, classes = config.machine.root, config.model.num_classes
-        return open_folder(root, split, data=config.data, task=config.task, num_classes=classes)
+        source = open_folder(root, split, data=config.data, num_classes=classes)
+        return replace(source, white=config.task.white)
     from deeplab_jax.data.tfds import open_prepared  # TFDS takes a while to import
 
     return open_prepared(config, split)
@@ -163,7 +174,7 @@ def image_of(example: Example, name: str) -> np.ndarray:
 
 
 def turn(
-    image: bytes | Path, name: str, mask_size: Size, exif_upright: bool
+    image: bytes | Path, name: str, mask_size: Size | None, exif_upright: bool
 ) -> tuple[Size, bool, str]:
     """Decide whether an image is read upright or as stored: as its mask's size proves, if it does.
 
@@ -179,24 +190,6 @@ def turn(
     upright = proven[0] if len(proven) == 1 else exif_upright
     note = f" (EXIF orientation {orientation} turns it)" if orientation != 1 else ""
     return sizes[upright], upright, note
-
-
-def check_pair(
-    id: str, size: Size, label: np.ndarray, num_classes: int, ignore_label: int, note: str = ""
-) -> None:
-    """Raise UserError unless the mask u8[h w] has its image's size (h, w) and only valid ids.
-
-    `note` says more of a size that does not fit.
-    """
-    if label.shape != size:
-        (h, w), (label_h, label_w) = size, label.shape
-        theirs = f"its mask {label_w} x {label_h} (width x height); they must be equal{note}"
-        raise UserError(f"{id}: the image is {w} x {h} but {theirs}")
-    wrong = np.unique(label[(label >= num_classes) & (label != ignore_label)])
-    if wrong.size:
-        allowed = f"the classes 0 to {num_classes - 1} and {ignore_label} (ignore_label)"
-        what = f"{id}: the mask holds {list_some(wrong)}; allowed are {allowed}"
-        raise MaskError(what, Held(count_values(label)))
 
 
 def digest(parts: Iterable[object]) -> str:
@@ -225,7 +218,8 @@ def examine(source: Source, index: int) -> Facts:
     if example["upright"] and header.orientation in decode.TURNING:
         header = header._replace(size=header.size[::-1])
     content = hashlib.blake2b(example["image"], digest_size=16).digest()
-    pixels = count_values(example["label"])
+    values, counts = np.unique_counts(example["label"])
+    pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
     return Facts(index, name, content, header, pixels, pixels.pop(source.ignore_label, 0))
 
 
@@ -243,39 +237,30 @@ def check_source(source: Source, max_bad: int = 0, samples: int = 16) -> list[Fa
       UserError: an example does not fit, which is named; more are unreadable, or all; the masks
         hold nothing to learn.
     """
+    if source.doubt:
+        raise UserError(f"{source.doubt}\n`deeplab check-data`, with the same arguments, has all")
     found: list[Facts] = []
     bad: list[str] = []
     for index in evenly_spread(len(source), samples):
         try:
             found.append(examine(source, index))
-        except MaskError as error:
-            judge = "`deeplab check-data`, with the same arguments, reads and judges them"
-            raise UserError(f"{error}\nWhat helps depends on all masks: {judge}") from error
         except Unreadable as error:
             bad.append(str(error))
             print(f"warning: its pixels are ignored: {error}", file=sys.stderr)
     if len(bad) > max_bad or not found:
         share = f"{len(bad)} of {len(bad) + len(found)} samples cannot be read"
         raise UserError(f"{share} (machine.max_bad_records = {max_bad}). The first: {bad[0]}")
-    values = {value for facts in found for value in facts.pixels}
-    values |= {source.ignore_label} if any(facts.ignored for facts in found) else set()
-    _check_learnable(source, values)
+    if not any(facts.pixels for facts in found):
+        _check_learnable(source)
     return found
 
 
-def _check_learnable(source: Source, values: set[int]) -> None:
-    """Raise UserError if the samples' `values`, and then those of all masks, teach nothing."""
-    unread = iter(range(len(source)))
-    while doubt := _doubt(source, values):
-        index = next(unread, None)
-        if index is None:
-            raise UserError(doubt)
+def _check_learnable(source: Source) -> None:
+    """Raise UserError if all pixels of all labels are ignored; they are read until one is not."""
+    for index in range(len(source)):
         with contextlib.suppress(Unreadable):
-            values |= set(np.unique(source[index]["label"]).tolist())
-
-
-def _doubt(source: Source, values: set[int]) -> str:
-    ignored = f"{source.ignore_label}, which is ignored: nothing can be learnt"
-    if values <= {source.ignore_label}:
-        return f"every pixel of every mask is {ignored}. Is task.ignore_label right?"
-    return drawn_in_255(values, source.class_names)
+            if (source[index]["label"] != source.ignore_label).any():
+                return
+    raise UserError(
+        "every pixel of every mask is ignored: nothing can be learnt. Is --data.ignore_label right?"
+    )

@@ -14,7 +14,7 @@ from deeplab_jax.config import Config
 from deeplab_jax.data.colors import voc_colormap
 from deeplab_jax.data.datasets import cityscapes, scenes, voc
 from deeplab_jax.data.decode import Unreadable
-from deeplab_jax.data.masks import list_some
+from deeplab_jax.data.masks import MaskCode, list_some, plain_code
 from deeplab_jax.data.source import BROKEN_RECORD, NO_CLASS, Record, Source
 from deeplab_jax.errors import UserError
 from deeplab_jax.files import locked, with_retries, writable_folder
@@ -69,7 +69,7 @@ class Prepared:
             raise UserError(f"{id.decode()}: the split {self.split!r} has no labels")
         return Record(id.decode(), image, int(label) + self.first_class)
 
-    def describe(self, void: int) -> str:
+    def describe(self) -> str:
         """Name, version and split of the data set, its examples and bytes."""
         info = self._info
         size = info.splits[self.split].num_bytes
@@ -104,16 +104,18 @@ def open_prepared(config: Config, split: str) -> Source:
     there = str(Path(config.machine.prepared_dir).expanduser())
     if kind == "scenes":
         made = prepare(scenes.Scenes(data_dir=there))
-        return Source(Prepared(made, split), scenes.CLASS_NAMES, scenes.COLORS)
+        code = plain_code(len(scenes.CLASS_NAMES))
+        return Source(Prepared(made, split), scenes.CLASS_NAMES, scenes.COLORS, code)
     if kind == "voc2012":
         made = prepare(voc.Voc2012Segmentation(devkit=root, data_dir=there))
-        return Source(Prepared(made, split), voc.CLASS_NAMES, voc.COLORS)
+        code = plain_code(len(voc.CLASS_NAMES))
+        return Source(Prepared(made, split), voc.CLASS_NAMES, voc.COLORS, code)
     if kind == "cityscapes":
         builder = tfds.builder("cityscapes/semantic_segmentation", data_dir=there)
         keys = ("image_id", "image_left", "segmentation_label")
         records = Prepared(prepare(builder, root), split, keys)
-        names, table = cityscapes.CLASS_NAMES, cityscapes.ID_TO_TRAIN_ID
-        return Source(records, names, cityscapes.COLORS, label_map=table)
+        code = MaskCode(False, cityscapes.VALUES)
+        return Source(records, cityscapes.CLASS_NAMES, cityscapes.COLORS, code)
     return _open_imagenet(split, root, there, config.model.num_classes)
 
 
@@ -135,7 +137,7 @@ def _open_imagenet(split: str, root: str, there: str, num_classes: int | None) -
     background = ("background",) if num_classes == len(names) + 1 else ()
     names = (*background, *names)
     records = Prepared(made, split, ("file_name", "image", "label"), len(background))
-    return Source(records, names, voc_colormap(len(names)), NO_CLASS)
+    return Source(records, names, voc_colormap(len(names)), ignore_label=NO_CLASS)
 
 
 def prepare(builder: tfds.core.DatasetBuilder, downloads: str | None = None) -> str:

@@ -17,6 +17,7 @@ from jax.errors import JaxRuntimeError
 from jax.experimental import topologies
 
 from deeplab_jax.config import Config
+from deeplab_jax.data.annotations.shapes import VOID
 from deeplab_jax.errors import UserError
 from deeplab_jax.parallel.mesh import device_mesh
 from deeplab_jax.plan.chips import CHIPS, GB, Chip
@@ -167,7 +168,7 @@ def lower(config: Config, devices: list[Any]) -> Any:
     """The training step, lowered for these devices."""
     mesh = device_mesh(config.mesh.shape, devices)
     state = abstract_state(config, mesh)
-    step: Any = compile_train_step(config, state, mesh, config.task.void)
+    step: Any = compile_train_step(config, state, mesh, VOID)
     return step.lower(state, batch_shapes(config))
 
 

@@ -24,10 +24,15 @@ from deeplab_jax.training.state import TrainState, abstract_state, fresh_state
 RESULTS = ("best", "evaluation", "report.html", "metrics.jsonl")
 
 
+# How the data were found: that they are the same is compared itself.
+FINDING = ("layout", "image_dir", "mask_dir", "classes", "holdout", "zero", "ignore_label")
+
+
 def recipe(config: Config) -> dict[str, Any]:
     """The sections of a configuration that a resumed run must find again."""
-    values = to_dict(config)
-    return {section: values[section] for section in COMPARED}
+    values = {section: fields for section, fields in to_dict(config).items() if section in COMPARED}
+    values["data"] = {k: value for k, value in values["data"].items() if k not in FINDING}
+    return values
 
 
 def describe_experiment(config: Config, train_source: Source, eval_source: Source) -> About:

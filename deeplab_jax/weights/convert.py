@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from deeplab_jax.config import Color, ModelConfig, TaskConfig, require
-from deeplab_jax.data.classes import read_classes
 from deeplab_jax.data.colors import voc_colormap
 from deeplab_jax.data.datasets import voc
+from deeplab_jax.data.tables import read_table
 from deeplab_jax.errors import UserError
 from deeplab_jax.models.build import init_variables
 from deeplab_jax.weights.files import Weights, save_weights
@@ -53,7 +53,8 @@ def class_list(file: Path | None, count: int) -> tuple[tuple[str, ...], tuple[Co
     """Class names and colours of a file; without one, VOC's for 21 classes, else numbers."""
     names, colors = tuple(f"class {i}" for i in range(count)), voc_colormap(count)
     if file is not None:
-        names, colors = read_classes(file)
+        table = read_table(file)
+        names, colors = table.names, table.colors or voc_colormap(len(table.names))
     elif count == len(voc.CLASS_NAMES):
         names, colors = voc.CLASS_NAMES, voc.COLORS
     allowed = f"{count}, as many as model.num_classes"

@@ -1,33 +1,26 @@
 """check-data: every bad file is listed with its reason, sound ones are counted, advice is right."""
 
-import io
+import json
 import re
 import struct
-import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from folders import encode, palette
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from synthetic import SIZE, square_image, write_squares
 
 from deeplab_jax import cli
-from deeplab_jax.config import Config, load_config_file, parse
+from deeplab_jax.config import load_config_file, load_json, parse
 from deeplab_jax.data import checks
 from deeplab_jax.data.colors import voc_colormap
 from deeplab_jax.data.datasets import voc
-from deeplab_jax.data.findings import (
-    Finding,
-    SplitCheck,
-    check_split,
-    find_problems,
-    find_warnings,
-)
+from deeplab_jax.data.findings import check_split
 from deeplab_jax.data.folder import open_folder
 from deeplab_jax.data.settle import open_split
 from deeplab_jax.errors import UserError
@@ -35,19 +28,7 @@ from deeplab_jax.training.loop import open_sources
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 IMAGE, LABEL = square_image(99)
-
-
-def encode(image: Image.Image | np.ndarray, format: str = "PNG", **options: object) -> bytes:
-    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    buffer = io.BytesIO()
-    image.save(buffer, format=format, **options)
-    return buffer.getvalue()
-
-
-def palette(ids: np.ndarray) -> Image.Image:
-    image = Image.fromarray(ids)
-    image.putpalette([i // 3 for i in range(768)])
-    return image
+COLORS = np.array(voc_colormap(256), np.uint8)
 
 
 def turned(orientation: int) -> Image.Exif:
@@ -80,9 +61,14 @@ REFUSED = [
     ("empty file", "empty.png", b"", MASK, "the file is empty"),
     ("HTML named .jpg", "page.jpg", b"<html>404</html>", MASK, "content is of another kind"),
     ("truncated mask", "cut_mask.png", encode(PICTURE), MASK[:-30], "not a readable image"),
-    ("palette mask", "palette.png", encode(PICTURE), encode(palette(LABEL)), "palette_masks=True"),
-    ("colour mask", "colour.png", encode(PICTURE), encode(PICTURE), "mask is a colour image"),
-    ("JPEG mask", "jpeg.png", encode(PICTURE), encode(LABEL, "JPEG"), "must not be JPEG"),
+    (
+        "colour mask",
+        "colour.png",
+        encode(PICTURE),
+        encode(PICTURE),
+        "the mask holds colours, such as #",
+    ),
+    ("JPEG mask", "jpeg.png", encode(PICTURE), encode(LABEL, "JPEG"), "the mask holds "),
     ("1 x 1", "dot.png", encode(IMAGE[:1, :1]), encode(LABEL[:1, :1]), "image is 1 x 1; each"),
     (
         "1 x 4000",
@@ -103,23 +89,16 @@ REFUSED = [
         "size.png",
         encode(PICTURE),
         encode(LABEL[:, :50]),
-        "the image is 56 x 40 but its mask 50 x 40",
+        "the image is 56 x 40 but its labels 50 x 40",
     ),
     (
         "label = number of classes",
         "three.png",
         encode(PICTURE),
         labelled(3),
-        "holds 3; allowed are",
+        "the mask holds 3 (",
     ),
-    (
-        "gray saved as RGB",
-        "gray_rgb.png",
-        encode(PICTURE),
-        encode(Image.fromarray(LABEL).convert("RGB")),
-        "saved as colours (PIL mode RGB), but all of them are gray, 0 to 255",
-    ),
-    ("label out of range", "seven.png", encode(PICTURE), labelled(7), "holds 7; allowed are the"),
+    ("label out of range", "seven.png", encode(PICTURE), labelled(7), "the mask holds 7 ("),
     (
         "32-bit float image",
         "float.tif",
@@ -130,6 +109,20 @@ REFUSED = [
 ]
 # These are read; where there is a reason, it is a warning.
 READ = [
+    (
+        "palette mask",
+        "palette.png",
+        encode(PICTURE, compress_level=3),
+        encode(palette(LABEL, COLORS)),
+        "",
+    ),
+    (
+        "gray saved as RGB",
+        "gray_rgb.png",
+        encode(PICTURE, compress_level=4),
+        encode(Image.fromarray(LABEL).convert("RGB")),
+        "",
+    ),
     ("CMYK JPEG", "cmyk.jpg", encode(PICTURE.convert("CMYK"), "JPEG"), MASK, ""),
     ("16-bit gray PNG", "deep.png", encode(IMAGE[..., 0].astype(np.uint16) * 257), MASK, ""),
     ("gray image", "gray.png", encode(PICTURE.convert("L")), MASK, ""),
@@ -243,7 +236,7 @@ def test_all_and_only_the_bad_are_counted(
     assert code == 1
     # One more: what all masks hold.
     assert text.startswith(f"problems: {len(REFUSED) + 1}\n") and "._p00" not in text
-    assert "train and val  all masks: the masks hold 3, 7, beyond the ids 0 to 2 of the 3" in text
+    assert "train and val  some masks: the masks hold #" in text
     assert f"{root}/images/train/again.png (train) = {root}/images/train/p00.png (train): " in text
     assert f"{root}/images/train/p01.png (train) = {root}/images/val/leak.png (val): " in text
     assert text.count("byte for byte") == 2
@@ -291,89 +284,10 @@ def test_many_problems_of_a_kind_are_one_entry(
         (tmp_path / "images" / "train" / f"p{i:02d}.png").write_bytes(encode(IMAGE[: 20 + i]))
     assert run(tmp_path, tmp_path / "out") == 1
     out = capsys.readouterr().out
-    assert "problems: 7\n     7  such as: the image is 56 x 20 but its mask 56 x 40" in out
-    assert out.count("- " + str(tmp_path / "masks" / "train")) == checks.FILES_SHOWN
+    assert "problems: 7\n     7  such as: the image is 56 x 20 but its labels 56 x 40" in out
+    assert out.count("- " + str(tmp_path / "images" / "train")) == checks.FILES_SHOWN
     assert "and 4 more, see problems.txt" in out
-    assert (tmp_path / "out" / "problems.txt").read_text().count("but its mask") == 7
-
-
-class Situation(NamedTuple):
-    """How masks of true classes are stored, and what is set; the highest class always occurs."""
-
-    masks: list[list[int]]  # rows of true ids; -1: to be ignored
-    start: int  # the id of the first class
-    void: int  # the value of ignored pixels
-    form: str  # ids, palette, renumbered, gray, 0/255
-    ignore_label: int
-
-    @property
-    def classes(self) -> int:
-        return max(max(row) for row in self.masks) + 1
-
-
-@st.composite
-def situations(draw: st.DrawFn) -> Situation:
-    n, start = draw(st.integers(2, 4)), draw(st.sampled_from([0, 0, 1]))
-    row = st.lists(st.integers(-1, n - 1), min_size=4, max_size=4)
-    masks = [*draw(st.lists(row, min_size=1, max_size=3)), [0, n - 1, 0, n - 1]]
-    void = draw(st.sampled_from([255, 254, 0 if start else n]))
-    forms = ["ids", "palette", "gray", "0/255", *([] if start else ["renumbered"])]
-    form, ignore_label = draw(st.sampled_from(forms)), draw(st.sampled_from([255, 254, 0, n]))
-    # Where 0 occurs and a user has said that n is void, nothing shows that n is a class.
-    assume((start, void, ignore_label) != (1, 0, n))
-    # Nor where classes begin at 0, and the user has said that 0 is void.
-    assume((start, ignore_label) != (0, 0))
-    return Situation(masks, start, void, form, ignore_label)
-
-
-def write_situation(root: Path, made: Situation) -> None:
-    colors = voc_colormap(256)
-    for i, row in enumerate(made.masks):
-        ids = np.array([made.void if k < 0 else k + made.start for k in row], np.uint8)
-        if made.form == "0/255":
-            ids = np.where(np.array(row) > 0, 255, 0).astype(np.uint8)
-        mask = Image.fromarray(np.tile(ids, (4, 1)))
-        if made.form == "palette":
-            mask.putpalette(np.array(colors, np.uint8).tobytes())
-        elif made.form == "renumbered":  # as programs that reduce colours do
-            values, numbers = np.unique(ids, return_inverse=True)
-            palette = [colors[value] for value in values[::-1]]
-            mask = Image.fromarray(np.tile((len(values) - 1 - numbers).astype(np.uint8), (4, 1)))
-            mask.putpalette(np.array(palette, np.uint8).tobytes())
-        elif made.form == "gray":
-            mask = mask.convert("RGB")
-        for kind, image in (("masks", mask), ("images", Image.fromarray(IMAGE[:4, i : i + 4]))):
-            for split in ("train", "val"):
-                file = root / kind / split / f"{i}.png"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                image.save(file)
-
-
-def examine(config: Config) -> tuple[SplitCheck, list[Finding], list[str]]:
-    """What is found in training's split, every problem, and what is suggested."""
-    splits = (config.data.train_split, config.data.eval_split)
-    found = [check_split(open_split(config, split), split) for split in splits]
-    problems, warnings = find_problems(found, config), find_warnings(found, config)
-    return found[0], problems, list(checks.suggest(found, [*problems, *warnings], config))
-
-
-@settings(max_examples=40, deadline=None)
-@given(situations())
-def test_what_is_suggested_works_and_names_every_class_rightly(made: Situation) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        write_situation(Path(folder), made)
-        arguments = [
-            f"--machine.root={folder}",
-            f"--model.num_classes={made.classes}",
-            f"--task.ignore_label={made.ignore_label}",
-        ]
-        _, problems, advice = examine(parse(arguments, str(CONFIGS / "folder.py")))
-        if not problems or not any("label" in flag or "palette" in flag for flag in advice):
-            return
-        pasted = [word for argument in advice for word in argument.split()]
-        check, problems, _ = examine(parse([*arguments, *pasted], str(CONFIGS / "folder.py")))
-        truth = [4 * sum(row.count(k) for row in made.masks) for k in range(made.classes)]
-        assert problems == [] and check.pixels.tolist() == truth
+    assert (tmp_path / "out" / "problems.txt").read_text().count("but its labels") == 7
 
 
 def rewrite_masks(root: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -385,31 +299,47 @@ def suggestions(text: str) -> str:
     return text.split("\nsuggestions")[1]
 
 
-@pytest.mark.parametrize("void", [0, 1], ids=["0 is void", "0 never occurs"])
-def test_ids_from_one_are_told_and_the_advice_works(
-    void: int, tmp_path: Path, capsys: pytest.CaptureFixture
+def test_ids_from_one_are_asked_about_and_the_advice_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """What the check cannot decide, it does not suggest; here id 0 is void, if it occurs."""
     write_squares(tmp_path, {"train": 4, "val": 2})
-    rewrite_masks(tmp_path, lambda label: np.where(label == 255, void, label + 1))
-    assert run(tmp_path, tmp_path / "out") == 1
-    out = capsys.readouterr().out
-    told = "ut a name for id 0, such as void, first in classes.txt, and set"
-    arguments = ("--model.num_classes=4", "--task.ignore_label=0")
-    assert f"{told} {' '.join(arguments)}" in out
-    if void == 0:
-        assert "3 marks pixels to ignore: set --task.ignore_label=3\n" in out
-        assert "the list lacks a class" in out
-    assert "label" not in suggestions(out) and "num_classes" not in suggestions(out)
-    names = (tmp_path / "classes.txt").read_text()
-    (tmp_path / "classes.txt").write_text(f"void\n{names}")
-    assert run(tmp_path, tmp_path / "out", *arguments) == 0
+    rewrite_masks(tmp_path, lambda label: np.where(label == 255, 0, label + 1))
+    with pytest.raises(UserError, match=r"(?s)do not tell whether.*--data\.zero=ignore"):
+        run(tmp_path, tmp_path / "out")
+    assert run(tmp_path, tmp_path / "out", "--data.zero=ignore") == 0
     out = capsys.readouterr().out
     labels = [np.array(Image.open(mask)) for mask in (tmp_path / "masks" / "train").iterdir()]
     ids = np.concatenate([label.ravel() for label in labels])
     for k, name in ((1, "grey"), (2, "red"), (3, "blue")):
         share = 100 * (ids == k).sum() / (ids > 0).sum()
         assert re.search(rf"^{name} +{share:.3f} +4 ", out, re.MULTILINE)
+
+
+def test_what_was_understood_is_written_and_taken_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_squares(tmp_path, {"train": 3, "val": 2})
+    rewrite_masks(tmp_path, lambda label: np.where(label == 255, 255, 10 * label))
+    table = {"0": "grey", "10": "red", "20": "blue"}
+    (tmp_path / "classes.txt").unlink()
+    (tmp_path / "classes.json").write_text(json.dumps(table))
+    masks = tmp_path / "as_understood"
+    assert run(tmp_path, tmp_path / "out", f"--write-masks={masks}") == 0
+    assert "wrote 5 masks and classes.txt" in capsys.readouterr().out
+    for file in (tmp_path / "masks").rglob("*.png"):
+        stored, written = (
+            np.array(Image.open(f)).astype(int)
+            for f in (file, masks / file.relative_to(tmp_path / "masks"))
+        )
+        np.testing.assert_array_equal(written, np.where(stored == 255, 255, stored // 10))
+    (tmp_path / "classes.json").unlink()  # data.json has the map and the names
+    config = load_json(tmp_path / "out" / "data.json")
+    source = open_split(config, "train")
+    assert source.class_names == ("grey", "red", "blue")
+    assert set(np.unique(source[0]["label"])) <= {0, 1, 2, 255}
+    (tmp_path / "classes.json").write_text(json.dumps(table))
+    with pytest.raises(UserError, match="the folder is not empty"):
+        run(tmp_path, tmp_path / "out", f"--write-masks={masks}")
 
 
 def test_twelve_bits_in_sixteen_have_a_remedy_where_all_agree(
@@ -453,12 +383,12 @@ def test_training_warns_of_what_the_check_would(
         [f"--machine.root={tmp_path}", "--model.num_classes=3"], str(CONFIGS / "folder.py")
     )
     open_sources(config)
-    lines = capsys.readouterr().err.splitlines()
+    lines = capsys.readouterr().err.splitlines()[1:]  # the first is on the layout
     expected = [
+        r"no mask holds class 0 \('grey'\): if ids start at 1",
         r"p01\.jpg: EXIF orientation 3.*exif_upright=True \(2 of 7 samples\)",
         r"p03\.gif: the file holds 3 frames.*\(1 of 7 samples\)",
         r"val/p00\.png: every pixel of the mask is ignored.*\(1 of 7 samples\)",
-        r"all masks: no mask holds class 0 \('grey'\)\. If your ids start at 1",
         r"all 1 images of more than 8 bits: .*nearly black: set --task\.white=4095",
         r"deeplab check-data.* reads them all$",
     ]
@@ -466,6 +396,7 @@ def test_training_warns_of_what_the_check_would(
         assert re.search(pattern, line)
     write_squares(tmp_path / "good", {"train": 2, "val": 1})
     sources = {"train": open_folder(str(tmp_path / "good"), "train")}
+    capsys.readouterr()
     checks.warn_of_samples(sources, config)
     assert capsys.readouterr().err == ""
 
@@ -497,7 +428,7 @@ def test_masks_of_which_nothing_is_learnt_are_a_problem(
     write_squares(tmp_path, {"train": 2, "val": 1})
     rewrite_masks(tmp_path, lambda label: np.full_like(label, 255))
     assert run(tmp_path, tmp_path / "out") == 1
-    assert "every pixel is 255, which is ignored\n        - all masks" in capsys.readouterr().out
+    assert "every pixel is ignored\n        - all masks" in capsys.readouterr().out
 
 
 def test_the_out_folder_is_tried_before_the_reading(
@@ -518,12 +449,6 @@ def test_what_concerns_all_images_is_said(tmp_path: Path, capsys: pytest.Capture
     assert run(tmp_path, tmp_path / "out") == 0  # warnings alone
     out = capsys.readouterr().out
     assert "these classes never occur in train\n        - blue" in out
-    for split in ("train", "val"):  # drawn in 0/255: 255 is ignored, so each mask looks valid
-        for mask in (tmp_path / "masks" / split).iterdir():
-            Image.fromarray((np.array(Image.open(mask)) > 0).astype(np.uint8) * 255).save(mask)
-    (tmp_path / "classes.txt").write_text("no\nyes\n")
-    assert run(tmp_path, tmp_path / "out", "--model.num_classes=2") == 1
-    assert "they look like binary masks saved as 0/255" in capsys.readouterr().out
 
 
 def test_a_folder_without_a_sound_image_is_reported(
@@ -549,7 +474,7 @@ def test_records_of_a_prepared_data_set_are_named_by_their_ids(
         image, label = square_image(i)
         data = encode(image, "JPEG")
         (folder / "JPEGImages" / f"p{i}.jpg").write_bytes(data[:-200] if i == 1 else data)
-        (folder / "SegmentationClass" / f"p{i}.png").write_bytes(encode(palette(label)))
+        (folder / "SegmentationClass" / f"p{i}.png").write_bytes(encode(palette(label, COLORS)))
     (folder / voc.LISTS / "train.txt").write_text("p0\np1\np2\n")
     (folder / voc.LISTS / "val.txt").write_text("p2\np3\n")
     arguments = (

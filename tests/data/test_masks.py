@@ -1,102 +1,124 @@
-"""What all masks hold: each situation is told by its own advice; flags only where it is decided."""
+"""Masks of every kind become class ids; what is not listed is refused, ignored or nearest."""
 
-import re
+import struct
+import zlib
 
 import numpy as np
 import pytest
+from folders import encode, palette
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from deeplab_jax.data.colors import voc_colormap
-from deeplab_jax.data.masks import Verdict, judge_palettes, judge_values, warn_of_values
+from deeplab_jax.data.annotations.shapes import VOID
+from deeplab_jax.data.masks import NODATA, MaskCode, pack, plain_code, read_mask, unpack
+from deeplab_jax.errors import UserError
 
-NAMES = ("grass", "red", "blue")
-
-
-def judge(values: list[int], ignore_label: int = 255, n: int = 3) -> Verdict:
-    return judge_values(dict.fromkeys(values, 100), [f"c{i}" for i in range(n)], ignore_label)
-
-
-# (values of all masks, ignore_label, number of classes, what is said)
-UNDECIDED = [
-    (
-        [1, 2, 3],
-        255,
-        3,
-        r"no mask holds class 0.* start at 1.*void.*s=4 .*ignore_label=0",
-    ),
-    ([1, 2, 3], 0, 3, r"no mask holds class 0.* start at 1.*num_classes=4 .*ignore_label=0"),
-    ([0, 1, 2, 3], 0, 3, r"0 is ignored.* start at 1.*num_classes=4 .*ignore_label=0"),
-    ([1, 3, 255], 255, 3, r"start at 1.*num_classes=4 .*ignore_label=255"),
-    ([1, 3, 255], 254, 3, r"start at 1.*num_classes=4 .*ignore_label=255"),
-    ([0, *range(12)], 255, 11, r"11 marks.*ignore_label=11\n.*lacks a class.*s=12\n.*0 marks"),
-    (
-        [0, 1, 2, 3, 255],
-        255,
-        3,
-        r"3 marks.* too: save it as 255\n.*the list lacks a class: .*_classes=4$",
-    ),
-    ([0, 1, 255], 0, 2, r"hold 255, which usually.* and 0 \(ignore_label\); only one"),
-    ([0, 255], 254, 3, r"hold 255, beyond the ids 0 to 2"),
-    ([0, 127, 255], 255, 3, r"hold 0, 127 and 255: perhaps a gray level for each"),
-    ([0, 65535], 255, 2, r"hold 0 and 65535: perhaps a gray level for each"),
-    ([0, 1, 2, 7], 255, 3, r"hold 7, beyond the ids 0 to 2 of the 3 classes: is the list"),
-    (
-        list(range(200)),
-        255,
-        3,
-        r"3, 4, .* 189 more.*gray levels or colours, or numbers of single",
-    ),
-]
+COLORS = np.array([(0, 0, 0), (250, 50, 83), (50, 183, 250)], np.uint8)
+BY_COLOR = MaskCode(True, tuple((pack(tuple(c)), i) for i, c in enumerate(COLORS.tolist())))
+IDS = np.array([[0, 1, 2], [2, 1, 0]], np.uint8)
 
 
-@pytest.mark.parametrize("case", UNDECIDED, ids=lambda case: f"{case[0][:5]}-{case[1]}-{case[2]}")
-def test_what_is_undecided_is_said_without_a_remedy(case: tuple[list[int], int, int, str]) -> None:
-    values, ignore_label, n, said = case
-    verdict = judge(values, ignore_label, n)
-    assert re.search(said, verdict.reason, re.DOTALL) and not verdict.remedy
+def gray_png(rows: np.ndarray, bits: int) -> bytes:
+    """A gray PNG of 2 or 4 bits, which Pillow does not write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        crc = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
+
+    h, w = rows.shape
+    lines = b""
+    for row in rows:
+        text = "".join(f"{value:0{bits}b}" for value in row)
+        text += "0" * (-len(text) % 8)
+        lines += b"\0" + bytes(int(text[i : i + 8], 2) for i in range(0, len(text), 8))
+    header = struct.pack(">IIBBBBB", w, h, bits, 0, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
-def test_what_is_decided_has_a_remedy() -> None:
-    assert judge([0, 2, 255], 254).remedy == "--task.ignore_label=255"
-    assert judge([0, 1, 2, 255]) == judge([0, 1, 2]) == judge([0, 3], 3) == Verdict()
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32 - 1))
+def test_ids_survive_every_lossless_way(h: int, w: int, seed: int) -> None:
+    ids = np.random.default_rng(seed).integers(0, 200, (h, w)).astype(np.uint8)
+    forms = [encode(ids), encode(ids.astype(np.uint16)), encode(ids.astype(np.int32), "TIFF")]
+    forms += [encode(Image.fromarray(ids).convert(mode)) for mode in ("RGB", "RGBA", "LA")]
+    forms += [encode(ids.astype(np.float32), "TIFF")]
+    forms.append(encode(palette(ids, np.arange(768, dtype=np.uint8).reshape(256, 3))))
+    for data in forms:
+        np.testing.assert_array_equal(plain_code(200).ids(read_mask(data, "m"), "m"), ids)
 
 
-@pytest.mark.parametrize("levels", [(0, 255), (0, 127, 255)])
-def test_soft_edges_are_told_from_gray_levels(levels: tuple[int, ...]) -> None:
-    """And the line of code in the advice turns the masks into ids."""
-    n, rng = len(levels), np.random.default_rng(0)
-    ids = rng.integers(0, n, 5000)
-    mask = np.array(levels)[ids]
-    mask[:500] = rng.integers(0, 256, 500)
-    values, counts = np.unique_counts(mask)
-    names = [str(i) for i in range(n)]
-    pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
-    reason = judge_values(pixels, names, 255).reason
-    code = re.search(r"soft edges.*save them as ids: (numpy\.digitize\(.*)$", reason)
-    assert code
-    made = eval(code[1], {"numpy": np, "mask": mask})
-    np.testing.assert_array_equal(made[500:], ids[500:])
-    assert made.dtype == np.uint8
+@pytest.mark.parametrize("bits", [2, 4])
+def test_gray_of_few_bits_is_divided_back(bits: int) -> None:
+    values = np.array([[0, 1, 2, 3, 3]])
+    np.testing.assert_array_equal(read_mask(gray_png(values, bits), "m").values, values)
 
 
-def test_ids_that_may_start_at_one_are_warned_of() -> None:
-    def warn(values: list[int], ignore_label: int = 255) -> str:
-        return warn_of_values(dict.fromkeys(values, 1), NAMES, ignore_label)
-
-    assert re.search(r"class 0 \('grass'\)\. If.*num_classes=4 .*ignore_label=0", warn([1, 2]))
-    assert "('grass'), and 3 is ignored. If your ids start at 1" in warn([1, 2, 3], 3)
-    assert warn([1, 2, 255]).endswith("--task.ignore_label=255")
-    for values, ignore_label in (([0, 1], 255), ([255], 255), ([], 255), ([1, 2], 0), ([1, 3], 9)):
-        assert warn(values, ignore_label) == ""
+def test_one_bit_is_zeros_and_ones() -> None:
+    mask = read_mask(encode(Image.fromarray(IDS > 1)), "m")
+    np.testing.assert_array_equal(mask.values, (IDS > 1).astype(np.uint8))
 
 
-def test_palettes_decide_whether_indices_are_ids() -> None:
-    colors = voc_colormap(3)
-    assert judge_palettes([dict(enumerate(colors)), {2: colors[2]}], NAMES, colors) == ""
-    assert judge_palettes([{0: (1, 1, 1), 1: (9, 9, 9)}], NAMES, colors) == ""
-    renumbered = [{0: colors[0], 1: colors[1]}, {0: colors[0], 1: colors[2]}]
-    assert "the same index, 1, stands for #008000 and #800000" in judge_palettes(
-        renumbered, NAMES, colors
-    )
-    assert "index 1 has the colour #008000, which is that of class 2 ('blue')" in judge_palettes(
-        renumbered[1:], NAMES, colors
-    )
+def test_colours_and_palettes_are_looked_up() -> None:
+    assert all(unpack(pack(tuple(c))) == tuple(c) for c in COLORS.tolist())
+    order = np.array([2, 0, 1])  # as programs that number colours anew
+    for image in (
+        Image.fromarray(COLORS[IDS]),
+        Image.fromarray(COLORS[IDS]).convert("RGBA"),
+        palette(np.argsort(order)[IDS].astype(np.uint8), COLORS[order]),
+    ):
+        np.testing.assert_array_equal(BY_COLOR.ids(read_mask(encode(image), "m"), "m"), IDS)
+    black = read_mask(encode(np.zeros((2, 3), np.uint8)), "m")  # a gray file among colours
+    assert (BY_COLOR.ids(black, "m") == 0).all()
+
+
+def test_what_is_not_listed() -> None:
+    image = COLORS[IDS]
+    image[0, 0] = (240, 60, 80)  # nearest to class 1
+    mask = read_mask(encode(image), "m.png")
+    with pytest.raises(UserError, match=r"m\.png: the mask holds #f03c50 \(1 pixels\); listed are"):
+        BY_COLOR.ids(mask, "m.png")
+    for edges, value in (("ignore", VOID), ("nearest", 1)):
+        code = MaskCode(True, BY_COLOR.table, edges)  # type: ignore[arg-type]
+        expected = IDS.copy()
+        expected[0, 0] = value
+        np.testing.assert_array_equal(code.ids(mask, "m.png"), expected)
+    nothing = read_mask(encode(np.full((2, 3, 3), 99, np.uint8)), "m.png")
+    with pytest.raises(UserError, match=r"holds #636363 \(6 pixels\)"):  # no edge of anything
+        MaskCode(True, BY_COLOR.table, "ignore").ids(nothing, "m.png")
+    with pytest.raises(UserError, match=r"holds 7 \(1 pixels\); listed are 0, 1, 255"):
+        plain_code(2).ids(read_mask(encode(np.array([[0, 7, 1]], np.uint8)), "m"), "m")
+
+
+@given(st.lists(st.integers(0, 255), min_size=1), st.integers(2, 250))
+def test_exactly_the_wrong_values_are_listed(values: list[int], classes: int) -> None:
+    mask = read_mask(encode(np.array([values], np.uint8)), "m")
+    wrong = {v for v in values if v >= classes and v != VOID}
+    if not wrong:
+        np.testing.assert_array_equal(plain_code(classes).ids(mask, "m"), [values])
+        return
+    with pytest.raises(UserError) as caught:
+        plain_code(classes).ids(mask, "m")
+    assert sum(f" {v} (" in str(caught.value) for v in wrong) == min(8, len(wrong))
+
+
+def test_16_bits_and_nodata() -> None:
+    values = np.array([[0, 7, 1000, 65535]], np.uint16)
+    code = MaskCode(False, ((0, 0), (7, 1), (1000, 2), (65535, VOID)))
+    np.testing.assert_array_equal(code.ids(read_mask(encode(values), "m"), "m"), [[0, 1, 2, VOID]])
+    tags = ImageFileDirectory_v2()
+    tags[NODATA] = "0"
+    mask = read_mask(encode(IDS, "TIFF", tiffinfo=tags), "m")
+    np.testing.assert_array_equal(plain_code(3).ids(mask, "m"), np.where(IDS == 0, VOID, IDS))
+
+
+def test_what_would_mislead_is_refused() -> None:
+    with pytest.raises(UserError, match=r"m: a mask of float32 from 0\.0 to 0\.5"):
+        read_mask(encode(np.array([[0, 0.5]], np.float32), "TIFF"), "m")
+    with pytest.raises(UserError, match=r"m: a mask of int32 from -1"):
+        read_mask(encode(np.array([[0, -1]], np.int32), "TIFF"), "m")
+    assert read_mask(encode(IDS, "JPEG"), "m").lossy
+    with pytest.raises(UserError, match="holds colours, such as #fa3253"):
+        plain_code(3).ids(read_mask(encode(COLORS[IDS]), "m"), "m")

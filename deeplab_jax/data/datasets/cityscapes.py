@@ -3,9 +3,14 @@
 Source: cityscapesScripts, cityscapesscripts/helpers/labels.py.
 """
 
-from deeplab_jax.data.colors import parse_color
+from pathlib import Path
 
-IGNORE_LABEL = 255
+from deeplab_jax.data.annotations.shapes import VOID
+from deeplab_jax.data.colors import parse_color
+from deeplab_jax.data.layouts import TEST, ClassTable, Item, Layout, split_name
+from deeplab_jax.data.walk import list_folders, walk_images
+from deeplab_jax.errors import UserError
+
 # All in the order of the train ids. The ids are those in the masks, and what the server wants.
 TRAIN_ID_TO_ID = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 _NAMES = (
@@ -18,7 +23,37 @@ _COLORS = (
     " 4682b4 dc143c ff0000 00008e 000046 003c64 005064 0000e6 770b20"
 )
 COLORS = tuple(parse_color(color) for color in _COLORS.split())
-# 256 entries, so that it can be indexed with any uint8 mask.
-ID_TO_TRAIN_ID = tuple(
-    TRAIN_ID_TO_ID.index(id_) if id_ in TRAIN_ID_TO_ID else IGNORE_LABEL for id_ in range(256)
+# Of all other ids the pixels are ignored.
+VALUES = tuple((id_, i) for i, id_ in enumerate(TRAIN_ID_TO_ID)) + tuple(
+    (id_, VOID) for id_ in range(256) if id_ not in TRAIN_ID_TO_ID
 )
+IMAGES, MASKS = "leftImg8bit", "gtFine"
+
+
+def read(folder: Path) -> Layout | None:
+    """The unpacked downloads: leftImg8bit/SPLIT/CITY and gtFine/SPLIT/CITY; None: another layout.
+
+    Masks are *_labelTrainIds.png where the official scripts have made them, else *_labelIds.png.
+    Those of the test split hold nothing.
+
+    Raises:
+      UserError: an image has no mask.
+    """
+    if not ((folder / IMAGES).is_dir() and (folder / MASKS).is_dir()):
+        return None
+    made = any((folder / MASKS).rglob("*_labelTrainIds.png"))
+    kind, values = ("labelTrainIds", ()) if made else ("labelIds", VALUES)
+    splits = {}
+    for split in list_folders(folder / IMAGES):
+        items = []
+        for image in walk_images(folder / IMAGES / split).images:
+            id_ = image.relative_to(folder / IMAGES / split).as_posix().removesuffix(".png")
+            name = id_.removesuffix(f"_{IMAGES}") + f"_{MASKS}_{kind}.png"
+            mask = folder / MASKS / split / name
+            if not mask.is_file() and split != TEST:
+                raise UserError(f"{image} has no mask {mask}")
+            items.append(Item(id_, image, mask))
+        if items and split != TEST:
+            splits[split_name(split)] = tuple(items)
+    table = ClassTable(CLASS_NAMES, COLORS, values, origin="Cityscapes")
+    return Layout("cityscapes", f"Cityscapes, masks of {kind}", splits, table)

@@ -12,8 +12,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from deeplab_jax.data.colors import voc_colormap
-from deeplab_jax.data.decode import decode_label
-from deeplab_jax.data.layout import VOC_IMAGES, VOC_LISTS
+from deeplab_jax.data.masks import plain_code, read_mask
 from deeplab_jax.errors import UserError
 from deeplab_jax.files import read_user_text
 
@@ -25,7 +24,7 @@ _NAMES = (
 CLASS_NAMES = tuple(_NAMES.split())
 COLORS = voc_colormap(len(CLASS_NAMES))
 
-LISTS, IMAGES = VOC_LISTS, VOC_IMAGES
+LISTS, IMAGES = "ImageSets/Segmentation", "JPEGImages"
 # The augmented masks (Hariharan et al. 2011) where they are, else the original ones.
 MASKS = ("SegmentationClassAug", "SegmentationClass")
 
@@ -71,8 +70,9 @@ class Voc2012Segmentation(tfds.core.GeneratorBasedBuilder):
 
 
 def _mask_as_ids(mask: Path) -> bytes:
-    png = io.BytesIO()
-    Image.fromarray(decode_label(mask.read_bytes(), str(mask), palette=True)).save(png, "PNG")
+    png, code = io.BytesIO(), plain_code(len(CLASS_NAMES))
+    ids = code.ids(read_mask(mask.read_bytes(), str(mask)), str(mask))
+    Image.fromarray(ids).save(png, "PNG")
     return png.getvalue()
 
 
