@@ -1,0 +1,145 @@
+"""What every reader does with what it has read: number classes, count what it skips, conclude."""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from deeplab_jax.config import Color, Size
+from deeplab_jax.data.annotations.shapes import MAX_POINTS, VOID, Drawing, Shape
+from deeplab_jax.data.layouts import ClassTable, Item, Layout
+from deeplab_jax.data.masks import list_some
+from deeplab_jax.errors import UserError
+
+BACKGROUND = "background"
+BACKGROUNDS = (BACKGROUND, "_background_")
+MAX_NAME = 200  # letters
+MAX_SIDE = 2**31
+SEVERAL = re.compile(r"\[(.*?)\|(.*?)\]")  # [of one|of several]
+ADVICE = "export the annotations as polygons or masks (segmentation)"
+ONLY_BOXES = f"nothing but boxes, which do not say which pixels are an object; {ADVICE}"
+NOTHING = f"no polygon or mask of any object; {ADVICE}"
+BOXES = "box[|es] without polygons [is|are] not painted"
+OTHERS = "shape[|s] of kinds without an area (points, lines ...) [is|are] not painted"
+INVALID = (
+    f"malformed shape[|s] skipped: not 3 to {MAX_POINTS} points, not finite, or of another size"
+)
+
+
+class Classes(NamedTuple):
+    """The table of a data set's classes, and the class ids of the labels in its files."""
+
+    table: ClassTable
+    ids: dict[str, int]
+
+
+def class_name(value: object, where: str) -> str:
+    """A class's name, its spaces as they are seen; raises UserError for what is none."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    name = " ".join(value.split()) if isinstance(value, str) else ""
+    odd = any(unicodedata.category(c) in ("Cc", "Cs") for c in name)
+    if not name or odd or len(name) > MAX_NAME:
+        shown = ascii(value)[:100]
+        raise UserError(
+            f"{where}: {shown} is no class name: a text of 1 to {MAX_NAME} letters (in YAML, yes,"
+            " no, on and off are names only in quotes)"
+        )
+    return name
+
+
+def number_classes(names: Sequence[str], origin: str, colors: Sequence[Color] = ()) -> Classes:
+    """Number classes in their order from 1, after the background; one of that name is class 0.
+
+    Raises:
+      UserError: there is none, or a name twice, or more than class ids.
+    """
+    doubled = [name for name, n in Counter(names).items() if n > 1]
+    if doubled:
+        raise UserError(f"{origin}: several classes are named {list_some(doubled, 4)}; rename them")
+    background = next((name for name in names if name.casefold() in BACKGROUNDS), None)
+    rest = [name for name in names if name != background]
+    if not rest or len(rest) >= VOID:
+        few = list_some(names, 4) or "none"
+        raise UserError(f"{origin}: {len(rest)} classes ({few}); possible are 1 to {VOID - 1}")
+    order = [background or BACKGROUND, *rest]
+    if BACKGROUND in rest or len(set(order)) < len(order):
+        raise UserError(f"{origin}: two classes are the background; rename one")
+    palette = dict(zip(names, colors, strict=True)) if colors else {}
+    table = ClassTable(
+        tuple(order),
+        tuple(palette.get(name, (0, 0, 0)) for name in order) if palette else (),
+        origin=origin,
+    )
+    return Classes(table, {name: i for i, name in enumerate(order)})
+
+
+def side(value: object, where: str) -> int:
+    """A width or height; raises UserError."""
+    whole = isinstance(value, int | float) and value == value // 1 and 1 <= value <= MAX_SIDE
+    if not whole or isinstance(value, bool):
+        raise UserError(
+            f"{where}: {ascii(value)[:100]} is no width or height in pixels (1 to {MAX_SIDE})"
+        )
+    return int(value)  # type: ignore[call-overload]
+
+
+def draw(size: Size | None, shapes: Iterable[Shape]) -> Drawing | None:
+    """A drawing, or None of no shapes."""
+    return Drawing(size, found) if (found := tuple(shapes)) else None
+
+
+def tell(skipped: Counter[str]) -> tuple[str, ...]:
+    """What was skipped, as '12 boxes without polygons are not painted'."""
+
+    def words(what: str, n: int) -> str:
+        return SEVERAL.sub(lambda match: match[1 + (n > 1)], what)
+
+    return tuple(f"{n} {words(what, n)}" for what, n in skipped.most_common() if n)
+
+
+class Gathered(NamedTuple):
+    """What a reader has read: the items of each split, what it skipped, what it did not find."""
+
+    splits: dict[str, list[Item]]
+    skipped: Counter[str]
+    missing: list[str]
+
+
+def gather_nothing() -> Gathered:
+    """To be filled."""
+    return Gathered({}, Counter(), [])
+
+
+def conclude(name: str, told: str, gathered: Gathered, table: ClassTable, folder: Path) -> Layout:
+    """The layout of what was read.
+
+    Raises:
+      UserError: nothing is drawn, two images have the same id, or there is none.
+    """
+    splits, skipped, missing = gathered
+    where = f"{folder}: {told}"
+    if missing:
+        lost = f"{len(missing)} of the images are not there, such as {ascii(missing[0])[:200]}"
+        if not any(splits.values()):
+            raise UserError(f"{where}: {lost}; put the images below {folder}")
+    items = {split: tuple(some) for split, some in splits.items() if some}
+    if {*items} <= {"", "default"}:  # CVAT's name where there are no splits
+        items = {"": sum(items.values(), ())}
+    elif "" in items:
+        items["default"] = items.pop("")
+    for split, some in items.items():
+        if doubled := [id for id, n in Counter(item.id for item in some).items() if n > 1]:
+            few = list_some(map(ascii, doubled), 4)
+            raise UserError(
+                f"{where}: images named twice, or but for the suffix, in {split!r}: {few}"
+            )
+    notes = tell(skipped) + ((lost,) if missing else ())
+    drawn = {split: any(item.label for item in some) for split, some in items.items()}
+    if not any(drawn.values()):
+        counts = f" ({'; '.join(notes)})" if notes else ""
+        raise UserError(f"{where}: {ONLY_BOXES if skipped[BOXES] else NOTHING}{counts}")
+    bare = (f"no image of {split!r} has an annotation" for split, any_ in drawn.items() if not any_)
+    return Layout(name, told, items, table, (*notes, *bare))
