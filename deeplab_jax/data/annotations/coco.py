@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 from deeplab_jax.config import Size
 from deeplab_jax.data.annotations.files import (
     Images,
+    clean,
     find,
     index_images,
     list_files,
-    read_head,
-    read_json,
+    load_head,
+    load_json,
+    show,
 )
 from deeplab_jax.data.annotations.gather import (
     BOXES,
@@ -46,11 +48,12 @@ Key = int | str
 
 
 class Export(NamedTuple):
-    """A file, what it holds, and the words in its name or folder's that say which split it is."""
+    """A file, what it holds, its split, and the word in its name, or its folder's, that says so."""
 
     path: Path
     tree: dict[str, Any]
     word: str
+    split: str
 
 
 def read(folder: Path) -> Layout | None:
@@ -65,8 +68,7 @@ def read(folder: Path) -> Layout | None:
     classes, ids = _number(exports)
     images, gathered = index_images(folder), gather_nothing()
     for export in exports:
-        split = split_name(_bare(export.word))
-        items = gathered.splits.setdefault(split, [])
+        items = gathered.splits.setdefault(export.split, [])
         items += _read_items(folder, export, images, ids, gathered)
     names = ", ".join(export.path.relative_to(folder).as_posix() for export in exports)
     return conclude("coco", f"COCO annotations ({names})", gathered, classes.table, folder)
@@ -87,48 +89,47 @@ def _find_exports(folder: Path) -> list[Export]:
     for place in places:
         found = [export for path, word in place[: MAX_FILES + 1] if (export := _open(path, word))]
         if found and len(place) <= MAX_FILES:
-            if len(found) == 1 and split_name(_bare(found[0].word)) not in (TRAIN, VAL, TEST):
-                return [found[0]._replace(word="")]
-            return found
+            alone = len(found) == 1 and found[0].split not in (TRAIN, VAL, TEST)
+            return [found[0]._replace(split="")] if alone else found
     return []
 
 
 def _word(path: Path) -> str:
     """The part of a file's name that says its split: "train2017" of instances_train2017.json."""
     words = re.split(r"[_\-. ]", path.stem)
-    known = [word for word in words if split_name(_bare(word)) in (TRAIN, VAL, TEST)]
+    known = [word for word in words if _split(word) in (TRAIN, VAL, TEST)]
     return known[-1] if known else path.stem.removeprefix("instances_")
 
 
-def _bare(word: str) -> str:
-    return re.sub(r"20\d\d$", "", word)
+def _split(word: str) -> str:
+    return split_name(re.sub(r"20\d\d$", "", word))
 
 
 def _open(path: Path, word: str) -> Export | None:
-    head = read_head(path)
+    head = load_head(path)
     if not head.lstrip().startswith("{") or not LOOK.search(head):
         return None
-    tree = read_json(path)
+    tree = load_json(path)
     if not isinstance(tree, dict) or not all(isinstance(tree.get(name), list) for name in LISTS):
         return None
     first = tree["annotations"][:1]
     if first and isinstance(first[0], dict) and "segments_info" in first[0]:
         return None  # panoptic: its masks are files
-    return Export(path, tree, word)
+    return Export(path, tree, word, _split(word))
 
 
 def _entries(export: Export, name: str) -> Iterator[tuple[dict[str, Any], str]]:
     """Each entry of a list, and where it stands."""
     for i, entry in enumerate(export.tree[name]):
         if not isinstance(entry, dict):
-            raise UserError(f"{export.path}: {name}[{i}] is {ascii(entry)[:100]}, not an object")
+            raise UserError(f"{export.path}: {name}[{i}] is {show(entry)}, not an object")
         yield entry, f"{export.path}: {name}[{i}]"
 
 
 def _key(entry: dict[str, Any], name: str, where: str) -> Key:
     value = entry.get(name)
     if not isinstance(value, int | str):
-        raise UserError(f"{where}.{name} is {ascii(value)[:100]}; ids are numbers or texts")
+        raise UserError(f"{where}.{name} is {show(value)}; ids are numbers or texts")
     return value
 
 
@@ -161,7 +162,7 @@ def _number(exports: list[Export]) -> tuple[Classes, dict[Key, int]]:
             del names[id]
     origin = str(exports[0].path)
     if unknown := used - names.keys():
-        few = ascii(sorted(unknown, key=str)[:4])
+        few = show(sorted(unknown, key=str)[:4])
         raise UserError(
             f"{origin}: annotations name {len(unknown)} categories that no list has: {few}"
         )
@@ -182,21 +183,21 @@ def _read_items(
     for entry, where in _entries(export, "images"):
         id = _key(entry, "id", where)
         if id in entries:
-            raise UserError(f"{where}.id is {ascii(id)[:100]}, as another's; ids must be unique")
+            raise UserError(f"{where}.id is {show(id)}, as another's; ids must be unique")
         if not isinstance(entry.get("file_name"), str):
-            raise UserError(f"{where} has no file_name, but {ascii(entry)[:200]}")
+            raise UserError(f"{where} has no file_name, but {show(entry)}")
         entries[id] = entry, where
     annotations = defaultdict(list)
     for entry, where in _entries(export, "annotations"):
         annotations[_key(entry, "image_id", where)].append(entry)
     if unknown := annotations.keys() - entries.keys():
-        few = ascii(sorted(unknown, key=str)[:4])
+        few = show(sorted(unknown, key=str)[:4])
         raise UserError(
             f"{export.path}: annotations of {len(unknown)} images that it does not list: {few}"
         )
     folders = _image_folders(folder, export)
     for id, (entry, where) in entries.items():
-        name = entry["file_name"]
+        name = clean(entry["file_name"])
         found = find(images, name, folders) or find(images, STORED_NAME.sub(r"\1", name), folders)
         if not found:
             gathered.missing.append(name)
@@ -213,13 +214,9 @@ def _read_items(
 
 def _image_folders(folder: Path, export: Export) -> list[str]:
     beside = export.path.parent.relative_to(folder).as_posix().removeprefix(".")
-    words = dict.fromkeys((export.word, _bare(export.word), split_name(_bare(export.word))))
-    own = [
-        place
-        for word in words
-        if word
-        for place in (f"images/{word}", word, f"{word}/images", f"{word}2017")
-    ]
+    words = filter(None, dict.fromkeys((export.word, _split(export.word))))
+    forms = ("images/{}", "{}", "{}/images", "{}2017")
+    own = [form.format(word) for word in words for form in forms]
     return [beside, *own, "images", ""]
 
 

@@ -18,7 +18,8 @@ from deeplab_jax.data.annotations.files import (
     find,
     index_images,
     list_files,
-    read_head,
+    load_head,
+    show,
 )
 from deeplab_jax.data.annotations.gather import (
     INVALID,
@@ -52,7 +53,7 @@ def read(folder: Path) -> Layout | None:
     Raises:
       UserError: the file is broken, has a DOCTYPE, is of a video, or there is nothing to paint.
     """
-    files = [path for path in list_files(folder, ".xml") if LOOK.search(read_head(path))]
+    files = [path for path in list_files(folder, ".xml") if LOOK.search(load_head(path))]
     if not files:
         return None
     if len(files) > 1:
@@ -67,7 +68,7 @@ def read(folder: Path) -> Layout | None:
         elif classes is None:
             raise UserError(f"{file}: no list of labels before the first image; export it again")
         else:
-            _read_image(element, f"{file}: {element.get('name')!a}", images, classes, gathered)
+            _read_image(element, f"{file}: {show(element.get('name'))}", images, classes, gathered)
     if classes is None:
         raise UserError(f"{file}: no list of labels (meta/task/labels); export it again")
     told = f"CVAT annotations ({file.name})"
@@ -160,7 +161,7 @@ def _read_image(
                 listed = ", ".join(classes.table.names[:8])
                 raise UserError(f"{where}: label {label!r} is not in the file's list ({listed})")
             try:
-                z = _number(child.get("z_order") or "0")
+                z = float(child.get("z_order") or "0")
                 shapes.append((z, _read_shape(child, classes.ids[label])))
                 gathered.skipped[PAINTED_BOXES] += child.tag == "box"
             except ValueError:

@@ -8,6 +8,7 @@ import json
 import posixpath
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from reprlib import Repr
 from typing import Any
 
 from deeplab_jax.data.walk import is_hidden, walk_images
@@ -18,10 +19,14 @@ MAX_BYTES = 2 * 2**30  # of a text; what becomes of it in memory is several time
 HEAD = 2**16  # bytes, of which a format is known at a glance
 MAX_DEPTH = 32  # folders in a name
 
+SHOWN = Repr()
+SHOWN.maxlevel, SHOWN.maxlist, SHOWN.maxdict = 2, 4, 4
+SHOWN.maxstring = SHOWN.maxother = SHOWN.maxlong = 100
+
 Images = Mapping[str, Path]  # by their paths below the data's root, with forward slashes
 
 
-def read_text(path: Path, limit: int = MAX_BYTES) -> str:
+def load_text(path: Path, limit: int = MAX_BYTES) -> str:
     """The text of a file, UTF-8 with or without its mark; raises UserError, also above `limit`."""
     try:
         size = path.stat().st_size
@@ -36,16 +41,16 @@ def read_text(path: Path, limit: int = MAX_BYTES) -> str:
     return read_user_text(path)
 
 
-def read_json(path: Path, limit: int = MAX_BYTES) -> Any:
+def load_json(path: Path, limit: int = MAX_BYTES) -> Any:
     """What a JSON file holds; raises UserError."""
-    text = read_text(path, limit)
+    text = load_text(path, limit)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a readable JSON file ({error}); export it again") from error
 
 
-def read_head(path: Path) -> str:
+def load_head(path: Path) -> str:
     """The beginning and the end of a file, at most `HEAD` bytes each, to know its format by."""
     try:
         with path.open("rb") as file:
@@ -56,6 +61,14 @@ def read_head(path: Path) -> str:
     except OSError as error:
         raise UserError(f"{path}: the file cannot be read ({error.strerror})") from error
     return data.decode("utf-8-sig", errors="replace")
+
+
+def show(value: object) -> str:
+    """A value of a file in a message: short, whatever it holds."""
+    try:
+        return SHOWN.repr(value).encode("ascii", "backslashreplace").decode()
+    except ValueError:  # an integer of thousands of digits
+        return "a number without end"
 
 
 def list_files(folder: Path, *suffixes: str) -> list[Path]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deeplab_jax.config import Color, Size
+from deeplab_jax.data.annotations.files import show
 from deeplab_jax.data.annotations.shapes import MAX_POINTS, VOID, Drawing, Shape
 from deeplab_jax.data.layouts import ClassTable, Item, Layout
 from deeplab_jax.data.masks import list_some
@@ -37,12 +38,12 @@ class Classes(NamedTuple):
 
 def class_name(value: object, where: str) -> str:
     """A class's name, its spaces as they are seen; raises UserError for what is none."""
-    if isinstance(value, int) and not isinstance(value, bool):
+    if type(value) is int and 0 <= value < 10**9:
         value = str(value)
     name = " ".join(value.split()) if isinstance(value, str) else ""
     odd = any(unicodedata.category(c) in ("Cc", "Cs") for c in name)
     if not name or odd or len(name) > MAX_NAME:
-        shown = ascii(value)[:100]
+        shown = show(value)
         raise UserError(
             f"{where}: {shown} is no class name: a text of 1 to {MAX_NAME} letters (in YAML, yes,"
             " no, on and off are names only in quotes)"
@@ -80,9 +81,7 @@ def side(value: object, where: str) -> int:
     """A width or height; raises UserError."""
     whole = isinstance(value, int | float) and value == value // 1 and 1 <= value <= MAX_SIDE
     if not whole or isinstance(value, bool):
-        raise UserError(
-            f"{where}: {ascii(value)[:100]} is no width or height in pixels (1 to {MAX_SIDE})"
-        )
+        raise UserError(f"{where}: {show(value)} is no width or height in pixels (1 to {MAX_SIDE})")
     return int(value)  # type: ignore[call-overload]
 
 
@@ -113,18 +112,25 @@ def gather_nothing() -> Gathered:
     return Gathered({}, Counter(), [])
 
 
+def check_found(told: str, gathered: Gathered, folder: Path) -> tuple[str, ...]:
+    """What to tell of images that are not there; raises UserError where there is none."""
+    if not gathered.missing:
+        return ()
+    first = show(gathered.missing[0])
+    lost = f"{len(gathered.missing)} of the images are not there, such as {first}"
+    if not any(gathered.splits.values()):
+        raise UserError(f"{folder}: {told}: {lost}; put the images below {folder}")
+    return (lost,)
+
+
 def conclude(name: str, told: str, gathered: Gathered, table: ClassTable, folder: Path) -> Layout:
     """The layout of what was read.
 
     Raises:
       UserError: nothing is drawn, two images have the same id, or there is none.
     """
-    splits, skipped, missing = gathered
-    where = f"{folder}: {told}"
-    if missing:
-        lost = f"{len(missing)} of the images are not there, such as {ascii(missing[0])[:200]}"
-        if not any(splits.values()):
-            raise UserError(f"{where}: {lost}; put the images below {folder}")
+    where, (splits, skipped, _) = f"{folder}: {told}", gathered
+    lost = check_found(told, gathered, folder)
     items = {split: tuple(some) for split, some in splits.items() if some}
     if {*items} <= {"", "default"}:  # CVAT's name where there are no splits
         items = {"": sum(items.values(), ())}
@@ -132,11 +138,11 @@ def conclude(name: str, told: str, gathered: Gathered, table: ClassTable, folder
         items["default"] = items.pop("")
     for split, some in items.items():
         if doubled := [id for id, n in Counter(item.id for item in some).items() if n > 1]:
-            few = list_some(map(ascii, doubled), 4)
+            few = list_some(map(show, doubled), 4)
             raise UserError(
                 f"{where}: images named twice, or but for the suffix, in {split!r}: {few}"
             )
-    notes = tell(skipped) + ((lost,) if missing else ())
+    notes = tell(skipped) + lost
     drawn = {split: any(item.label for item in some) for split, some in items.items()}
     if not any(drawn.values()):
         counts = f" ({'; '.join(notes)})" if notes else ""

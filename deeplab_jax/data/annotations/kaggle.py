@@ -17,7 +17,8 @@ from deeplab_jax.data.annotations.files import (
     clean,
     index_images,
     list_files,
-    read_head,
+    load_head,
+    show,
     stem,
 )
 from deeplab_jax.data.annotations.gather import (
@@ -107,7 +108,7 @@ def _split(path: Path) -> str:
 
 
 def _read_header(path: Path) -> Columns | None:
-    line = read_head(path).partition("\n")[0]
+    line = load_head(path).partition("\n")[0]
     names = [name.strip(" \t\r\"'").lower() for name in line.split(",")]
 
     def where(*known: str) -> int | None:
@@ -204,5 +205,5 @@ def _find(places: dict[str, list[str]], name: str, split: str, folder: Path) -> 
             or keys
         )
     if len(keys) > 1:
-        raise UserError(f"{folder}: {name!a} is {keys[0]} and {keys[1]}: remove one")
+        raise UserError(f"{folder}: {show(name)} is {keys[0]} and {keys[1]}: remove one")
     return keys[0] if keys else None

@@ -22,15 +22,17 @@ from deeplab_jax.data.annotations.files import (
     find,
     index_images,
     list_files,
-    read_head,
-    read_json,
-    read_text,
+    load_head,
+    load_json,
+    load_text,
+    show,
     stem,
 )
 from deeplab_jax.data.annotations.gather import (
     INVALID,
     OTHERS,
     Gathered,
+    check_found,
     class_name,
     conclude,
     draw,
@@ -87,12 +89,15 @@ def read(folder: Path) -> Layout | None:
     images, gathered = index_images(folder), gather_nothing()
     stems = {stem(key): key for key in images}
     sheets = [s for path in files if (s := _read_sheet(folder, path, images, stems, gathered))]
+    told = f"LabelMe's JSON ({len(files)} files)"
+    if not sheets:
+        check_found(told, gathered, folder)
     listed = _read_labels(folder / "labels.txt")
     labels = {label for sheet in sheets for label, _ in sheet.shapes} - {IGNORE}
     if listed is not None and (unknown := sorted(labels.difference(listed))):
         raise UserError(
             f"{folder / 'labels.txt'} lacks {len(unknown)} labels of the JSON files:"
-            f" {list_some(map(ascii, unknown))}; add them, or remove the list"
+            f" {list_some(map(show, unknown))}; add them, or remove the list"
         )
     if not labels and not listed:
         raise UserError(f"{folder}: none of {len(files)} JSON files of LabelMe has a shape")
@@ -104,7 +109,7 @@ def read(folder: Path) -> Layout | None:
         gathered.splits.setdefault(split, []).append(Item(id, image, draw(size, painted)))
     if loose := len(images) - sum(isinstance(sheet.image, Path) for sheet in sheets):
         gathered.skipped[LOOSE] = loose
-    return conclude("labelme", f"LabelMe's JSON ({len(files)} files)", gathered, table, folder)
+    return conclude("labelme", told, gathered, table, folder)
 
 
 # ---- files
@@ -124,7 +129,7 @@ def _annotation_files(folder: Path) -> list[Path]:
 
 
 def _is_sheet(path: Path) -> bool:
-    return bool(LOOK.search(read_head(path))) and _holds_shapes(read_json(path))
+    return bool(LOOK.search(load_head(path))) and _holds_shapes(load_json(path))
 
 
 def _holds_shapes(tree: Any) -> bool:
@@ -138,14 +143,14 @@ def _holds_shapes(tree: Any) -> bool:
 def _read_labels(path: Path) -> list[str] | None:
     if not path.is_file():
         return None
-    lines = [line.strip() for line in read_text(path, LISTED).splitlines()]
+    lines = [line.strip() for line in load_text(path, LISTED).splitlines()]
     return [class_name(line, str(path)) for line in lines if line not in ("", IGNORE)]
 
 
 def _read_sheet(
     folder: Path, path: Path, images: Images, stems: dict[str, str], gathered: Gathered
 ) -> Sheet | None:
-    tree = read_json(path)
+    tree = load_json(path)
     if not _holds_shapes(tree):
         gathered.skipped[FOREIGN] += 1
         return None
@@ -212,8 +217,8 @@ def _read_shapes(
         for shape in shapes:
             patches += math.prod(shape.runs.size or ()) if shape.runs else 0
             yield label, shape
-        if patches > 16 * MAX_PIXELS:
-            raise UserError(f"{tree.get('imagePath')!a}: its masks are far too large together")
+        if patches > 4 * MAX_PIXELS:
+            raise UserError(f"{show(tree.get('imagePath'))}: its masks are far too large together")
 
 
 def _outline(entry: dict[str, Any], size: Size) -> Iterable[Shape] | None:

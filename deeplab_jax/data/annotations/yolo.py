@@ -23,8 +23,9 @@ from deeplab_jax.data.annotations.files import (
     find,
     index_images,
     list_files,
-    read_head,
-    read_text,
+    load_head,
+    load_text,
+    show,
     stem,
 )
 from deeplab_jax.data.annotations.gather import (
@@ -46,7 +47,7 @@ MAX_YAML = 2**18  # bytes: what is read of it slowly
 MAX_LABELS = 2**26  # bytes of a file
 SPLITS = ("train", "val", "validation", "test")
 FAR = 1.0  # image sizes outside the image: there, coordinates are no shares but pixels
-BARE = "image[|s] without a text file [is|are] all background"
+BARE = "image[|s] without a text file in labels/ [is|are] background"
 
 
 class Named(NamedTuple):
@@ -82,10 +83,10 @@ def read(folder: Path) -> Layout | None:
         named = _find_images(folder, file, key, told[key], bases, images)
         if not named and key == TRAIN:
             raise UserError(
-                f"{file}: {key}: {ascii(told[key])[:200]} has no images below {folder}; paths are"
+                f"{file}: {key}: {show(told[key])} has no images below {folder}; paths are"
                 " relative to the file, or to its `path`"
             )
-        gathered.skipped[f"split ({key}) has no images"] = not named
+        gathered.skipped[f"split ({key}) has no images"] += not named
         items = gathered.splits.setdefault(split_name(key), [])
         with ThreadPoolExecutor(READERS) as pool:
             for one, skipped in pool.map(item, named):
@@ -100,7 +101,7 @@ def read(folder: Path) -> Layout | None:
 def _find_yaml(folder: Path) -> tuple[Path, dict[Any, Any]] | None:
     files = []
     for file in list_files(folder, ".yaml", ".yml"):
-        if {match[1] for match in LOOK.finditer(read_head(file))} == {"names", "train"}:
+        if {match[1] for match in LOOK.finditer(load_head(file))} == {"names", "train"}:
             told = _parse(file)
             if isinstance(told, dict) and told.keys() >= {"names", "train"}:
                 files.append((file, told))
@@ -112,7 +113,7 @@ def _find_yaml(folder: Path) -> tuple[Path, dict[Any, Any]] | None:
 
 
 def _parse(file: Path) -> Any:
-    text = read_text(file, MAX_YAML)
+    text = load_text(file, MAX_YAML)
     if "<<" in text:  # merged keys multiply: a few lines can become millions of entries
         raise UserError(f"{file}: holds '<<' (merged keys), which is not read: write the keys out")
     try:
@@ -131,7 +132,7 @@ def _read_names(told: dict[Any, Any], origin: str) -> list[str]:
     if not isinstance(names, list):
         raise UserError(f"{origin}: names must be a list, or numbers with names")
     if count is not None and count != len(names):
-        raise UserError(f"{origin}: nc is {ascii(count)[:50]}, but there are {len(names)} names")
+        raise UserError(f"{origin}: nc is {show(count)}, but there are {len(names)} names")
     return [class_name(name, f"{origin}: names") for name in names]
 
 
@@ -144,7 +145,7 @@ def _bases(folder: Path, file: Path, told: dict[Any, Any]) -> list[str]:
     if path is None:
         return [""]
     if not isinstance(path, str):
-        raise UserError(f"{file}: path is {ascii(path)[:100]}, not a text")
+        raise UserError(f"{file}: path is {show(path)}, not a text")
     found = _find_below(folder, path, [""])
     return [found, ""] if found else [""]
 
@@ -178,7 +179,7 @@ def _find_images(
     named: list[Named] = []
     for path in values:
         if not isinstance(path, str):
-            raise UserError(f"{file}: {key}: {ascii(path)[:100]} is no path")
+            raise UserError(f"{file}: {key}: {show(path)} is no path")
         place = _find_below(folder, path, bases)
         if place is None:
             continue
@@ -194,10 +195,10 @@ def _find_images(
 def _read_list(folder: Path, name: str, bases: list[str], images: Images) -> list[Named]:
     place = posixpath.dirname(name)
     named = []
-    for line in filter(str.strip, read_text(folder / name).splitlines()):
+    for line in filter(str.strip, load_text(folder / name).splitlines()):
         found = find(images, line, [place, *bases] if line.startswith("./") else [*bases, place])
         if not found:
-            raise UserError(f"{folder / name}: {ascii(line)[:200]} is no image below {folder}")
+            raise UserError(f"{folder / name}: {show(line)} is no image below {folder}")
         named.append(Named(found[0], stem(found[0])))
     return named
 
@@ -218,7 +219,7 @@ def _read_labels(path: Path, numbers: list[int], origin: str) -> tuple[list[Shap
     if not path.is_file():
         return [], Counter((BARE,))
     shapes = []
-    for i, line in enumerate(read_text(path, MAX_LABELS).splitlines()):
+    for i, line in enumerate(load_text(path, MAX_LABELS).splitlines()):
         words = line.split()
         if not words:
             continue
@@ -227,7 +228,7 @@ def _read_labels(path: Path, numbers: list[int], origin: str) -> tuple[list[Shap
             index = float(words[0])
             values = [float(word) for word in words[1 : 2 * MAX_POINTS + 3]]
         except ValueError as error:
-            raise UserError(f"{where}: {ascii(line)[:80]} is not a class and numbers") from error
+            raise UserError(f"{where}: {show(line)} is not a class and numbers") from error
         if index not in range(len(numbers)):
             known = f"{origin} names {len(numbers)} classes, 0 to {len(numbers) - 1}"
             raise UserError(f"{where}: class {words[0][:50]}, but {known}")
