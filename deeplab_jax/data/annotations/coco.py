@@ -87,8 +87,9 @@ def _find_exports(folder: Path) -> list[Export]:
         [(path, _word(path)) for path in list_files(folder, ".json")],
     )
     for place in places:
-        found = [export for path, word in place[: MAX_FILES + 1] if (export := _open(path, word))]
-        if found and len(place) <= MAX_FILES:
+        if len(place) > MAX_FILES:
+            continue
+        if found := [export for path, word in place if (export := _open(path, word))]:
             alone = len(found) == 1 and found[0].split not in (TRAIN, VAL, TEST)
             return [found[0]._replace(split="")] if alone else found
     return []

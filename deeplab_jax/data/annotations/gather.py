@@ -60,14 +60,16 @@ def number_classes(names: Sequence[str], origin: str, colors: Sequence[Color] = 
     doubled = [name for name, n in Counter(names).items() if n > 1]
     if doubled:
         raise UserError(f"{origin}: several classes are named {list_some(doubled, 4)}; rename them")
-    background = next((name for name in names if name.casefold() in BACKGROUNDS), None)
-    rest = [name for name in names if name != background]
+    background = [name for name in names if name.casefold() in BACKGROUNDS]
+    if len(background) > 1:
+        raise UserError(
+            f"{origin}: {list_some(background)} all are the background; rename all but one"
+        )
+    rest = [name for name in names if name not in background]
     if not rest or len(rest) >= VOID:
         few = list_some(names, 4) or "none"
         raise UserError(f"{origin}: {len(rest)} classes ({few}); possible are 1 to {VOID - 1}")
-    order = [background or BACKGROUND, *rest]
-    if BACKGROUND in rest or len(set(order)) < len(order):
-        raise UserError(f"{origin}: two classes are the background; rename one")
+    order = [*(background or [BACKGROUND]), *rest]
     palette = dict(zip(names, colors, strict=True)) if colors else {}
     table = ClassTable(
         tuple(order),

@@ -154,8 +154,8 @@ def _read_sheet(
     if not _holds_shapes(tree):
         gathered.skipped[FOREIGN] += 1
         return None
-    place = path.parent.relative_to(folder)
-    split = next((split_name(part) for part in place.parts if _is_split(part)), "")
+    above = path.parent.relative_to(folder).parts
+    place = next((part for part in above if split_name(part) in (TRAIN, VAL, TEST)), "")
     image, id = _find_image(tree, stem(path.relative_to(folder).as_posix()), images, stems)
     if image is None:
         gathered.missing.append(str(tree.get("imagePath")))
@@ -164,13 +164,8 @@ def _read_sheet(
     if h is None or w is None:
         h, w = image_size(image, str(path))
     size = side(h, str(path)), side(w, str(path))
-    root = next((part for part in place.parts if _is_split(part)), None)
-    inside = id.removeprefix(f"{root}/") if root else id
-    return Sheet(split, inside, image, size, list(_read_shapes(tree, size, gathered.skipped)))
-
-
-def _is_split(name: str) -> bool:
-    return split_name(name) in (TRAIN, VAL, TEST)
+    shapes = list(_read_shapes(tree, size, gathered.skipped))
+    return Sheet(split_name(place), id.removeprefix(f"{place}/"), image, size, shapes)
 
 
 def _find_image(
