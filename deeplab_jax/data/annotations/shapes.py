@@ -115,8 +115,8 @@ def area(shape: Shape) -> float:
         return float(shape.runs.lengths[1::2].sum(dtype=np.int64))
     total = 0.0
     for ring in shape.rings:
-        x, y = (ring - ring[0]).astype(np.float64).T
-        total += abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+        x, y = (ring - ring[0]).astype(np.float64).T  # from its first point: no closing term
+        total += abs(float(x[:-1] @ y[1:] - y[:-1] @ x[1:])) / 2
     return total
 
 
@@ -197,7 +197,7 @@ def fill(rings: Sequence[np.ndarray], size: Size) -> tuple[int, int, np.ndarray]
     (left, top), (w, h) = first.tolist(), (last - first).tolist()
     if h <= 0 or w <= 0:
         return nothing
-    a, b = points, np.concatenate([np.roll(ring, -1, axis=0) for ring in rings])
+    a, b = points, np.concatenate([part for ring in rings for part in (ring[1:], ring[:1])])
     down = a[:, 1:] <= b[:, 1:]
     upper, lower = np.where(down, a, b), np.where(down, b, a)
     # Of each edge the rows whose centres it crosses, its lower end not included.

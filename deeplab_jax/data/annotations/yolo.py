@@ -42,7 +42,7 @@ from deeplab_jax.data.layouts import TEST, TRAIN, VAL, Item, Layout, split_name
 from deeplab_jax.data.source import READERS
 from deeplab_jax.errors import UserError
 
-LOOK = re.compile(r"^\s*['\"]?(names|train)['\"]?\s*:", re.MULTILINE)
+LOOK = re.compile(r"(?:^|[{,])\s*['\"]?(names|train)['\"]?\s*:", re.MULTILINE)
 MAX_YAML = 2**18  # bytes: what is read of it slowly
 MAX_LABELS = 2**26  # bytes of a file
 SPLITS = ("train", "val", "validation", "test")
