@@ -103,7 +103,8 @@ def _find_yaml(folder: Path) -> tuple[Path, dict[Any, Any]] | None:
     for file in list_files(folder, ".yaml", ".yml"):
         if {match[1] for match in LOOK.finditer(load_head(file))} == {"names", "train"}:
             told = _parse(file)
-            if isinstance(told, dict) and told.keys() >= {"names", "train"}:
+            named = isinstance(told, dict) and "names" in told
+            if named and isinstance(told.get("train"), str | list):
                 files.append((file, told))
     if any("masks_dir" in told for _, told in files):
         return None
