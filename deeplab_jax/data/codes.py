@@ -16,9 +16,8 @@ from deeplab_jax.config.experiment import LABEL_MAP
 from deeplab_jax.data.annotations.shapes import VOID
 from deeplab_jax.data.colors import parse_color, voc_colormap
 from deeplab_jax.data.datasets import camvid
-from deeplab_jax.data.layouts import ClassTable
+from deeplab_jax.data.layouts import BACKGROUND_NAMES, VOID_NAMES, ClassTable
 from deeplab_jax.data.masks import Edges, MaskCode, hexadecimal, list_some, pack, unpack
-from deeplab_jax.data.tables import BACKGROUND_NAMES, VOID_NAMES
 from deeplab_jax.data.tally import Tally
 from deeplab_jax.errors import UserError
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from deeplab_jax.config import Color, DataConfig
 from deeplab_jax.data.annotations import coco, cvat, kaggle, labelme, yolo
-from deeplab_jax.data.annotations.shapes import VOID
+from deeplab_jax.data.annotations.shapes import VOID, Drawing
 from deeplab_jax.data.codes import Reading, decide
 from deeplab_jax.data.colors import voc_colormap
 from deeplab_jax.data.datasets import cityscapes
@@ -253,9 +253,24 @@ def find_layout(folder: Path, data: DataConfig) -> Layout:
 def _annotated(folder: Path, data: DataConfig) -> Iterator[Found]:
     for name, read in ANNOTATIONS.items():
         named = data.image_dir or data.mask_dir
-        wanted = data.layout == name or (data.layout == "auto" and not named)
-        if wanted and (layout := read(folder)) is not None:
-            yield layout, f"--data.layout={name}"
+        kinds = (name, "ultralytics") if name == "yolo" else (name,)
+        wanted = data.layout in kinds or (data.layout == "auto" and not named)
+        if wanted and (layout := read(folder)) is not None and data.layout in ("auto", layout.name):
+            yield _with_overlap(layout, data), f"--data.layout={layout.name}"
+
+
+def _with_overlap(layout: Layout, data: DataConfig) -> Layout:
+    """The layout with the shapes' overlap as it is asked for."""
+    if data.overlap == "paint":
+        return layout
+
+    def change(item: Item) -> Item:
+        if not isinstance(item.label, Drawing):
+            return item
+        return item._replace(label=item.label._replace(overlap=data.overlap))
+
+    splits = {split: tuple(map(change, items)) for split, items in layout.splits.items()}
+    return layout._replace(splits=splits)
 
 
 def _masked(folder: Path, data: DataConfig) -> Iterator[Found]:

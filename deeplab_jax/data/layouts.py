@@ -6,6 +6,11 @@ from typing import NamedTuple
 from deeplab_jax.config import Color
 from deeplab_jax.data.annotations.shapes import Drawing
 
+# Names, in lower case, that stand for ignored pixels, and for what is no object.
+VOID_NAMES = frozenset(
+    ("void", "ignore", "ignored", "__ignore__", "unlabeled", "unlabelled", "void--unlabeled")
+)
+BACKGROUND_NAMES = ("background", "_background_")
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLIT_NAMES = {  # in lower case, as other tools call them
     TRAIN: ("train", "training"),

@@ -92,7 +92,7 @@ class Source:
             upright = self.exif_upright
             ids = np.zeros(turn(content, name, None, upright)[0], np.uint8)
         else:
-            ids = self._read_label(label, id)
+            ids = self._read_label(label, content, id, name)
             h, w = ids.shape
             size, upright, note = turn(content, name, (h, w), self.exif_upright)
             if ids.shape != size:
@@ -102,10 +102,12 @@ class Source:
             ids = self._reorder(ids)
         return {"id": id, "image": content, "label": ids, "upright": upright, "white": self.white}
 
-    def _read_label(self, label: bytes | Path | Drawing, id: str) -> np.ndarray:
-        """The label map u8[h w] of a mask or drawing."""
+    def _read_label(
+        self, label: bytes | Path | Drawing, image: bytes, id: str, image_name: str
+    ) -> np.ndarray:
+        """The label map u8[h w] of a mask or drawing; that of a drawing may depend on the image."""
         if isinstance(label, Drawing):
-            return paint(label, id)
+            return paint(label, id, turn(image, image_name, label.size, self.exif_upright)[0])
         name = _name(label, id)
         mask = read_mask(decode.read_file(label) if isinstance(label, Path) else label, name)
         assert self.code is not None, "a source of masks has their code"

@@ -9,15 +9,10 @@ from typing import Any, NamedTuple
 from deeplab_jax.config import Color
 from deeplab_jax.data.annotations.shapes import VOID
 from deeplab_jax.data.colors import parse_color, voc_colormap
-from deeplab_jax.data.layouts import ClassTable
+from deeplab_jax.data.layouts import BACKGROUND_NAMES, VOID_NAMES, ClassTable
 from deeplab_jax.errors import UserError
 from deeplab_jax.files import read_user_text
 
-# Classes of these names are ignored pixels.
-VOID_NAMES = frozenset(
-    ("void", "ignore", "ignored", "__ignore__", "unlabeled", "unlabelled", "void--unlabeled")
-)
-BACKGROUND_NAMES = ("background", "_background_")
 ADE20K = "objectInfo150.txt"
 # Where a folder's table is looked for, in this order.
 FILES = (

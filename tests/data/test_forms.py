@@ -1,4 +1,4 @@
-"""One data set in the forms that tools write: the label maps are the same, and no flag is needed."""
+"""One data set in the forms that tools write: the label maps are equal, and no flag is needed."""
 
 import json
 from collections.abc import Callable, Iterator
