@@ -10,6 +10,7 @@ from deeplab_jax.config.values import flatten, unflatten
 from deeplab_jax.errors import UserError
 
 FORMAT = 1
+WHITE = "task.white"  # before there was task.range: the value that is white; 0 was black
 # Where the fields of format 0 stand now.
 MOVED = {
     **{name: f"machine.{name}" for name in ("workdir", "distributed", "accept_changes")},
@@ -21,7 +22,8 @@ MOVED = {
         f"data.{name}": f"machine.{name}"
         for name in ("root", "prepared_dir", "workers", "max_bad_records")
     },
-    **{f"data.{name}": f"task.{name}" for name in ("ignore_label", "eval_size", "resize", "white")},
+    **{f"data.{name}": f"task.{name}" for name in ("ignore_label", "eval_size", "resize", "range")},
+    "data.white": WHITE,
     **{
         f"train.{name}": f"machine.{name}"
         for name in (
@@ -45,6 +47,8 @@ SHORT = {
 def present(flat: Mapping[str, Any]) -> dict[str, Any]:
     """A flat configuration of format 0 under the names of today."""
     values = {MOVED.get(name, name): value for name, value in flat.items()}
+    if WHITE in values:  # written when all images were RGB
+        values |= {"task.range": as_range(values.pop(WHITE)), "model.channels": 3}
     if values.get("data.source", "scenes") != "folder":  # took no notice of it
         values.pop("task.ignore_label", None)
     if values.get("model.head") == "classifier" and values.get("task.eval_size") is None:
@@ -68,9 +72,30 @@ def current(values: Any) -> Any:
             f"format = {number!r:.80}: this version reads the formats 0 to {FORMAT}; a later one"
             " wrote it: update deeplab_jax"
         )
+    values = current_weights(values)
     return {name: value for name, value in values.items() if name != "format"}
+
+
+def current_weights(values: dict[str, Any]) -> dict[str, Any]:
+    """The sections `model` and `task` among `values` with the fields of today."""
+    model, task = values.get("model"), values.get("task")
+    if not isinstance(model, dict) or not isinstance(task, dict) or "white" not in task:
+        return values
+    rest = {name: value for name, value in task.items() if name != "white"}
+    task = {"range": as_range(task["white"]), **rest}
+    return values | {"model": {"channels": 3, **model}, "task": task}
+
+
+def as_range(white: Any) -> Any:
+    """What `task.range` is where `white` was the largest value."""
+    return None if white is None else [0, white]
 
 
 def today(name: str) -> str:
     """The name of a setting as it is now; one word will do for some, such as steps."""
-    return MOVED.get(name, SHORT.get(name, name))
+    return "task.range" if is_white(name) else MOVED.get(name, SHORT.get(name, name))
+
+
+def is_white(name: str) -> bool:
+    """Whether a setting is the older form of `task.range`, one value."""
+    return MOVED.get(name, name) == WHITE

@@ -22,7 +22,7 @@ from deeplab_jax.data.findings import (
 )
 from deeplab_jax.data.settle import open_split, settle
 from deeplab_jax.data.sizes import crop_size
-from deeplab_jax.data.source import Facts, Source, check_source, image_of
+from deeplab_jax.data.source import Facts, Source, check_source, image_of, read_as
 from deeplab_jax.data.transforms import GREY, fit_size, whole
 from deeplab_jax.files import writable_folder
 from deeplab_jax.reporting.figures import gallery
@@ -43,6 +43,8 @@ def check_data(config: Config, out: Path) -> tuple[str, bool]:
     writable_folder(out, "--out")
     splits = (config.data.train_split, config.data.eval_split)
     sources = {split: open_split(config, split) for split in splits}
+    settled = settle(config, sources[splits[0]])
+    sources = {split: read_as(source, settled) for split, source in sources.items()}
     workers = config.machine.workers
     checks = [check_split(source, split, workers) for split, source in sources.items()]
     problems, warnings = find_problems(checks, config), find_warnings(checks, config)
@@ -52,7 +54,6 @@ def check_data(config: Config, out: Path) -> tuple[str, bool]:
     if not config.data.one_label and (samples := draw_samples(checks)):
         samples.save(out / "samples.png")
         written += f"; images under their masks: {out / 'samples.png'}"
-    settled = settle(config, checks[0].source)
     h, w = settled.data.crop
     text = [
         *map(describe_split, checks),

@@ -15,7 +15,7 @@ import grain
 import numpy as np
 
 from deeplab_jax.config import Config, DataConfig, Size
-from deeplab_jax.data.decode import Header, Held, MaskError, describe_range, likely_white
+from deeplab_jax.data.decode import Header, Held, MaskError
 from deeplab_jax.data.masks import (
     Verdict,
     drawn_in_255,
@@ -23,6 +23,7 @@ from deeplab_jax.data.masks import (
     judge_values,
     warn_of_values,
 )
+from deeplab_jax.data.pixels import Range, describe_range, likely_white
 from deeplab_jax.data.source import UNREADABLE, Facts, Source, examine
 from deeplab_jax.data.workers import read
 from deeplab_jax.progress import Ticker
@@ -185,7 +186,10 @@ def warn_of_reading(checks: Sequence[SplitCheck], config: Config) -> list[Findin
         values = _count_values(checks)
         if reason := warn_of_values(values, source.class_names, source.ignore_label):
             warnings.append(Finding(every, "all masks", reason))
-    return warnings + _warn_of_range([facts.header for _, facts in sound], every, config.task.white)
+    if config.task.range == source.reading.range:  # else it was found in the images themselves
+        headers = [facts.header for _, facts in sound]
+        warnings += _warn_of_range(headers, every, config.task.range)
+    return warnings
 
 
 def _warn_of_example(facts: Facts, data: DataConfig) -> list[str]:
@@ -207,20 +211,20 @@ def _warn_of_example(facts: Facts, data: DataConfig) -> list[str]:
     return reasons
 
 
-def _warn_of_range(headers: Sequence[Header], split: str, white: int | None) -> list[Finding]:
+def _warn_of_range(headers: Sequence[Header], split: str, range: Range | None) -> list[Finding]:
     """Of images above 8 bits, which all use little of their range, or more than is set."""
     deep = [(h.peak, h.mode) for h in headers if h.peak is not None]
     if not deep:
         return []
     peak, where = max(deep)[0], f"all {len(deep)} images of more than 8 bits"
-    if white is not None and peak > white:
-        reason = f"values go up to {peak}: all above task.white = {white} are white"
+    if range is not None and peak > range[1]:
+        reason = f"values go up to {peak}: all above {range[1]:g} (task.range) are white"
         return [Finding(split, where, reason)]
-    # 16-bit colour cannot be scaled, nor 8 bits be told from more in 32, where white is set.
+    # 16-bit colour cannot be scaled, nor 8 bits be told from more in 32, where a range is set.
     colour = next((mode for _, mode in deep if not mode.startswith("I")), "")
     narrow = any(h.peak is None and (h.format, h.mode) == ("TIFF", "I") for h in headers)
-    remedy = "" if colour or narrow else f"--task.white={likely_white(peak)}"
-    reason = describe_range(peak, colour or "I", white)
+    remedy = "" if colour or narrow else f"--task.range 0 {likely_white(peak)}"
+    reason = describe_range(peak, colour or "I", range)
     return [Finding(split, where, reason, remedy)] if reason else []
 
 

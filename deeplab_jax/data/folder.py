@@ -102,7 +102,7 @@ def open_folder(
     else:
         n = num_classes or _count_classes(masks, _list_states(masks), data.palette_masks, ignored)
         names, colors = tuple(f"class {i}" for i in range(n)), voc_colormap(n)
-    reading = data.palette_masks, data.exif_upright, task.white
+    reading = data.palette_masks, data.exif_upright
     return Source(Folder(pairs), names, colors, ignored, *reading)
 
 

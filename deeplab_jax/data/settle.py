@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from deeplab_jax.config import PAPER_CROP, Config
 from deeplab_jax.data.classes import other_names
+from deeplab_jax.data.images import find_channels_and_range
 from deeplab_jax.data.sizes import crop_size, input_size
 from deeplab_jax.data.source import Source, open_source
 from deeplab_jax.data.transforms import Size
@@ -44,11 +45,13 @@ def open_data(config: Config, split: str) -> Source:
 def settle(config: Config, train_source: Source) -> Config:
     """The configuration with everything filled in that it leaves to the data; what it says stays.
 
-    Classes and their colours are the source's, and so is the ignored label of a folder; a crop
-    suits the images' sizes. A classifier is evaluated at the size of its training crops.
+    Classes and their colours are the source's, and so is the ignored label of a folder; channels
+    and range are those of a sample of the images; a crop suits their sizes. A classifier is
+    evaluated at the size of its training crops.
 
     Raises:
-      UserError: the configuration names classes that are not those of the data.
+      UserError: the configuration names classes that are not those of the data; or its images have
+        different numbers of channels.
     """
     model, task, data = config.model, config.task, config.data
     theirs = train_source.class_names
@@ -62,17 +65,19 @@ def settle(config: Config, train_source: Source) -> Config:
     ignored = task.ignore_label
     if ignored is None and data.source == "folder":  # others have their own, which cannot be set
         ignored = train_source.ignore_label
+    channels, range = find_channels_and_range(config, train_source)
     crop = data.crop_size or _crop(config, train_source)
     one_size = crop if model.head == "classifier" else None
     return replace(
         config,
-        model=replace(model, num_classes=len(names)),
+        model=replace(model, num_classes=len(names), channels=channels),
         task=replace(
             task,
             classes=names,
             colors=task.colors or train_source.colors,
             ignore_label=ignored,
             eval_size=task.eval_size or one_size,
+            range=range,
         ),
         data=replace(data, crop_size=crop),
     )

@@ -5,7 +5,7 @@ import hashlib
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypedDict
@@ -14,8 +14,9 @@ import numpy as np
 
 from deeplab_jax.config import Color, Config, Size
 from deeplab_jax.data import decode
-from deeplab_jax.data.decode import Header, Held, MaskError, Unreadable, count_values
+from deeplab_jax.data.decode import RGB, Header, Held, MaskError, Unreadable, count_values
 from deeplab_jax.data.masks import drawn_in_255, list_some
+from deeplab_jax.data.pixels import Reading, reading_of
 from deeplab_jax.errors import UserError
 
 NO_CLASS = 65535  # the ignored label of images with one class: above every class id
@@ -28,14 +29,14 @@ UNREADABLE = (UserError, *BROKEN_RECORD)
 class Example(TypedDict):
     """One image, encoded, and its mask of class ids u8[h w], or one id u16[1 1].
 
-    `image_of` decodes the image: turned as EXIF says where it is `upright`, scaled by its `white`.
+    `image_of` decodes the image: turned as EXIF says where it is `upright`, as its `reading` says.
     """
 
     id: str
     image: bytes
     label: np.ndarray
     upright: bool
-    white: int | None
+    reading: Reading
 
 
 class Record(NamedTuple):
@@ -72,7 +73,7 @@ class Source:
     void: int = 255
     palette: bool = False
     exif_upright: bool = False
-    white: int | None = None
+    reading: Reading = RGB
     label_map: tuple[int, ...] | None = None
     order: tuple[int, ...] = ()
 
@@ -101,7 +102,8 @@ class Source:
             check_pair(name, size, ids, len(self.class_names), self.void, note)
         if self.order:
             ids = self._reorder(ids)
-        return {"id": id, "image": content, "label": ids, "upright": upright, "white": self.white}
+        reading = self.reading
+        return {"id": id, "image": content, "label": ids, "upright": upright, "reading": reading}
 
     def _reorder(self, ids: np.ndarray) -> np.ndarray:
         table = np.full(np.iinfo(ids.dtype).max + 1, self.ignore_label, ids.dtype)
@@ -150,16 +152,23 @@ def open_source(config: Config, split: str) -> Source:
         from deeplab_jax.data.folder import open_folder
 
         root, classes = config.machine.root, config.model.num_classes
-        return open_folder(root, split, data=config.data, task=config.task, num_classes=classes)
-    from deeplab_jax.data.tfds import open_prepared  # TFDS takes a while to import
+        source = open_folder(root, split, data=config.data, task=config.task, num_classes=classes)
+    else:
+        from deeplab_jax.data.tfds import open_prepared  # TFDS takes a while to import
 
-    return open_prepared(config, split)
+        source = open_prepared(config, split)
+    return read_as(source, config)
+
+
+def read_as(source: Source, config: Config) -> Source:
+    """The source with its images read as the configuration's network wants them."""
+    return replace(source, reading=reading_of(config.model, config.task))
 
 
 def image_of(example: Example, name: str) -> np.ndarray:
-    """Decode an example's image to RGB u8[h w 3], as its mask and its source want it."""
-    upright, white = example["upright"], example["white"]
-    return decode.decode_image(example["image"], name, exif=upright, white=white)
+    """Decode an example's image to u8[h w channels], as its mask and its source want it."""
+    upright, reading = example["upright"], example["reading"]
+    return decode.decode_image(example["image"], name, exif=upright, reading=reading)
 
 
 def turn(
@@ -221,7 +230,7 @@ class Facts(NamedTuple):
 def examine(source: Source, index: int) -> Facts:
     """Read an example as training does, raising what that raises (`UNREADABLE`)."""
     example, name = source[index], source.name(index)
-    header = decode.examine_image(example["image"], name, example["white"])
+    header = decode.examine_image(example["image"], name, example["reading"])
     if example["upright"] and header.orientation in decode.TURNING:
         header = header._replace(size=header.size[::-1])
     content = hashlib.blake2b(example["image"], digest_size=16).digest()

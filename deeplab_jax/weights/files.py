@@ -25,6 +25,7 @@ from deeplab_jax.config import (
     require,
     to_dict,
 )
+from deeplab_jax.config.formats import current_weights
 from deeplab_jax.errors import UserError
 from deeplab_jax.files import json_text
 from deeplab_jax.models.build import abstract_variables
@@ -122,6 +123,7 @@ def read_about(folder: Path) -> tuple[ModelConfig, TaskConfig]:
         if number != FORMAT:
             allowed = f"this version reads format {FORMAT}; did a later one write it?"
             raise UserError(f"format = {number!r:.80}: {allowed}")
+        about = current_weights(about)
         model: ModelConfig = from_dict(ModelConfig, about.get("model"), "model.")
         task: TaskConfig = from_dict(TaskConfig, about.get("task"), "task.")
         names = len(task.classes)
