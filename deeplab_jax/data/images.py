@@ -1,12 +1,14 @@
 """What the images themselves say: how many channels they have, and what their values mean."""
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from deeplab_jax.config import Config
 from deeplab_jax.data.decode import named_white, open_image, open_whole, read_file
-from deeplab_jax.data.pixels import FULL, Range, Unreadable, likely_white
+from deeplab_jax.data.pixels import FULL, Range, likely_white
 from deeplab_jax.data.source import Source, evenly_spread
 from deeplab_jax.data.tiff import Tiff
 from deeplab_jax.errors import UserError
@@ -28,10 +30,7 @@ def find_channels_and_range(config: Config, source: Source) -> tuple[int, Range 
     """What `model.channels` and `task.range` are for the images of a source, if they say nothing.
 
     Found in samples that are evenly spread over the training split, in the same way every time; of
-    a folder's images alone. Unreadable ones are passed over.
-
-    Raises:
-      UserError: images have different numbers of channels, or whole numbers here and floats there.
+    a folder's images alone. What cannot be read is passed over, and refused when it is read.
     """
     channels, range = config.model.channels, config.task.range
     if config.data.source != "folder":
@@ -42,49 +41,36 @@ def find_channels_and_range(config: Config, source: Source) -> tuple[int, Range 
             _, image, _ = source.records[index]
             content = image if isinstance(image, bytes) else read_file(image)
             looks.append(look_at(content, source.name(index), channels or 1))
-        except Unreadable:
+        except UserError:
             continue
     return channels or find_channels(looks), range or find_range(looks)
 
 
-def find_channels(looks: list[Look]) -> int:
-    """How many channels all images have: gray ones among RGB count as RGB."""
-    first = {look.channels: look for look in reversed(looks)}
-    if set(first) == {1, 3} or not first:
-        return 3
-    if len(first) > 1:
-        found = ", ".join(f"{n} in {look.name}" for n, look in sorted(first.items()))
-        raise UserError(
-            f"the images have different numbers of channels: {found}; give all of them the same,"
-            " or say by --model.channels which are right"
-        )
-    return next(iter(first))
+def find_channels(looks: Sequence[Look]) -> int:
+    """How many channels most images have; of RGB and gray ones three, as gray is read as RGB."""
+    counts = Counter(look.channels for look in looks) or Counter([3])
+    ((most, _),) = counts.most_common(1)
+    return 3 if most == 1 and 3 in counts else most
 
 
-def find_range(looks: list[Look]) -> Range | None:
-    """The values to bring to 0 and 255, from samples of the images; None: all have 8 bits.
+def find_range(looks: Sequence[Look]) -> Range | None:
+    """The values to bring to 0 and 255, from samples of the images.
 
     Of whole numbers from 0 on: 0 to the smallest of 255, 1023, 4095, 16383, 65535 that is not below
     the largest value, if one value in a thousand comes up to a quarter of it. Of floats in 0 to 1:
     this. Of others, or where single values are far above the rest: the 0.1 and 99.9 percentiles.
+    None: all have 8 bits, or some whole numbers and some floats, of which one range is not right.
     """
-    found = {
-        look.name: look.values for look in looks if look.values is not None and look.values.size
-    }
-    if not found:
+    found = [look.values for look in looks if look.values is not None and look.values.size]
+    floats = {values.dtype.kind == "f" for values in found}
+    if len(floats) != 1:
         return None
-    kinds = {values.dtype.kind == "f": name for name, values in found.items()}
-    if len(kinds) > 1:
-        raise UserError(
-            f"{kinds[True]} holds floating-point numbers and {kinds[False]} whole ones: save all"
-            " images in one type, or set --task.range LOW HIGH"
-        )
-    values = np.concatenate([v.astype(np.float64) for v in found.values()])
-    low, high = (float(p) for p in np.percentile(values, PERCENTILES))
+    values = np.concatenate([part.astype(np.float64) for part in found])
     least, most = float(values.min()), float(values.max())
-    if True in kinds and least >= 0 and most <= 1:
+    low, high = (float(p) for p in np.percentile(values, PERCENTILES))
+    if True in floats and least >= 0 and most <= 1:
         return 0.0, 1.0
-    if False in kinds and least >= 0 and most <= FULL[1]:
+    if False in floats and least >= 0 and most <= FULL[1]:
         full = float(likely_white(most))
         if 4 * high >= full:
             return 0.0, full

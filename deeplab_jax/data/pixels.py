@@ -117,8 +117,8 @@ def fit_channels(pixels: np.ndarray, alpha: bool, channels: int, name: str) -> n
     if (there, channels) == (3, 1):
         return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
     raise UserError(
-        f"{name}: the image has {there} channels, and {channels} are wanted (model.channels): give"
-        f" images of {channels}; to train on these, set --model.channels={there}"
+        f"{name}: the image has {there} channels, and the network takes {channels}"
+        f" (model.channels): save it with {channels}, or train one with --model.channels={there}"
     )
 
 

@@ -50,8 +50,7 @@ def settle(config: Config, train_source: Source) -> Config:
     evaluated at the size of its training crops.
 
     Raises:
-      UserError: the configuration names classes that are not those of the data; or its images have
-        different numbers of channels.
+      UserError: the configuration names classes that are not those of the data.
     """
     model, task, data = config.model, config.task, config.data
     theirs = train_source.class_names

@@ -79,8 +79,8 @@ class Tiff:
     """The first page of a TIFF; with `bands`, so many pages of one channel as the channels of one.
 
     `size` (h, w) in stored pixels; `channels`, the last of which is an alpha channel where `alpha`
-    says so (the others are `premultiplied` by it); `frames`: how many pages are like the first, and whether they are `stacked` as
-    channels; `nodata`: the value that stands for none.
+    says so, by which the others may be `premultiplied`; `frames`: how many pages are like the
+    first, and whether they are `stacked` as channels; `nodata`: the value that stands for none.
     """
 
     def __init__(self, file: Any, name: str, bands: int = 1) -> None:

@@ -35,8 +35,8 @@ class Network(nn.Module):
 
     h' is `scale_dimension(h, s)`, with s the decoder's last stride (DeepLab v3+: 4), the output
     stride (DeepLab v3, PSPNet), or the finest skip's stride (U-Net: 1 on its own encoder, else 2).
-    c is 3, RGB, unless `channels` says otherwise. A classifier is a network of one pixel, [b, 1, 1, num_classes]: to loss, step and evaluation it
-    is like any other.
+    c is 3 unless the configuration's `channels` says otherwise. A classifier is a network of one
+    pixel, [b, 1, 1, num_classes]: to loss, step and evaluation it is like any other.
     """
 
     config: ModelConfig
