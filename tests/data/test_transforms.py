@@ -1,8 +1,10 @@
 """Crops: right sizes, image and mask together, nothing invented."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from deeplab_jax.data.transforms import (
     Crop,
