@@ -112,7 +112,7 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
             lambda: of("folder", machine=MachineConfig(root="x", prepared_dir="y")),
             r"machine.prepared_dir = 'y' .*folder takes no notice",
         ),
-        (lambda: TaskConfig(white=200), r"task.white = 200 .*4095"),
+        (lambda: TaskConfig(range=(5, 5)), r"task.range = \(5, 5\) .*0 4095"),
         (lambda: TaskConfig(ignore_label=256), r"task.ignore_label = 256 .*0 to 255"),
         (lambda: TaskConfig(colors=((0, 0, 256),)), r"task.colors .*0 to 255 each"),
         (lambda: TaskConfig(classes=("a", "b"), colors=((0, 0, 0),)), r"each of the 2 classes"),

@@ -84,6 +84,9 @@ class DataConfig:
 
     Where a mask's size proves one or the other, that decides.
     """
+    transparent: Literal["keep", "ignore"] = heeded("keep", "folder")
+    """ignore: pixels of an image that its alpha channel hides count neither in training nor in
+    evaluation; keep: they count, in whatever colour they have below."""
     crop_size: Size | None = size_field()
     """Height and width of a training crop: k * output_stride, or one more; classifier: any.
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 from deeplab_jax.config.checks import one_of, require
 from deeplab_jax.config.experiment import Config
 from deeplab_jax.config.files import load_config_file
-from deeplab_jax.config.formats import GONE, today
+from deeplab_jax.config.formats import GONE, is_white, today
 from deeplab_jax.config.values import from_scalar
 from deeplab_jax.errors import UserError
 
@@ -131,6 +131,8 @@ def change(sections: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, A
             continue
         if name not in types:
             raise UserError(f"--{written}: there is no such setting; {_near(written, list(types))}")
+        if is_white(written) and words[-1:] != ["None"]:
+            words = ["0", *words]
         section, _, field = name.partition(".")
         changes[section][field] = from_words(types[name], words, name)
     return {name: dataclasses.replace(old, **changes[name]) for name, old in sections.items()}
@@ -184,8 +186,8 @@ def _several(parts: tuple[Any, ...], words: list[str], name: str, given: str) ->
     """A tuple's values: as many as it has, or any number."""
     words = [word for word in words if word]
     count = len(words) if parts[-1] is ... else len(parts)
-    example = " ".join(((words or ["513"]) * count)[:count])
-    what = "height and width" if count == 2 else f"{count} values"
+    example = " ".join(((words or ["513" if parts[0] is int else "0.5"]) * count)[:count])
+    what = "height and width" if parts == (int, int) else f"{count} values"
     allowed = f"{what} are needed, such as --{name} {example}"
     require(len(words) == count, name, given, allowed)
     return tuple(_scalar(parts[0], word, name) for word in words)

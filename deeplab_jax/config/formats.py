@@ -10,6 +10,7 @@ from deeplab_jax.config.values import flatten, unflatten
 from deeplab_jax.errors import UserError
 
 FORMAT = 1
+WHITE = "task.white"  # before there was task.range: the value that is white; 0 was black
 # Where the fields of format 0 stand now.
 MOVED = {
     **{name: f"machine.{name}" for name in ("workdir", "distributed", "accept_changes")},
@@ -21,7 +22,8 @@ MOVED = {
         f"data.{name}": f"machine.{name}"
         for name in ("root", "prepared_dir", "workers", "max_bad_records")
     },
-    **{f"data.{name}": f"task.{name}" for name in ("eval_size", "resize", "white")},
+    **{f"data.{name}": f"task.{name}" for name in ("eval_size", "resize", "range")},
+    "data.white": WHITE,
     "task.ignore_label": "data.ignore_label",
     **{
         f"train.{name}": f"machine.{name}"
@@ -49,6 +51,8 @@ SHORT = {
 def present(flat: Mapping[str, Any]) -> dict[str, Any]:
     """A flat configuration of an older version under the names of today."""
     values = {MOVED.get(name, name): value for name, value in flat.items() if name not in GONE}
+    if WHITE in values:  # written when all images were RGB
+        values |= {"task.range": as_range(values.pop(WHITE)), "model.channels": 3}
     if values.get("data.source", "scenes") != "folder":  # took no notice of it
         values.pop("data.ignore_label", None)
     # Defaults of before, in whose place it is found by looking.
@@ -77,6 +81,16 @@ def current(values: Any) -> Any:
     return unflatten(present(flatten({k: v for k, v in values.items() if k != "format"})))
 
 
+def as_range(white: Any) -> Any:
+    """What `task.range` is where `white` was the largest value."""
+    return None if white is None else [0, white]
+
+
 def today(name: str) -> str:
     """The name of a setting as it is now; one word will do for some, such as steps."""
-    return MOVED.get(name, SHORT.get(name, name))
+    return "task.range" if is_white(name) else MOVED.get(name, SHORT.get(name, name))
+
+
+def is_white(name: str) -> bool:
+    """Whether a setting is the older form of `task.range`, one value."""
+    return MOVED.get(name, name) == WHITE

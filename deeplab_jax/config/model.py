@@ -27,8 +27,10 @@ Color = tuple[int, int, int]
 Size = tuple[int, int]
 OUTPUT_STRIDES = (8, 16, 32)
 MAX_SIDE = 16385  # pixels: beyond, a batch of one image is beyond any device
+MOST_CHANNELS = 64  # of an image
 MOST_CLASSES = {"classifier": 46340}  # u16 labels, where a pair of classes must be an int32
 VOC_CLASSES = 21
+MOST_VALUE = 1e30  # of a pixel
 SEGMENTATION = ("scenes", "folder", "voc2012", "cityscapes")  # sources of data
 
 
@@ -57,6 +59,9 @@ class ModelConfig:
     head: Head = "deeplabv3plus"
     num_classes: int | None = None
     """None: as many as the data have; without data 21, as PASCAL VOC."""
+    channels: int | None = limited(None, f"1 to {MOST_CHANNELS}", lambda n: 1 <= n <= MOST_CHANNELS)
+    """Channels of an image; None: as many as the data have, an alpha channel not counted; without
+    data 3."""
     output_stride: int = 16
     """Input pixels per pixel of the encoder's output: 8, 16 or 32."""
     atrous_rates: tuple[int, ...] | None = limited(
@@ -161,6 +166,11 @@ class ModelConfig:
         return VOC_CLASSES if self.num_classes is None else self.num_classes
 
     @property
+    def image_channels(self) -> int:
+        """How many channels an image has, the default filled in."""
+        return 3 if self.channels is None else self.channels
+
+    @property
     def rates(self) -> tuple[int, ...]:
         """The ASPP's rates with the default filled in: they follow the output stride."""
         if self.atrous_rates is not None:
@@ -189,15 +199,16 @@ class TaskConfig:
     """
     resize: Literal["keep", "fit"] = heeded("keep", *SEGMENTATION)
     """fit: scale every image to fit into eval_size first (training images too)."""
-    white: int | None = limited(
+    range: tuple[float, float] | None = limited(
         None,
-        "255 or more, such as 4095 for 12 bits; or None",
-        lambda n: 255 <= n < 2**31,
+        "two finite numbers, the lower one first, such as 0 4095 for 12 bits; or None",
+        lambda range: -MOST_VALUE <= range[0] < range[1] <= MOST_VALUE,
         heeded_by=("folder",),
     )
-    """The value that is white in grayscale images of more than 8 bits; None: 65535.
+    """The values that become black and white in images of more than 8 bits.
 
-    12 bits in 16-bit files want 4095: else they are nearly black.
+    None: found in the training images, and kept with the weights (`find_range`); without data what
+    the type says, 0 65535.
     """
 
     def __post_init__(self) -> None:

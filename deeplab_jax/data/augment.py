@@ -8,7 +8,7 @@ from jax import Array
 def augment(
     key: Array, image: Array, label: Array, *, flip: bool, photometric: float
 ) -> tuple[Array, Array]:
-    """image u8 [b h w 3], label u8 [b h w] -> image f32 in [0, 255], label int32.
+    """image u8 [b h w c], label u8 [b h w] -> image f32 in [0, 255], label int32.
 
     `flip` mirrors each example with probability 1/2 (official `flip_dim`); `photometric` is the
     strength of random brightness, contrast and saturation, 0 for none.
@@ -27,6 +27,7 @@ def augment(
 def color_jitter(key: Array, image: Array, strength: float) -> Array:
     """Random brightness, contrast, saturation: factors uniform in 1 +- strength, a draw an image.
 
+    Others than RGB, [b h w 3], have no saturation.
     Padding (grey 127) moves with the rest, as it would in an image that has it.
     """
     low, high = 1.0 - strength, 1.0 + strength
@@ -35,5 +36,7 @@ def color_jitter(key: Array, image: Array, strength: float) -> Array:
     x = image * brightness
     mean = jnp.mean(x, axis=(1, 2, 3), keepdims=True)
     x = (x - mean) * contrast + mean
+    if image.shape[-1] != 3:
+        return jnp.clip(x, 0.0, 255.0)
     gray = x @ jnp.array([[0.299], [0.587], [0.114]])  # ITU-R BT.601 luma
     return jnp.clip((x - gray) * saturation + gray, 0.0, 255.0)

@@ -42,15 +42,17 @@ Batches = Generator[Batch, None, None]
 
 
 def read_record(source: Source, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image u8 [h w 3] and label of a record; raises what is `UNREADABLE`."""
+    """Image u8 [h w c] and label of a record; raises what is `UNREADABLE`."""
     example = source[index]
     return image_of(example, example["id"]), example["label"]
 
 
 def blank(source: Source, fill: Pixel) -> tuple[np.ndarray, np.ndarray]:
-    """In place of what cannot be read: an image of one pixel, u8 [1 1 3], that is ignored."""
+    """In place of what cannot be read: an image of one pixel, u8 [1 1 c], that is ignored."""
     dtype = np.uint16 if source.ignore_label > 255 else np.uint8
-    return np.full((1, 1, 3), fill, np.uint8), np.full((1, 1), source.ignore_label, dtype)
+    return np.full((1, 1, source.reading.channels), fill, np.uint8), np.full(
+        (1, 1), source.ignore_label, dtype
+    )
 
 
 def stack(examples: Sequence[Batch]) -> Batch:
@@ -129,7 +131,7 @@ def train_batches(
 def train_example(
     index: int, rng: np.random.Generator, source: Source, config: Config, fill: Pixel = GREY
 ) -> Batch:
-    """Decode, scale, crop and pad a record: image u8 [*crop_size, 3], label u8 [*crop_size].
+    """Decode, scale, crop and pad a record: image u8 [*crop_size, c], label u8 [*crop_size].
 
     An image with one label has it handed through, u16 [1 1].
     """
@@ -221,7 +223,7 @@ def eval_batches(
 def eval_example(row: Row, source: Source, task: TaskConfig, fill: Pixel = GREY) -> Batch:
     """One whole image for evaluation; an index past the end gives an example of ignored pixels.
 
-    So does a record that cannot be read, marked as bad. image u8 [*input_size, 3], scaled to
+    So does a record that cannot be read, marked as bad. image u8 [*input_size, c], scaled to
     `scaled` (h, w) and padded; label u8 [*label_size], at the image's own `size` (h, w) and
     padded with the ignored label. An image with one label, u16 [1 1], is cut to its centre, and
     both sizes are the label's.

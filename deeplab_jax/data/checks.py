@@ -24,7 +24,14 @@ from deeplab_jax.data.findings import (
 from deeplab_jax.data.folder import understand
 from deeplab_jax.data.settle import open_data, open_split, settle
 from deeplab_jax.data.sizes import crop_size
-from deeplab_jax.data.source import UNREADABLE, Facts, Source, check_source, image_of
+from deeplab_jax.data.source import (
+    UNREADABLE,
+    Facts,
+    Source,
+    check_source,
+    image_of,
+    read_as,
+)
 from deeplab_jax.data.transforms import GREY, fit_size, whole
 from deeplab_jax.errors import UserError
 from deeplab_jax.files import inside, writable_folder
@@ -47,6 +54,8 @@ def check_data(config: Config, out: Path) -> tuple[str, bool]:
     writable_folder(out, "--out")
     splits = (config.data.train_split, config.data.eval_split)
     sources = {split: open_split(config, split) for split in splits}
+    settled = settle(config, sources[splits[0]])
+    sources = {split: read_as(source, settled) for split, source in sources.items()}
     workers = config.machine.workers
     checks = [check_split(source, split, workers) for split, source in sources.items()]
     problems, warnings = find_problems(checks), find_warnings(checks, config)
@@ -56,7 +65,6 @@ def check_data(config: Config, out: Path) -> tuple[str, bool]:
     if not config.data.one_label and (samples := draw_samples(checks)):
         samples.save(out / "samples.png")
         written += f"; images under their masks: {out / 'samples.png'}"
-    settled = settle(config, checks[0].source)
     save_json(settled, out / "data.json")
     written += f"; what was understood, as settings: {out / 'data.json'}"
     h, w = settled.data.crop

@@ -1,6 +1,7 @@
 """The one decoder of images, used in training, evaluation and prediction alike."""
 
 import io
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,26 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from deeplab_jax.data.pixels import (
+    EIGHT_BITS,
+    FULL,
+    Reading,
+    Unreadable,
+    convert,
+    describe_range,
+    fit_channels,
+    has_alpha,
+    scale,
+)
+from deeplab_jax.data.tiff import (
+    GDAL_NODATA,
+    Tiff,
+    equals,
+    is_tiff,
+    open_tiff,
+    parse_nodata,
+    suits_pillow,
+)
 from deeplab_jax.errors import UserError
 from deeplab_jax.files import with_retries
 
@@ -25,7 +46,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 ORIENTATION = 0x0112  # the EXIF tag: 1 is upright, 2 to 8 are mirrored or turned
 TURNING = (5, 6, 7, 8)  # those that exchange width and height
 LAYOUT = "layout"  # where, in an opened image's `info`, it is kept how its file holds the pixels
-EIGHT_BITS = "save it with 8 bits a channel, scaled to the full range"
+RGB = Reading()
 
 # PIL warns of odd metadata and large sizes: what matters of it is checked here. For good, because
 # `catch_warnings` around each call is not safe among the loader's threads.
@@ -33,8 +54,8 @@ warnings.filterwarnings("ignore", module="PIL")
 Image.MAX_IMAGE_PIXELS = MAX_WINDOW_PIXELS // 2  # PIL refuses twice as many
 
 
-class Unreadable(UserError):
-    """One file or record that cannot be read at all: training ignores its pixels."""
+class TooLarge(Unreadable):
+    """An image of too many pixels to be decoded whole."""
 
 
 class Header(NamedTuple):
@@ -68,16 +89,21 @@ def read_file(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
 
 def image_size(data: bytes | Path, name: str) -> tuple[int, int]:
     """Read (h, w), in stored pixels, from the header alone; raises Unreadable, naming `name`."""
-    return _read_header(data, name, lambda image: (image.height, image.width))
+    return _read_header(data, name, lambda image: (image.height, image.width), lambda t: t.size)
 
 
 def read_orientation(data: bytes | Path, name: str) -> int:
     """Read the EXIF orientation, 1 to 8; where a PNG has none this reads the whole file."""
-    return _read_header(data, name, _orientation)
+    return _read_header(data, name, _orientation, lambda _: 1)
 
 
-def _read_header(data: bytes | Path, name: str, get: Callable[[Image.Image], T]) -> T:
+def _read_header(
+    data: bytes | Path, name: str, get: Callable[[Image.Image], T], get_of_tiff: Callable[[Tiff], T]
+) -> T:
     def read() -> T:
+        with open_whole(data, name) as tiff:
+            if tiff is not None:
+                return get_of_tiff(tiff)
         with open_image(data, name) as image:
             return get(image)
 
@@ -126,9 +152,33 @@ def open_image(
         raise Unreadable(f"{name}: not a readable image ({what}); formats: {kinds}") from error
 
 
-def _too_large(what: str, max_pixels: int) -> Unreadable:
+@contextmanager
+def open_whole(
+    data: bytes | Path, name: str, bands: int = 1, max_pixels: int = MAX_PIXELS
+) -> Iterator[Tiff | None]:
+    """A TIFF that Pillow would refuse or cut down unsaid, opened otherwise; None: Pillow's."""
+    if not is_tiff(data) or suits_pillow(data, bands):
+        yield None
+        return
+    with open_tiff(data, name, bands) as tiff:
+        h, w = tiff.size
+        if h * w * max(1, tiff.channels * tiff.dtype.itemsize // 8) > max_pixels:
+            size = f"{w} x {h} with {tiff.channels} channels of {tiff.dtype}"
+            most = f"at most {max_pixels // 2**20} megapixels, of 8 bytes each,"
+            raise _too_large(f"{name}: the image is {size}; {most}", max_pixels)
+        if min(h, w) < MIN_SIDE:
+            raise _too_small(name, (w, h))
+        yield tiff
+
+
+def _too_small(name: str, size: tuple[int, int]) -> Unreadable:
+    what = f"the image is {size[0]} x {size[1]}"
+    return Unreadable(f"{name}: {what}; each side needs at least {MIN_SIDE} pixels")
+
+
+def _too_large(what: str, max_pixels: int) -> TooLarge:
     larger = " (predict reads larger ones with --eval.window)" if max_pixels == MAX_PIXELS else ""
-    return Unreadable(f"{what} are read{larger}: scale it down or cut it first")
+    return TooLarge(f"{what} are read{larger}: scale it down or cut it first")
 
 
 def _turn_back(tiff: Image.Image) -> None:
@@ -149,96 +199,123 @@ def decode_image(
     name: str,
     *,
     exif: bool = False,
-    white: int | None = None,
+    reading: Reading = RGB,
     max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
-    """Decode an image to RGB u8[h w 3]; a u8[h w 3] array is handed through.
+    """Decode an image to u8[h w channels]; an array of that kind is handed through.
 
-    Grayscale is repeated, an alpha channel dropped. More than 8 bits are scaled to 8, so that
-    `white` and all above it become 255; None: what the file names, else 65535. `exif` turns the
-    image as its EXIF tag says: right for users' photos, but not below masks that are drawn on the
-    stored pixels. Raises Unreadable, naming `name`, for what is broken, above `max_pixels` or a
-    pixel wide, and UserError for pixels of a type that has no known range.
+    `reading` says how many channels, and what is scaled to 0 to 255 of images of more than 8 bits;
+    without a range: what the file names, else 65535 of whole numbers. One channel is repeated for
+    three, an alpha channel dropped unless there shall be four. `exif` turns the image as its EXIF
+    tag says: right for users' photos, but not below masks that are drawn on the stored pixels.
+    Raises Unreadable, naming `name`, for what is broken, above `max_pixels` or a pixel wide, and
+    UserError for another number of channels, or pixels that have no known range.
     """
     if isinstance(data, np.ndarray):
-        if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] != 3:
-            raise UserError(f"{name}: expected uint8 [h, w, 3], got {data.dtype} {data.shape}")
+        wanted = reading.channels
+        if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] != wanted:
+            found = f"{data.dtype} {data.shape}"
+            raise UserError(f"{name}: expected uint8 [h, w, {wanted}], got {found}")
         return data
+    with open_whole(data, name, reading.channels, max_pixels) as tiff:
+        if tiff is not None:
+            return _read_tiff(tiff, name, reading)[0]
     with open_image(data, name, exif=exif, max_pixels=max_pixels) as image:
-        return _to_rgb(ImageOps.exif_transpose(image) if exif else image, name, white)[0]
+        return _read(ImageOps.exif_transpose(image) if exif else image, name, reading)[0]
 
 
-def examine_image(data: bytes | np.ndarray, name: str, white: int | None = None) -> Header:
+def examine_image(data: bytes | np.ndarray, name: str, reading: Reading = RGB) -> Header:
     """Decode an image as `decode_image` does, raising what it raises, and return its header."""
     if isinstance(data, np.ndarray):
-        height, width = decode_image(data, name).shape[:2]
+        height, width = decode_image(data, name, reading=reading).shape[:2]
         return Header((height, width), "array", "RGB")
+    with open_whole(data, name, reading.channels) as tiff:
+        if tiff is not None:
+            _, peak = _read_tiff(tiff, name, reading)
+            mode = "I;16" if tiff.dtype.itemsize > 1 else "RGB"
+            frames = 1 if tiff.stacked else tiff.frames
+            return Header(tiff.size, "TIFF", mode, frames, peak=peak)
     with open_image(data, name) as image:
         size, mode, kind = (image.height, image.width), image.mode, image.format or ""
-        _, peak = _to_rgb(image, name, white)
+        _, peak = _read(image, name, reading)
         # Asked for last: it moves an animation to its end, and a PNG may hold EXIF at its end.
         frames = getattr(image, "n_frames", 1)
         return Header(size, kind, mode, frames, _orientation(image), peak)
 
 
-def _to_rgb(image: Image.Image, name: str, white: int | None) -> tuple[np.ndarray, int | None]:
-    """RGB u8[h w 3], and the header's `peak`."""
-    (w, h), mode = image.size, image.mode
-    if min(w, h) < MIN_SIDE:
-        raise Unreadable(
-            f"{name}: the image is {w} x {h}; each side needs at least {MIN_SIDE} pixels"
-        )
-    if mode.startswith("I"):  # 16 bits; PIL's own convert() would clip instead of scale
-        gray = np.asarray(image).astype(np.int64)
-        peak, named = int(gray.max()), _named_white(image)
-        # 32 bits often hold what was 8: a table of integers, saved as it was.
-        narrow = mode == "I" and peak <= 255
-        full = named or white or (255 if narrow else 65535)
-        np.clip(gray, 0, full, out=gray)  # in place: of 64 megapixels each copy takes 512 MB
-        gray *= 255
-        gray //= full
-        rgb = np.repeat(gray.astype(np.uint8)[..., None], 3, axis=-1)
-        return rgb, None if named or narrow else peak
-    if mode == "F":
-        raise UserError(f"{name}: a floating-point image has no known range; save it as 8-bit PNG")
-    if _is_deep(image) and white is not None:
+def _read(image: Image.Image, name: str, reading: Reading) -> tuple[np.ndarray, int | None]:
+    """u8[h w channels], and the header's `peak`."""
+    if min(image.size) < MIN_SIDE:
+        raise _too_small(name, image.size)
+    if image.mode[0] in "IF":  # more than 8 bits; PIL's own convert() would clip instead of scale
+        pixels, peak = scale(np.asarray(image), named_white(image), name, reading)
+        return fit_channels(pixels[..., None], False, reading.channels, name), peak
+    deep = is_deep(image)
+    if deep and reading.range not in (None, FULL):
         raise UserError(
-            f"{name}: task.white = {white} is for grayscale images; of 16-bit colour only the "
-            f"upper 8 bits can be read: {EIGHT_BITS}"
+            f"{name}: task.range = {reading.range} cannot be had of 16-bit colour in this format,"
+            f" of which only the upper 8 bits can be read: save it as TIFF, or {EIGHT_BITS}"
         )
-    rgb = np.asarray(image.convert("RGB"))  # an alpha channel or transparent colours dropped
-    return rgb, int(rgb.max()) * 257 if _is_deep(image) else None
+    pixels = convert(image, name, reading.channels)
+    return pixels, int(pixels.max()) * 257 if deep else None
 
 
-def _is_deep(image: Image.Image) -> bool:
+def _read_tiff(tiff: Tiff, name: str, reading: Reading) -> tuple[np.ndarray, int | None]:
+    """u8[h w channels], and the header's `peak`."""
+    pixels, peak = scale(tiff.read(0, 0, *tiff.size), None, name, reading)
+    return fit_channels(pixels, tiff.alpha, reading.channels, name), peak
+
+
+def is_deep(image: Image.Image) -> bool:
     return image.mode.startswith("I") or ";16" in image.info[LAYOUT]
 
 
-def _named_white(image: Image.Image) -> int | None:
+def named_white(image: Image.Image) -> int | None:
     """The white that a file names: a PGM's, which PIL scales to 65535, or that of 12 bits."""
     layout = image.info[LAYOUT]
     return 65535 if "'ppm'" in layout else 4095 if "I;12" in layout else None
 
 
-def likely_white(peak: int) -> int:
-    """The largest value of the sensor whose images go up to `peak`."""
-    return next(white for white in (255, 1023, 4095, 16383, 65535) if white >= peak)
+def ignored_pixels(
+    data: bytes, name: str, *, transparent: bool = False, exif: bool = False
+) -> np.ndarray | None:
+    """Pixels bool[h w] of an image that hold nothing; None: the file names none.
+
+    They have GDAL's nodata value in all channels (of floats without one: nan), or, with
+    `transparent`, an alpha of 0. `exif` as in `decode_image`.
+    """
+    with open_whole(data, name) as tiff:
+        if tiff is not None:
+            nodata = math.nan if tiff.nodata is None and tiff.dtype.kind == "f" else tiff.nodata
+            hidden = transparent and tiff.alpha
+            if nodata is None and not hidden:
+                return None
+            values = tiff.read(0, 0, *tiff.size)
+            empty = values[..., -1] == 0 if hidden else np.zeros(tiff.size, bool)
+            return empty if nodata is None else empty | equals(values, nodata)
+    with open_image(data, name, exif=exif) as image:
+        tags: Any = getattr(image, "tag_v2", {})
+        nodata = parse_nodata(tags.get(GDAL_NODATA, ""))
+        nodata = math.nan if nodata is None and image.mode == "F" else nodata
+        hidden = transparent and has_alpha(image)
+        if nodata is None and not hidden:
+            return None
+        shown = ImageOps.exif_transpose(image) if exif else image
+        empty = np.zeros((shown.height, shown.width), bool)
+        if hidden:
+            empty |= np.asarray(shown.convert("RGBA"))[..., 3] == 0
+        return empty if nodata is None else empty | equals(np.asarray(shown), nodata)
 
 
-def describe_range(peak: int, mode: str, white: int | None = None) -> str:
-    """What to tell of images of more than 8 bits whose `peak` is below a quarter of `white`."""
-    full = white or 65535
-    if 4 * peak >= full:
-        return ""
-    advice = f"set --task.white={likely_white(peak)}" if mode.startswith("I") else EIGHT_BITS
-    share = f"{100 * peak / full:.2g} % of the range up to {full}"
-    return f"the image uses {share}, which looks nearly black: {advice}"
-
-
-def warn_of_range(data: bytes, name: str, white: int | None, max_pixels: int) -> str:
+def warn_of_range(data: bytes, name: str, reading: Reading, max_pixels: int) -> str:
     """`describe_range` of an image's content; "" of 8 bits, of which only the header is read."""
-    with open_image(data, name, max_pixels=max_pixels) as image:
-        if not _is_deep(image) or image.width * image.height > MAX_PIXELS:
+    with open_whole(data, name, reading.channels, max_pixels) as tiff:
+        if tiff is not None and (tiff.dtype.kind == "f" or tiff.dtype.itemsize == 1):
             return ""
-    header = examine_image(data, name)
-    return "" if header.peak is None else describe_range(header.peak, header.mode, white)
+        deep = tiff is not None
+    if not deep:
+        with open_image(data, name, max_pixels=max_pixels) as image:
+            if not is_deep(image) or image.width * image.height > MAX_PIXELS:
+                return ""
+    header = examine_image(data, name, reading)
+    return "" if header.peak is None else describe_range(header.peak, header.mode, reading.range)

@@ -15,8 +15,9 @@ import grain
 import numpy as np
 
 from deeplab_jax.config import Config, DataConfig, Size
-from deeplab_jax.data.decode import Header, describe_range, likely_white
+from deeplab_jax.data.decode import Header
 from deeplab_jax.data.masks import list_some
+from deeplab_jax.data.pixels import Range, describe_range, likely_white
 from deeplab_jax.data.source import UNREADABLE, Facts, Source, examine
 from deeplab_jax.data.workers import read
 from deeplab_jax.progress import Ticker
@@ -134,8 +135,10 @@ def warn_of_reading(checks: Sequence[SplitCheck], config: Config) -> list[Findin
         for split, facts in sound
         for reason in _warn_of_example(facts, config.data)
     ]
-    every = " and ".join(check.split for check in checks)
-    return warnings + _warn_of_range([facts.header for _, facts in sound], every, config.task.white)
+    if config.task.range == checks[0].source.reading.range:  # else it was found in the images
+        every, headers = " and ".join(c.split for c in checks), [f.header for _, f in sound]
+        warnings += _warn_of_range(headers, every, config.task.range)
+    return warnings
 
 
 def _warn_of_example(facts: Facts, data: DataConfig) -> list[str]:
@@ -157,20 +160,20 @@ def _warn_of_example(facts: Facts, data: DataConfig) -> list[str]:
     return reasons
 
 
-def _warn_of_range(headers: Sequence[Header], split: str, white: int | None) -> list[Finding]:
+def _warn_of_range(headers: Sequence[Header], split: str, range: Range | None) -> list[Finding]:
     """Of images above 8 bits, which all use little of their range, or more than is set."""
     deep = [(h.peak, h.mode) for h in headers if h.peak is not None]
     if not deep:
         return []
     peak, where = max(deep)[0], f"all {len(deep)} images of more than 8 bits"
-    if white is not None and peak > white:
-        reason = f"values go up to {peak}: all above task.white = {white} are white"
+    if range is not None and peak > range[1]:
+        reason = f"values go up to {peak}: all above {range[1]:g} (task.range) are white"
         return [Finding(split, where, reason)]
-    # 16-bit colour cannot be scaled, nor 8 bits be told from more in 32, where white is set.
+    # 16-bit colour cannot be scaled, nor 8 bits be told from more in 32, where a range is set.
     colour = next((mode for _, mode in deep if not mode.startswith("I")), "")
     narrow = any(h.peak is None and (h.format, h.mode) == ("TIFF", "I") for h in headers)
-    remedy = "" if colour or narrow else f"--task.white={likely_white(peak)}"
-    reason = describe_range(peak, colour or "I", white)
+    remedy = "" if colour or narrow else f"--task.range 0 {likely_white(peak)}"
+    reason = describe_range(peak, colour or "I", range)
     return [Finding(split, where, reason, remedy)] if reason else []
 
 

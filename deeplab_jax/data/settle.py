@@ -7,6 +7,7 @@ from deeplab_jax.config import PAPER_CROP, Config
 from deeplab_jax.data.classes import other_names
 from deeplab_jax.data.codes import to_label_map
 from deeplab_jax.data.folder import Folder
+from deeplab_jax.data.images import find_channels_and_range
 from deeplab_jax.data.sizes import crop_size, input_size
 from deeplab_jax.data.source import Source, open_source
 from deeplab_jax.data.transforms import Size
@@ -47,8 +48,9 @@ def open_data(config: Config, split: str) -> Source:
 def settle(config: Config, train_source: Source) -> Config:
     """The configuration with everything filled in that it leaves to the data; what it says stays.
 
-    Classes and their colours are the source's, and so is the ignored label of a folder; a crop
-    suits the images' sizes. A classifier is evaluated at the size of its training crops.
+    Classes and their colours are the source's, and so is the ignored label of a folder; channels
+    and range are those of a sample of the images; a crop suits their sizes. A classifier is
+    evaluated at the size of its training crops.
 
     Raises:
       UserError: the configuration names classes that are not those of the data.
@@ -62,16 +64,18 @@ def settle(config: Config, train_source: Source) -> Config:
             f"task.classes are not those of the data ({differ}): leave them to the data, or correct"
             " its list of classes"
         )
+    channels, range = find_channels_and_range(config, train_source)
     crop = data.crop_size or _crop(config, train_source)
     one_size = crop if model.head == "classifier" else None
     return replace(
         config,
-        model=replace(model, num_classes=len(names)),
+        model=replace(model, num_classes=len(names), channels=channels),
         task=replace(
             task,
             classes=names,
             colors=task.colors or train_source.colors,
             eval_size=task.eval_size or one_size,
+            range=range,
         ),
         data=replace(data, crop_size=crop, label_map=data.label_map or _label_map(train_source)),
     )

@@ -15,8 +15,9 @@ import numpy as np
 from deeplab_jax.config import Color, Config, Size
 from deeplab_jax.data import decode
 from deeplab_jax.data.annotations.shapes import VOID, Drawing, paint
-from deeplab_jax.data.decode import Header, Unreadable
+from deeplab_jax.data.decode import RGB, Header, Unreadable
 from deeplab_jax.data.masks import MaskCode, read_mask
+from deeplab_jax.data.pixels import Reading, reading_of
 from deeplab_jax.errors import UserError
 
 NO_CLASS = 65535  # the ignored label of images with one class: above every class id
@@ -29,14 +30,14 @@ UNREADABLE = (UserError, *BROKEN_RECORD)
 class Example(TypedDict):
     """One image, encoded, and its mask of class ids u8[h w], or one id u16[1 1].
 
-    `image_of` decodes the image: turned as EXIF says where it is `upright`, scaled by its `white`.
+    `image_of` decodes the image: turned as EXIF says where it is `upright`, as its `reading` says.
     """
 
     id: str
     image: bytes
     label: np.ndarray
     upright: bool
-    white: int | None
+    reading: Reading
 
 
 class Record(NamedTuple):
@@ -75,7 +76,7 @@ class Source:
     code: MaskCode | None = None
     ignore_label: int = VOID
     exif_upright: bool = False
-    white: int | None = None
+    reading: Reading = RGB
     order: tuple[int, ...] = ()
     doubt: str = ""
 
@@ -100,7 +101,8 @@ class Source:
                 raise UserError(f"{name}: the image is {size[1]} x {size[0]} but {theirs}")
         if self.order:
             ids = self._reorder(ids)
-        return {"id": id, "image": content, "label": ids, "upright": upright, "white": self.white}
+        reading = self.reading
+        return {"id": id, "image": content, "label": ids, "upright": upright, "reading": reading}
 
     def _read_label(
         self, label: bytes | Path | Drawing, image: bytes, id: str, image_name: str
@@ -163,16 +165,22 @@ def open_source(config: Config, split: str) -> Source:
 
         root, classes = config.machine.root, config.model.num_classes
         source = open_folder(root, split, data=config.data, num_classes=classes)
-        return replace(source, white=config.task.white)
-    from deeplab_jax.data.tfds import open_prepared  # TFDS takes a while to import
+    else:
+        from deeplab_jax.data.tfds import open_prepared  # TFDS takes a while to import
 
-    return open_prepared(config, split)
+        source = open_prepared(config, split)
+    return read_as(source, config)
+
+
+def read_as(source: Source, config: Config) -> Source:
+    """The source with its images read as the configuration's network wants them."""
+    return replace(source, reading=reading_of(config.model, config.task))
 
 
 def image_of(example: Example, name: str) -> np.ndarray:
-    """Decode an example's image to RGB u8[h w 3], as its mask and its source want it."""
-    upright, white = example["upright"], example["white"]
-    return decode.decode_image(example["image"], name, exif=upright, white=white)
+    """Decode an example's image to u8[h w channels], as its mask and its source want it."""
+    upright, reading = example["upright"], example["reading"]
+    return decode.decode_image(example["image"], name, exif=upright, reading=reading)
 
 
 def turn(
@@ -216,7 +224,7 @@ class Facts(NamedTuple):
 def examine(source: Source, index: int) -> Facts:
     """Read an example as training does, raising what that raises (`UNREADABLE`)."""
     example, name = source[index], source.name(index)
-    header = decode.examine_image(example["image"], name, example["white"])
+    header = decode.examine_image(example["image"], name, example["reading"])
     if example["upright"] and header.orientation in decode.TURNING:
         header = header._replace(size=header.size[::-1])
     content = hashlib.blake2b(example["image"], digest_size=16).digest()

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 Size = tuple[int, int]  # (height, width)
-Pixel = int | tuple[int, int, int]
-GREY = (127, 127, 127)  # 0 (to 1/255) in [-1, 1]; official 127.5, but pixels are uint8
+Pixel = int | tuple[int, ...]
+GREY = 127  # of every channel: 0 (to 1/255) in [-1, 1]; official 127.5, but pixels are uint8
 
 
 class Crop(NamedTuple):
@@ -72,7 +72,7 @@ def central_crop(crop_size: Size) -> Crop:
 
 
 def cut(pixels: np.ndarray, crop: Crop, out_size: Size, fill: Pixel, *, smooth: bool) -> np.ndarray:
-    """Resample u8 [h, w(, 3)] to the crop's window and pad it bottom and right to `out_size`.
+    """Resample u8 [h, w(, c)] to the crop's window and pad it bottom and right to `out_size`.
 
     `smooth`: bilinear for images; else nearest, for labels.
     """
@@ -84,12 +84,25 @@ def cut(pixels: np.ndarray, crop: Crop, out_size: Size, fill: Pixel, *, smooth: 
         fy, fx = pixels.shape[0] / sh, pixels.shape[1] / sw
         method = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
         box = (ox * fx, oy * fy, (ox + w) * fx, (oy + h) * fy)
-        window = np.asarray(Image.fromarray(pixels).resize((w, h), method, box=box))
+        window = resample(pixels, (h, w), box, method)
     return pad(window, out_size, fill)
 
 
+def resample(
+    pixels: np.ndarray, size: Size, box: tuple[float, float, float, float], method: Image.Resampling
+) -> np.ndarray:
+    """A box (left, top, right, bottom) of u8 [h, w(, c)] at `size`.
+
+    Pillow would weigh four channels by the last, as alpha: others than RGB are resampled each.
+    """
+    if pixels.ndim == 3 and pixels.shape[2] != 3:
+        channels = [resample(pixels[..., i], size, box, method) for i in range(pixels.shape[2])]
+        return np.stack(channels, axis=-1)
+    return np.asarray(Image.fromarray(pixels).resize(size[::-1], method, box=box))
+
+
 def pad(pixels: np.ndarray, out_size: Size, fill: Pixel) -> np.ndarray:
-    """Pad [h, w(, 3)] bottom and right to `out_size` (official: offset 0, 0)."""
+    """Pad [h, w(, c)] bottom and right to `out_size` (official: offset 0, 0)."""
     h, w = pixels.shape[:2]
     if (h, w) == out_size:
         return pixels
@@ -110,7 +123,7 @@ def whole(
 def bring_to_input(
     image: np.ndarray, box: Size, fill: Pixel, *, fit: bool, centre: bool
 ) -> tuple[np.ndarray, Size]:
-    """An image u8[h, w, 3] as the network gets it, u8[*box, 3], and its size (h, w) in there.
+    """An image u8[h, w, c] as the network gets it, u8[*box, c], and its size (h, w) in there.
 
     It lies in the upper left, scaled to `fit` or as it is; of a classifier its `centre` is cut out.
     """

@@ -165,7 +165,7 @@ class Evaluator:
         self, variables: Any, plan: list[list[Row]], workers: int = 0
     ) -> Iterator[tuple[list[Row], dict[str, np.ndarray], Counts, Array]]:
         """Read and evaluate each batch of a plan: its rows, what was read, counts, predictions."""
-        (host, hosts), fill = host_share(self.mesh), mean_pixel(self.config.model.backbone)
+        (host, hosts), fill = host_share(self.mesh), mean_pixel(self.config.model)
         read = partial(eval_batches, self.source, self.config.task, plan, workers=workers)
         for rows, batch in zip(plan, read(host=host, hosts=hosts, fill=fill), strict=True):
             yield rows, batch, *self._step(variables, place_batch(for_device(batch), self.mesh))

@@ -24,6 +24,7 @@ from deeplab_jax.data.decode import (
     read_file,
     warn_of_range,
 )
+from deeplab_jax.data.pixels import reading_of
 from deeplab_jax.data.transforms import Size
 from deeplab_jax.data.walk import SUFFIXES, Walk, walk_images
 from deeplab_jax.errors import UserError
@@ -171,13 +172,13 @@ def for_each_image(
     """
     total, failed, dark = len(inputs.images), 0, 0
     limit = MAX_WINDOW_PIXELS if predictor.protocol.window else MAX_PIXELS
-    white = predictor.task.white
+    reading = reading_of(predictor.model, predictor.task)
     with Ticker("predict", total, unit="image") as ticker:
         for i, (file, name) in enumerate(inputs.images):
             try:
                 data = read_file(file, limit)
-                image = decode_image(data, str(file), exif=exif, white=white, max_pixels=limit)
-                if why := warn_of_range(data, str(file), white, limit):
+                image = decode_image(data, str(file), exif=exif, reading=reading, max_pixels=limit)
+                if why := warn_of_range(data, str(file), reading, limit):
                     dark += 1
                     if dark == 1:
                         print(f"warning: {file}: {why}", file=sys.stderr)

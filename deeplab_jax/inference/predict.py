@@ -61,14 +61,16 @@ class Predictor:
         self._probabilities = compile_step(predict_probabilities)
 
     def predict(self, image: np.ndarray, *, probabilities: bool = False) -> np.ndarray:
-        """Predict the class of each pixel of image u8[h, w, 3], RGB: class ids u8[h, w].
+        """Predict the class of each pixel of image u8[h, w, channels]: class ids u8[h, w].
+
+        A network has 3 channels, RGB, unless its `model.channels` says otherwise.
 
         With `probabilities`, return those of all classes instead, f32[h, w, classes], with sum 1.
         The image is scaled or padded as in training, and the result brought back to its size. A
         classifier looks at the centre and answers once: u16[1, 1], or f32[1, 1, classes].
 
         Raises:
-          UserError: the image is not u8[h, w, 3].
+          UserError: the image is of another type, or has another number of channels.
         """
         return self.predict_batch([image], probabilities=probabilities)[0]
 
@@ -76,10 +78,12 @@ class Predictor:
         self, images: Sequence[np.ndarray], *, probabilities: bool = False
     ) -> list[np.ndarray]:
         """Predict several images, each as if it were alone; those of one input size together."""
+        channels = self.model.image_channels
         for i, image in enumerate(images):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != channels:
                 kind = f"{image.dtype} {list(image.shape)}"
-                raise UserError(f"image {i} is {kind}; allowed is uint8 [height, width, 3], RGB")
+                allowed = f"uint8 [height, width, {channels}]" + ", RGB" * (channels == 3)
+                raise UserError(f"image {i} is {kind}; allowed is {allowed}")
         run = self._probabilities if probabilities else self._labels
         boxes = [self.input_size((image.shape[0], image.shape[1])) for image in images]
         results: dict[int, np.ndarray] = {}
@@ -96,8 +100,8 @@ class Predictor:
         return input_size(size, self.model, self.task)
 
     def _prepare(self, image: np.ndarray, box: Size) -> tuple[np.ndarray, Size]:
-        """The image as the network gets it, u8[*box, 3], as at evaluation; its size in there."""
-        fill, fit = mean_pixel(self.model.backbone), self.task.resize == "fit"
+        """The image as the network gets it, u8[*box, c], as at evaluation; its size in there."""
+        fill, fit = mean_pixel(self.model), self.task.resize == "fit"
         return bring_to_input(image, box, fill, fit=fit, centre=self.classifies)
 
     def _restore(self, output: np.ndarray, image: np.ndarray, scaled: Size) -> np.ndarray:

@@ -63,7 +63,7 @@ def on_data(
     """
     task = weights.task
     if data.source != "folder":  # a named data set has a label that it ignores, and 8 bits
-        task = dataclasses.replace(task, white=None)
+        task = dataclasses.replace(task, range=None)
     data = dataclasses.replace(data, crop_size=None)
     return Config(weights.model, task, data, eval=eval, mesh=mesh, machine=machine)
 

@@ -31,12 +31,12 @@ CLASSIFIER_DROPOUT = {"mobilenet": 0.2, "xception": 0.5, "resnet": 0.0}  # slim'
 
 
 class Network(nn.Module):
-    """Image float32 [b, h, w, 3], RGB in [0, 255] -> logits float32 [b, h', w', num_classes].
+    """Image float32 [b, h, w, c] in [0, 255], RGB -> logits float32 [b, h', w', num_classes].
 
     h' is `scale_dimension(h, s)`, with s the decoder's last stride (DeepLab v3+: 4), the output
     stride (DeepLab v3, PSPNet), or the finest skip's stride (U-Net: 1 on its own encoder, else 2).
-    A classifier is a network of one pixel, [b, 1, 1, num_classes]: to loss, step and evaluation it
-    is like any other.
+    c is 3 unless the configuration's `channels` says otherwise. A classifier is a network of one
+    pixel, [b, 1, 1, num_classes]: to loss, step and evaluation it is like any other.
     """
 
     config: ModelConfig
@@ -83,15 +83,20 @@ def family(backbone: str) -> str:
 def normalise(image: Array, backbone: str) -> Array:
     """Pixels in [0, 255] as the backbone was trained on them: in [-1, 1], or minus the mean."""
     if backbone in resnet.UNITS:  # the plain form alone
-        return image - jnp.asarray(MEAN_RGB, image.dtype)
+        return image - jnp.asarray(means(image.shape[-1]), image.dtype)
     return image * (2.0 / 255.0) - 1.0
 
 
-def mean_pixel(backbone: str) -> tuple[int, int, int]:
+def means(channels: int) -> tuple[float, ...]:
+    """ImageNet's mean of each channel; for others than RGB the mean of those."""
+    return MEAN_RGB if channels == 3 else (sum(MEAN_RGB) / 3,) * channels
+
+
+def mean_pixel(model: ModelConfig) -> tuple[int, ...]:
     """The pixel that normalises to about 0: what images are padded with, as uint8."""
-    if backbone in resnet.UNITS:
-        return (round(MEAN_RGB[0]), round(MEAN_RGB[1]), round(MEAN_RGB[2]))
-    return (127, 127, 127)  # official 127.5
+    if model.backbone in resnet.UNITS:
+        return tuple(round(mean) for mean in means(model.image_channels))
+    return (127,) * model.image_channels  # official 127.5
 
 
 def build_model(config: ModelConfig) -> Network:
@@ -104,7 +109,8 @@ def init_variables(config: ModelConfig, key: Array) -> Any:
 
     Under `jit` only what is used of the result is computed, and never the network.
     """
-    return build_model(config).init(key, jnp.zeros((1, 65, 65, 3)), train=False)
+    image = jnp.zeros((1, 65, 65, config.image_channels))
+    return build_model(config).init(key, image, train=False)
 
 
 @cache  # tracing a deep network takes a second; nobody changes the result

@@ -62,7 +62,7 @@ def receptive_fields(config: ModelConfig) -> list[View]:
         decoder_low_level_channels=4,
     )
     middle, rows = HEIGHT // 2, np.arange(PERIOD)
-    image = np.zeros((PERIOD, HEIGHT, 1, 3), np.float32)
+    image = np.zeros((PERIOD, HEIGHT, 1, config.image_channels), np.float32)
     image[rows, middle + rows] = 255.0
     with nn.intercept_methods(spread):
         build_model(few).apply({}, jnp.asarray(image), train=False, mutable=["intermediates"])

@@ -48,7 +48,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet-v1: normalised image [b, h, w, 3] -> (features, {2, 4, 8, 16: low-level features}).
+    """ResNet-v1: normalised image [b, h, w, c] -> (features, {2, 4, 8, 16: low-level features}).
 
     `multi_grid` multiplies the rates of block 4's units; the released beta checkpoints were trained
     with (1, 2, 4).

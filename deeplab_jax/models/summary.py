@@ -139,7 +139,8 @@ def trace(config: ModelConfig, size: Size) -> list[Convolution]:
         return build_model(config).init_with_output(jax.random.key(0), image, train=False)[0]
 
     with nn.intercept_methods(record):
-        jax.eval_shape(run, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
+        shape = (1, *size, config.image_channels)
+        jax.eval_shape(run, jax.ShapeDtypeStruct(shape, jnp.float32))
     return found
 
 

@@ -35,7 +35,7 @@ class DoubleConv(nn.Module):
 
 
 class ContractingPath(nn.Module):
-    """Image [b, h, w, 3] -> (features at stride 16, {1, 2, 4, 8: skip features})."""
+    """Image [b, h, w, channels] -> (features at stride 16, {1, 2, 4, 8: skip features})."""
 
     config: ModelConfig
     options: LayerOptions

@@ -178,4 +178,5 @@ def batch_shapes(config: Config) -> dict[str, Any]:
     label = jax.ShapeDtypeStruct(shape, jnp.uint8)
     if config.data.one_label:
         label = jax.ShapeDtypeStruct((shape[0], 1, 1), jnp.uint16)
-    return {"image": jax.ShapeDtypeStruct((*shape, 3), jnp.uint8), "label": label}
+    image = jax.ShapeDtypeStruct((*shape, config.model.image_channels), jnp.uint8)
+    return {"image": image, "label": label}

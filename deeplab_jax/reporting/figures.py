@@ -29,6 +29,13 @@ CELL = 256  # side of a contact sheet's thumbnails
 BAND = 256  # rows that are blended at a time: in floats, a large image would fill the memory
 
 
+def to_rgb(image: Pixels) -> Pixels:
+    """What people see of u8[h w c]: the first three channels, or the first in gray: u8[h w 3]."""
+    if image.shape[2] == 3:
+        return image
+    return image[..., :3] if image.shape[2] > 3 else np.repeat(image[..., :1], 3, axis=-1)
+
+
 def index_image(label: Pixels, colors: Colors, ignore_label: int = 255) -> Image.Image:
     """Returns a label map as a palette image whose pixel values are the class ids."""
     image = Image.fromarray(label)
@@ -73,6 +80,7 @@ def blend(
     """The image of `overlay`, without its legend: u8[h w 3]."""
     contour = _contour(label, thickness=max(1, round(min(label.shape) / 400)))
     contour &= label != ignore_label
+    image = to_rgb(image)
     background = class_names.index(BACKGROUND) if BACKGROUND in class_names else -1
     blended = np.empty_like(image)
     for top in range(0, len(image), BAND):
@@ -184,6 +192,7 @@ def tiles(
     image: Pixels, label: Labels, prediction: Labels, colors: Colors, ignore_label: int = 255
 ) -> dict[str, Pixels]:
     """What stands side by side, by its heading, each u8[h w 3]."""
+    image = to_rgb(image)
     truth, guess = (colorize(x, colors, ignore_label) for x in (label, prediction))
     shown = (image, truth, guess, errors(image, label, prediction, ignore_label))
     return dict(zip(HEADINGS, shown, strict=True))
@@ -191,7 +200,7 @@ def tiles(
 
 def errors(image: Pixels, label: Labels, prediction: Labels, ignore_label: int = 255) -> Pixels:
     """Marks the wrong pixels red over the dimmed grey image; ignored ones are pale and hatched."""
-    grey = 40 + 0.4 * image.astype(np.float32).mean(axis=-1, keepdims=True)
+    grey = 40 + 0.4 * to_rgb(image).astype(np.float32).mean(axis=-1, keepdims=True)
     y, x = np.ogrid[: label.shape[0], : label.shape[1]]
     stripe = (x + y) // max(2, max(label.shape) // 100) % 2  # about 100 stripes: survives shrinking
     ignored = label == ignore_label
@@ -202,7 +211,7 @@ def errors(image: Pixels, label: Labels, prediction: Labels, ignore_label: int =
 
 def fit(image: Image.Image | Pixels, cell: int) -> Image.Image:
     """Scales an image to fit cell x cell pixels."""
-    drawn = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    drawn = image if isinstance(image, Image.Image) else Image.fromarray(to_rgb(image))
     return ImageOps.contain(drawn.convert("RGB"), (cell, cell), Image.Resampling.LANCZOS)
 
 

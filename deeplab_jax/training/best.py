@@ -18,7 +18,7 @@ from deeplab_jax.weights.files import Weights, load_weights, missing_files, read
 
 SCORED_BY = (  # what a score depends on beside the weights
     *("model.output_stride", "eval.scales", "eval.flip", "eval.window", "eval.overlap"),
-    *("task.eval_size", "task.resize", "task.white"),
+    *("task.eval_size", "task.resize", "task.range"),
 )
 
 

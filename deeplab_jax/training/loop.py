@@ -15,7 +15,7 @@ from deeplab_jax.config import Config
 from deeplab_jax.data.batches import BadRecords, Batches, for_device, train_batches
 from deeplab_jax.data.checks import warn_of_samples
 from deeplab_jax.data.settle import open_split, settle
-from deeplab_jax.data.source import Source
+from deeplab_jax.data.source import Source, read_as
 from deeplab_jax.data.workers import ReaderFailed
 from deeplab_jax.errors import UserError
 from deeplab_jax.files import Locked, locked, writable_folder
@@ -102,10 +102,11 @@ def lock_folder(workdir: Path) -> Iterator[None]:
 
 def open_sources(config: Config) -> tuple[Config, Source, Source]:
     """The settled configuration and both splits, with a sample of each decoded and checked."""
-    sources = {s: open_split(config, s) for s in (config.data.train_split, config.data.eval_split)}
-    warn_of_samples(sources, config)
-    train_source = sources[config.data.train_split]
-    return settle(config, train_source), train_source, sources[config.data.eval_split]
+    train, eval = (open_split(config, s) for s in (config.data.train_split, config.data.eval_split))
+    settled = settle(config, train)
+    train, eval = read_as(train, settled), read_as(eval, settled)
+    warn_of_samples({config.data.train_split: train, config.data.eval_split: eval}, config)
+    return settled, train, eval
 
 
 def train_over_bad_data(run: Run) -> TrainState:
@@ -193,7 +194,7 @@ def save_what_there_is(run: Run, log: Log, state: TrainState) -> None:
 def batches_from(run: Run, position: int) -> Batches:
     """This host's share of the batches from a position on."""
     host, hosts = host_share(run.mesh)
-    fill = mean_pixel(run.config.model.backbone)
+    fill = mean_pixel(run.config.model)
     return train_batches(
         run.source, run.config, start_step=position, host=host, hosts=hosts, fill=fill
     )

@@ -1,6 +1,7 @@
 """What a run says at its beginning: its data, what was read from them, and its arithmetic."""
 
 import sys
+from typing import Any
 
 import jax
 
@@ -34,11 +35,19 @@ def describe_data(asked: Config, config: Config, source: Source, eval_source: So
     )
     before, after = (flatten(to_dict(c)) for c in (asked, config))
     found = [
-        f"{field} {' x '.join(map(str, value)) if isinstance(value, list) else value}"
+        f"{field} {describe_value(field, value)}"
         for field, value in after.items()
         if before[field] is None and value is not None and field != "model.num_classes"
+        if (field, value) != ("model.channels", 3)
     ]
     return f"{line}\nfrom the data: {', '.join(found)}" if found else line
+
+
+def describe_value(field: str, value: Any) -> str:
+    """33 x 49 for a size, 0 to 4095 for a range."""
+    if not isinstance(value, list):
+        return str(value)
+    return (" to " if field == "task.range" else " x ").join(f"{x:.6g}" for x in value)
 
 
 def describe_precision(dtype: str, platform: str) -> str:

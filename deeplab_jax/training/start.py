@@ -15,6 +15,7 @@ from deeplab_jax.models import build_model, mean_pixel
 from deeplab_jax.models.build import init_variables
 from deeplab_jax.models.mobilenet import LAST_CONV
 from deeplab_jax.weights.batch_norm import reestimate_batch_norm
+from deeplab_jax.weights.channels import adapt_channels
 from deeplab_jax.weights.files import Weights, load_weights
 
 BATCH_NORM_BATCHES = 8  # of training images, to re-estimate folded BatchNorm
@@ -31,7 +32,7 @@ def initial_variables(config: Config, source: Source) -> Any:
     pretrained = load_weights(config.train.pretrained, complete=False)
     variables = overlay(variables, pretrained, config, source.class_names)
     if config.train.reestimate_batch_norm:
-        batches = train_batches(source, config, fill=mean_pixel(config.model.backbone))
+        batches = train_batches(source, config, fill=mean_pixel(config.model))
         images = (next(batches)["image"] for _ in range(BATCH_NORM_BATCHES))
         variables = reestimate_batch_norm(variables, build_model(config.model), images)
     return variables
@@ -44,10 +45,16 @@ def overlay(
 
     A module that the pretrained network lacks (a decoder, say) keeps its random start, as does the
     last layer of a segmentation model that starts from a classifier; one of another shape is
-    refused. MobileNetV2's 1280-channel layer is dropped where this network has none. Classes of
-    other names or in another order than `class_names` are said where the last layer is taken.
+    refused. Weights for RGB become weights for other channels (`adapt_channels`). MobileNetV2's
+    1280-channel layer is dropped where this network has none. Classes of other names or in another
+    order than `class_names` are said where the last layer is taken.
     """
-    origin, theirs = config.train.pretrained, pretrained.variables
+    origin = config.train.pretrained
+    try:
+        pretrained, adapted = adapt_channels(pretrained, config.model.image_channels)
+    except UserError as error:
+        raise UserError(f"pretrained = {origin!r}: {error}") from error
+    theirs = pretrained.variables
     same_kind = (pretrained.model.head == "classifier") == (config.model.head == "classifier")
     with_logits = config.train.pretrained_logits and same_kind
     taken = [m for m in variables["params"] if m in theirs["params"]]
@@ -69,6 +76,8 @@ def overlay(
     left = [m for m in theirs["params"] if m not in taken]
     note = f"; left out: {', '.join(left)}" if left else ""
     print(f"from {origin}: {', '.join(taken)}{note}", file=sys.stderr)
+    if adapted:
+        print(f"from {origin}: {adapted}", file=sys.stderr)
     return out
 
 

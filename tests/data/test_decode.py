@@ -19,15 +19,16 @@ from deeplab_jax.data.decode import (
     Unreadable,
     decode_image,
     decode_label,
-    describe_range,
     examine_image,
     image_size,
     read_file,
     read_orientation,
 )
+from deeplab_jax.data.pixels import Reading, describe_range
 from deeplab_jax.errors import UserError
 
 RGB = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+RGB_READING, TWELVE = Reading(), Reading(3, (0, 4095))
 IDS = np.arange(4 * 6, dtype=np.uint8).reshape(4, 6)
 
 
@@ -87,26 +88,28 @@ def test_white_is_what_the_data_say(dtype: str, format: str) -> None:
     twelve = IDS.astype(dtype) * 178  # up to 4094
     data = encode(twelve, format)
     assert decode_image(data, "a").max() == 15  # of 65535, nearly black
-    white = decode_image(data, "a", white=4095)[..., 0]
+    white = decode_image(data, "a", reading=TWELVE)[..., 0]
     np.testing.assert_array_equal(white, twelve.astype(int) * 255 // 4095)
-    assert (decode_image(data, "a", white=255)[..., 0] == (twelve * 1.0).clip(0, 255)).all()
+    assert (
+        decode_image(data, "a", reading=Reading(3, (0, 255)))[..., 0] == (twelve * 1.0).clip(0, 255)
+    ).all()
     header = examine_image(data, "a")
     assert header.peak == 4094
-    assert re.search(r"uses 6\.2 % .*--task.white=4095", describe_range(4094, header.mode))
-    assert describe_range(4094, header.mode, white=4095) == describe_range(40940, "I;16") == ""
+    assert re.search(r"uses 6\.2 % .*--task\.range 0 4095", describe_range(4094, header.mode))
+    assert describe_range(4094, header.mode, (0, 4095)) == describe_range(40940, "I;16") == ""
     np.testing.assert_array_equal(
-        decode_image(encode(RGB), "a", white=4095), RGB
+        decode_image(encode(RGB), "a", reading=TWELVE), RGB
     )  # 8 bits are 8 bits
 
 
 def test_white_that_the_file_names_is_used() -> None:
     body = struct.pack(">4H", 0, 1000, 2000, 4095)
-    for white in (None, 4095):
-        pgm = decode_image(b"P5 2 2 4095\n" + body, "a.pgm", white=white)
+    for reading in (RGB_READING, TWELVE):
+        pgm = decode_image(b"P5 2 2 4095\n" + body, "a.pgm", reading=reading)
         np.testing.assert_allclose(pgm[..., 0].ravel(), [0, 62, 124, 255], atol=1)
     assert examine_image(b"P5 2 2 4095\n" + body, "a.pgm").peak is None
     assert examine_image(b"P5 2 2 65535\n" + body, "a.pgm").peak == 4095
-    assert decode_image(b"P5 2 2 65535\n" + body, "a.pgm", white=4095).max() == 255
+    assert decode_image(b"P5 2 2 65535\n" + body, "a.pgm", reading=TWELVE).max() == 255
 
 
 def test_of_deep_colour_the_upper_bits_are_read() -> None:
@@ -115,8 +118,8 @@ def test_of_deep_colour_the_upper_bits_are_read() -> None:
     twelve = deep_rgb_png(rgb * 57)  # up to 4047
     assert examine_image(twelve, "a").peak == 15 * 257
     assert re.search("5.9 % .*black: save it with 8 bits", describe_range(15 * 257, "RGB"))
-    with pytest.raises(UserError, match=r"a\.png: task\.white = 4095 is for grayscale.*8 bits"):
-        decode_image(twelve, "a.png", white=4095)
+    with pytest.raises(UserError, match=r"a\.png: task\.range = \(0, 4095\) cannot be had.*8 bits"):
+        decode_image(twelve, "a.png", reading=TWELVE)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])

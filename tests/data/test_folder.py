@@ -232,7 +232,7 @@ def test_a_size_that_never_fits_is_told_with_a_word_of_exif(tmp_path: Path) -> N
         source[0]
 
 
-def test_white_reaches_what_is_read(tmp_path: Path) -> None:
+def test_the_range_reaches_what_is_read(tmp_path: Path) -> None:
     make_folder(tmp_path, ["a"])
     (tmp_path / "images" / "train" / "a.jpg").unlink()
     save(tmp_path / "images" / "train" / "a.png", np.full((6, 8), 4095, np.uint16))
@@ -241,8 +241,8 @@ def test_white_reaches_what_is_read(tmp_path: Path) -> None:
         data=DataConfig(source="folder"),
         machine=MachineConfig(root=str(tmp_path)),
     )
-    for white, value in ((4095, 255), (None, 15)):
-        config = dataclasses.replace(config, task=TaskConfig(white=white))
+    for range, value in (((0, 4095), 255), (None, 15)):
+        config = dataclasses.replace(config, task=TaskConfig(range=range))
         image, _ = read_record(open_split(config, "train"), 0)
         assert (image == value).all()  # type: ignore[comparison-overlap]
 

@@ -31,7 +31,7 @@ def settle_folder(config: Config) -> Config:
 def test_what_is_left_to_the_data_is_filled_in(tiny_config: Config) -> None:
     config = make_config(Path(tiny_config.machine.root))
     settled = settle_folder(config)
-    assert settled.model == dataclasses.replace(config.model, num_classes=3)
+    assert settled.model == dataclasses.replace(config.model, num_classes=3, channels=3)
     assert settled.task == TaskConfig(classes=NAMES, colors=COLORS, ignore_label=255)
     assert settled.data == dataclasses.replace(config.data, crop_size=(49, 65))  # of 40 x 56
     unchanged = ("optim", "train", "eval", "mesh", "machine")
@@ -53,7 +53,9 @@ def test_what_is_named_is_kept(tiny_config: Config) -> None:
         ignore_label=254,
         eval_size=(65, 65),
     )
-    config = dataclasses.replace(config, model=ModelConfig(num_classes=3, output_stride=8))
+    config = dataclasses.replace(
+        config, model=ModelConfig(num_classes=3, channels=3, output_stride=8)
+    )
     assert settle_folder(config) == config
 
 

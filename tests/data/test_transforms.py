@@ -1,8 +1,10 @@
 """Crops: right sizes, image and mask together, nothing invented."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from deeplab_jax.data.transforms import (
     Crop,
@@ -103,3 +105,20 @@ def test_fit_touches_the_box_and_never_leaves_it(
     h, w = fit_size(size, box)
     assert 1 <= h <= box[0] and 1 <= w <= box[1]
     assert h >= box[0] - 1 or w >= box[1] - 1
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 6])
+def test_every_channel_is_resampled_alike(channels: int) -> None:
+    """Pillow would weigh four by the last; and RGB must stay what it was, bit by bit."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, channels)).astype(np.uint8)
+    crop, size = Crop((67, 91), (5, 11)), (48, 64)
+    out = cut(pixels, crop, size, 9, smooth=True)
+    for i in range(channels):
+        np.testing.assert_array_equal(
+            out[..., i], cut(np.ascontiguousarray(pixels[..., i]), crop, size, 9, smooth=True)
+        )
+    if channels == 3:
+        fy, fx = 40 / 67, 60 / 91
+        box = (11 * fx, 5 * fy, (11 + 64) * fx, (5 + 48) * fy)
+        as_before = Image.fromarray(pixels).resize((64, 48), Image.Resampling.BILINEAR, box=box)
+        np.testing.assert_array_equal(out, np.asarray(as_before))

@@ -104,7 +104,7 @@ def run(tiny_config: Config, tmp_path: Path) -> Path:
     config = dataclasses.replace(tiny_config, model=model, machine=machine)
     save_json(config, tmp_path / "data.json")
     names, colors = ("grey", "red", "blue"), ((0, 0, 0), (220, 60, 60), (60, 90, 220))
-    task = TaskConfig(names, colors, 255, eval_size=(33, 33), resize="fit", white=4095)
+    task = TaskConfig(names, colors, 255, eval_size=(33, 33), resize="fit", range=(0, 4095))
     save_weights(tmp_path / "run" / "best", Weights(model, task, random_variables(model, 3)))
     save_json(dataclasses.replace(config, task=task), tmp_path / "run" / "config.json")
     return tmp_path / "run"
@@ -115,7 +115,7 @@ def test_how_images_come_to_the_network_is_the_weights_own(
 ) -> None:
     base = f"--weights {run} --out {run / 'out'}"
     own, data = scored(capsys, base), run.parent / "data.json"
-    for other in ("", "--task.resize=keep --task.eval_size 65 65", "--task.white=65535"):
+    for other in ("", "--task.resize=keep --task.eval_size 65 65", "--task.range 0 65535"):
         config = override(load_json(data), other.split())
         save_json(config, data)
         assert scored(capsys, f"{base} --config={data}") == own
@@ -123,13 +123,13 @@ def test_how_images_come_to_the_network_is_the_weights_own(
     told = f"{base} --config={data} --task.resize=keep --task.eval_size 65 65"
     assert scored(capsys, told) != own
     assert load_json(run / "out" / "config.json").task.eval_size == (65, 65)
-    assert scored(capsys, f"{base} --task.white=255") != own
+    assert scored(capsys, f"{base} --task.range 0 255") != own
 
 
 def test_only_the_images_are_of_another_configuration(tiny_config: Config) -> None:
     """Not even its crop need suit the network, which only training cuts."""
     model = dataclasses.replace(TINY_MODEL, output_stride=32, decoder_strides=(8,))
-    task = TaskConfig(("a", "b", "c"), ignore_label=7, eval_size=(97, 65), white=4095)
+    task = TaskConfig(("a", "b", "c"), ignore_label=7, eval_size=(97, 65), range=(0, 4095))
     weights, protocol, mesh = Weights(model, task, {}), EvalConfig(flip=True), MeshConfig(space=2)
     data, machine = tiny_config.data, tiny_config.machine
     config = on_data(weights, data=data, machine=machine, eval=protocol, mesh=mesh)
@@ -138,7 +138,7 @@ def test_only_the_images_are_of_another_configuration(tiny_config: Config) -> No
 
     voc = DataConfig(source="voc2012")
     config = on_data(weights, data=voc, machine=machine, eval=protocol, mesh=mesh)
-    assert config.task == dataclasses.replace(task, ignore_label=None, white=None)
+    assert config.task == dataclasses.replace(task, ignore_label=None, range=None)
 
 
 def test_the_same_classes_in_another_order_are_mapped(

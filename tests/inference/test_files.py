@@ -45,7 +45,7 @@ class Fake:
     classifies = False
 
     def __init__(self) -> None:
-        self.task, self.protocol = TaskConfig(), EvalConfig()
+        self.model, self.task, self.protocol = ModelConfig(), TaskConfig(), EvalConfig()
         self.calls = 0
 
     def input_size(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -333,9 +333,9 @@ def test_twelve_bits_in_sixteen_are_warned_of(
     draw(tmp_path, "in/a.png")
     predict_files(fake, find_images([tmp_path / "in"]), tmp_path / "out")
     warnings = [w for w in capsys.readouterr().err.splitlines() if "warning" in w]
-    assert "deep.png" in warnings[0] and "--task.white=4095" in warnings[0]
+    assert "deep.png" in warnings[0] and "--task.range 0 4095" in warnings[0]
     assert warnings[1:] == ["warning: 2 images use as little of their range"]
-    fake.task = TaskConfig(white=4095)
+    fake.task = TaskConfig(range=(0, 4095))
     predict_files(fake, find_images([tmp_path / "in"]), tmp_path / "out")
     assert "warning" not in capsys.readouterr().err
     with Image.open(tmp_path / "out" / "deep.png") as label:
