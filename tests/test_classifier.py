@@ -197,7 +197,7 @@ def test_its_data_can_be_checked(config: Config, tmp_path: Path) -> None:
     assert sound and "train: 30 images, 30 of them sound" in text
     assert re.search(r"^n02 +33\.333 +10 +36\.364 +4$", text, re.MULTILINE)
     assert "JPEG RGB (30)" in text and "suggestions: none" in text
-    assert [path.name for path in tmp_path.iterdir()] == ["problems.txt"]
+    assert {path.name for path in tmp_path.iterdir()} == {"problems.txt", "data.json"}
 
 
 def test_imagenet_that_is_not_prepared(config: Config, tmp_path: Path) -> None:

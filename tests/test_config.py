@@ -35,6 +35,7 @@ from deeplab_jax.config import (
     to_dict,
 )
 from deeplab_jax.config.flags import format_fields
+from deeplab_jax.data.annotations.shapes import VOID
 from deeplab_jax.parallel.mesh import device_mesh
 from deeplab_jax.plan.compilers import batch_shapes
 from deeplab_jax.training.state import abstract_state
@@ -78,7 +79,7 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
                 rf"data.{next(iter(field))} .* takes no notice of it",
             )
             for field in (
-                *({"holdout": 0.1}, {"palette_masks": True}, {"classes": "x"}),
+                *({"holdout": 0.2}, {"layout": "coco"}, {"classes": "x"}),
                 *({"image_dir": "x"}, {"exif_upright": True}),
                 {"min_scale": 0.1, "source": "imagenet2012"},
                 {"mask_dir": "x", "source": "voc2012"},
@@ -101,8 +102,8 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
             r"machine.root = 'mine' .*scenes is drawn.*folder",
         ),
         (
-            lambda: of("voc2012", task=TaskConfig(ignore_label=0)),
-            r"task.ignore_label = 0 .*voc2012 takes no notice of it: leave None, .*=folder",
+            lambda: DataConfig(source="voc2012", ignore_label=0),
+            r"data.ignore_label = 0 .*voc2012 takes no notice of it: leave None, .*=folder",
         ),
         (
             lambda: DataConfig(source="imagenet2012", min_scale=0.75),
@@ -113,7 +114,10 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
             r"machine.prepared_dir = 'y' .*folder takes no notice",
         ),
         (lambda: TaskConfig(range=(5, 5)), r"task.range = \(5, 5\) .*0 4095"),
-        (lambda: TaskConfig(ignore_label=256), r"task.ignore_label = 256 .*0 to 255"),
+        (
+            lambda: DataConfig(source="folder", ignore_label=65536),
+            r"data.ignore_label = 65536 .*0 to 65535",
+        ),
         (lambda: TaskConfig(colors=((0, 0, 256),)), r"task.colors .*0 to 255 each"),
         (lambda: TaskConfig(classes=("a", "b"), colors=((0, 0, 0),)), r"each of the 2 classes"),
         (
@@ -398,7 +402,7 @@ def test_every_config_makes_a_training_step(file: Path) -> None:
     assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
     mesh = device_mesh(devices=jax.devices()[:1])
     state = abstract_state(config, mesh)
-    step = compile_train_step(config, state, mesh, config.task.ignore_label)
+    step = compile_train_step(config, state, mesh, VOID)
     after, metrics = jax.eval_shape(step, state, batch_shapes(config))
     assert jax.tree.structure(after) == jax.tree.structure(state)
     assert metrics["loss"].shape == ()

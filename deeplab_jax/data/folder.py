@@ -240,8 +240,10 @@ def find_layout(folder: Path, data: DataConfig) -> Layout:
       UserError: none does, with what there is; or several, each with the flag that chooses it.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder (--machine.root)")
-    found = [*_annotated(folder, data), *_masked(folder, data)]
+        raise UserError(f"{folder} is missing: there is no such folder (--machine.root)")
+    found = list(_annotated(folder, data))
+    if not any(layout.name == "ultralytics" for layout, _ in found):  # whose masks are pairs, too
+        found += _masked(folder, data)
     if len(found) == 1:
         return found[0][0]
     if not found:
@@ -326,7 +328,9 @@ def hold_out(
     `share` of the images, rounded, are held out, by a digest of their names: the same ones
     whenever and wherever. Roboflow's copies of an image stay together.
     """
-    found = {TRAIN: next(iter(splits.values()))} if len(splits) == 1 else dict(splits)
+    found = dict(splits)
+    if len(found) == 1 and not found.keys() & {VAL, TEST}:  # "", or CVAT's "default"
+        found = {TRAIN: next(iter(splits.values()))}
     if VAL in found or TRAIN not in found:
         return found, ()
     if TEST in found:

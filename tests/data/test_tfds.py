@@ -19,6 +19,7 @@ from deeplab_jax.data import tfds
 from deeplab_jax.data.colors import voc_colormap
 from deeplab_jax.data.datasets import cityscapes
 from deeplab_jax.data.decode import Unreadable
+from deeplab_jax.data.masks import MaskCode, plain_code
 from deeplab_jax.data.source import Source, open_source
 from deeplab_jax.data.tfds import Prepared
 from deeplab_jax.errors import UserError
@@ -35,7 +36,7 @@ def test_kinds_and_roots() -> None:
 
 def test_cityscapes_tables() -> None:
     assert len(cityscapes.CLASS_NAMES) == len(set(cityscapes.COLORS)) == 19
-    table = np.array(cityscapes.ID_TO_TRAIN_ID)
+    table = np.array([i for _, i in sorted(cityscapes.VALUES)])
     assert table.shape == (256,) and sorted(set(table)) == [*range(19), 255]
     # cityscapesScripts, labels.py: road 7 -> 0, car 26 -> 13, bicycle 33 -> 18, caravan 29 ignored
     assert table[[7, 26, 33, 29, 0]].tolist() == [0, 13, 18, 255, 255]
@@ -44,16 +45,16 @@ def test_cityscapes_tables() -> None:
 def test_label_map_and_missing_features(tmp_path: Path) -> None:
     prepared = open_voc(make_devkit(tmp_path), "val", tmp_path)
     assert isinstance(prepared.records, Prepared)
-    only_one = tuple(1 if value == 2 else 255 for value in range(256))
+    only_one = MaskCode(False, tuple((value, 1 if value == 2 else 255) for value in range(256)))
     names = ("no", "yes")
     where = prepared.records.builder_dir
-    mapped = Source(Prepared(where, "val[:2]"), names, voc_colormap(2), label_map=only_one)
+    mapped = Source(Prepared(where, "val[:2]"), names, voc_colormap(2), only_one)
     assert len(mapped) == 2 and {int(mapped[i]["label"][0, 0]) for i in range(2)} <= {1, 255}
     with pytest.raises(UserError, match="no feature 'mask'; there are id, image, label"):
         Prepared(where, "val", ("id", "image", "mask"))
     with pytest.raises(UserError, match="no split 'train'; there are val"):
         Prepared(where, "train")
-    beyond = Source(Prepared(where, "val"), names, voc_colormap(2))
+    beyond = Source(Prepared(where, "val"), names, voc_colormap(2), plain_code(2))
     with pytest.raises(UserError, match="p2: the mask holds 2"):
         [beyond[i] for i in range(3)]
 

@@ -129,7 +129,7 @@ def test_how_images_come_to_the_network_is_the_weights_own(
 def test_only_the_images_are_of_another_configuration(tiny_config: Config) -> None:
     """Not even its crop need suit the network, which only training cuts."""
     model = dataclasses.replace(TINY_MODEL, output_stride=32, decoder_strides=(8,))
-    task = TaskConfig(("a", "b", "c"), ignore_label=7, eval_size=(97, 65), range=(0, 4095))
+    task = TaskConfig(("a", "b", "c"), eval_size=(97, 65), range=(0, 4095))
     weights, protocol, mesh = Weights(model, task, {}), EvalConfig(flip=True), MeshConfig(space=2)
     data, machine = tiny_config.data, tiny_config.machine
     config = on_data(weights, data=data, machine=machine, eval=protocol, mesh=mesh)
@@ -138,7 +138,7 @@ def test_only_the_images_are_of_another_configuration(tiny_config: Config) -> No
 
     voc = DataConfig(source="voc2012")
     config = on_data(weights, data=voc, machine=machine, eval=protocol, mesh=mesh)
-    assert config.task == dataclasses.replace(task, ignore_label=None, range=None)
+    assert config.task == dataclasses.replace(task, range=None)
 
 
 def test_the_same_classes_in_another_order_are_mapped(

@@ -320,7 +320,7 @@ def test_files_for_the_servers(form: str, tmp_path: Path) -> None:
     if form == "voc":
         np.testing.assert_array_equal(ids, label)
     else:
-        np.testing.assert_array_equal(np.array(cityscapes.ID_TO_TRAIN_ID)[ids], label)
+        np.testing.assert_array_equal(np.vectorize(dict(cityscapes.VALUES).get)(ids), label)
 
 
 def test_twelve_bits_in_sixteen_are_warned_of(

@@ -34,7 +34,8 @@ from synthetic import random_variables
 
 from deeplab_jax import Config, UserError
 from deeplab_jax.config import TaskConfig, flatten, from_dict, load_json, override, to_dict
-from deeplab_jax.data.decode import decode_image, decode_label, image_size
+from deeplab_jax.data.decode import decode_image, image_size
+from deeplab_jax.data.masks import plain_code, read_mask
 from deeplab_jax.models.build import abstract_variables
 from deeplab_jax.weights import from_tf_variables, to_tf_variables
 from deeplab_jax.weights.convert import write_tf_arrays
@@ -196,7 +197,7 @@ def images(rng: Rng) -> None:
 
 def masks(rng: Rng) -> None:
     data = damaged_image(rng)
-    label = decode_label(data, "x", palette=bool(rng.integers(2)))
+    label = plain_code(255).ids(read_mask(data, "x"), "x")
     assert label.dtype == np.uint8 and label.shape == image_size(data, "x")
 
 

@@ -469,7 +469,7 @@ SMALLEST: dict[str, Any] = {
     "model.decoder_kernel": 1,
     "model.batch_norm_decay": TINY,
     "data.holdout": 0.0,
-    "task.ignore_label": 0,
+    "data.ignore_label": 0,
     "data.crop_size": (17, 17),
     "task.eval_size": (17, 17),
     "data.min_scale": TINY,

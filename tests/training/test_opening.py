@@ -21,8 +21,8 @@ def test_the_data_and_what_was_read_from_them(tiny_config: Config) -> None:
     root = tiny_config.machine.root
     classes = "3 classes (grey, red, blue)"
     assert first == f"data: {root}, 12 images to train on and 5 to evaluate, {classes}"
-    assert second == "from the data: task.ignore_label 255, data.crop_size 49 x 65"
-    asked = change(tiny_config, "task", ignore_label=255)
+    assert second == "from the data: data.crop_size 49 x 65"
+    asked = tiny_config
     assert len(describe_data(asked, *open_sources(asked)).splitlines()) == 1
 
 

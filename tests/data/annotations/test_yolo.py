@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from annotated import labels, make_images, write
+from PIL import Image
 
 from deeplab_jax import UserError
 from deeplab_jax.data.annotations import yolo
+from deeplab_jax.data.folder import open_folder
 
 FIXTURE = "0 0.1 0.125 0.5 0.125 0.5 0.5 0.1 0.5"  # columns 1 to 4, rows 1 to 3
 BOX = "0 0.5 0.5 0.2 0.2"
@@ -63,7 +65,7 @@ def test_images_without_a_text_file_or_with_an_empty_one_are_background(tmp_path
     layout = yolo.read(put(tmp_path))
     assert layout and [item.id for item in layout.splits["train"]] == ["sub/y", "x", "z"]
     assert [item.label is None for item in layout.splits["train"]] == [True, False, True]
-    assert "1 image without a text file in labels/ is background" in layout.notes
+    assert "1 image without labels is background" in layout.notes
 
 
 def test_what_is_skipped_is_counted(tmp_path: Path) -> None:
@@ -115,6 +117,26 @@ def test_splits_by_any_name_and_those_that_are_not_there(tmp_path: Path) -> None
     assert "1 split (test) has no images" in layout.notes
 
 
+def test_masks_in_place_of_text_files(tmp_path: Path) -> None:
+    """Ultralytics' semantic task: masks_dir, and label_mapping from values to classes."""
+    for split in ("train", "val"):
+        make_images(tmp_path, f"images/{split}/a.jpg", size=(1, 4))
+        mask = np.array([[0, 7, 23, 255]], np.uint8)
+        (tmp_path / "masks" / split).mkdir(parents=True)
+        Image.fromarray(mask).save(tmp_path / "masks" / split / "a.png")
+    listed = "path: .\ntrain: images/train\nval: images/val\nmasks_dir: masks\n"
+    names = "names: {0: road, 1: sky}\nlabel_mapping: {7: 0, 23: 1, 0: ignore_label, -1: 1}\n"
+    write(tmp_path / "data.yaml", listed + names)
+    source = open_folder(tmp_path, "train")
+    assert source.class_names == ("road", "sky")
+    assert source[0]["label"].tolist() == [[255, 0, 1, 255]]
+    write(tmp_path / "data.yaml", listed + "names: {0: road}\nlabel_mapping: {7: 3}\n")
+    assert yolo.read(tmp_path).table.names == ("background", "road")  # type: ignore[union-attr]
+    write(tmp_path / "data.yaml", listed + "names: [a, b]\nlabel_mapping: {7: 3}\n")
+    with pytest.raises(UserError, match=r"label_mapping: 7: 3 is no class"):
+        yolo.read(tmp_path)
+
+
 # What is no such folder, or a broken one
 
 
@@ -126,7 +148,6 @@ def test_splits_by_any_name_and_those_that_are_not_there(tmp_path: Path) -> None
         "names: [a]",
         "train: images/train",
         "train: {epochs: 7}\nnames: [a]",
-        "train: images/train\nnames: [a]\nmasks_dir: masks\nlabel_mapping: {7: 0}",
         "services:\n  names: a\n  train: b\n",
     ],
 )
