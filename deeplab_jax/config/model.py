@@ -180,6 +180,10 @@ class TaskConfig:
         lambda colors: all(0 <= c <= 255 for color in colors for c in color),
     )
     """The classes' colours; (): those of the data, or VOC's."""
+    values: tuple[int, ...] = limited(
+        (), "whole numbers from 0 to 65535", lambda values: all(0 <= v <= 65535 for v in values)
+    )
+    """The mask value of each class id, as in the masks that it was trained on; (): the id."""
     ignore_label: int | None = limited(
         None, "0 to 255", lambda n: 0 <= n <= 255, heeded_by=("folder",)
     )

@@ -147,7 +147,8 @@ def _open(
 
 
 def _too_large(what: str, max_pixels: int) -> Unreadable:
-    larger = " (predict reads larger ones with --eval.window)" if max_pixels == MAX_PIXELS else ""
+    small = max_pixels < MAX_WINDOW_PIXELS
+    larger = " (predict reads larger ones with --eval.window)" if small else ""
     return Unreadable(f"{what} are read{larger}: scale it down or cut it first")
 
 

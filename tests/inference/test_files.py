@@ -19,17 +19,10 @@ from deeplab_jax import EvalConfig, ModelConfig, TaskConfig, UserError
 from deeplab_jax.cli import predict
 from deeplab_jax.data.datasets import cityscapes, voc
 from deeplab_jax.data.decode import MAX_PIXELS
-from deeplab_jax.inference.files import (
-    VOC_RESULTS,
-    Input,
-    Inputs,
-    classify_files,
-    find_images,
-    fold,
-    overlay_of,
-    plan_outputs,
-    predict_files,
-)
+from deeplab_jax.inference.files import classify_files, predict_files
+from deeplab_jax.inference.formats import FORMS, VOC_RESULTS, Form, Format
+from deeplab_jax.inference.inputs import Input, Inputs, find_images
+from deeplab_jax.inference.outputs import fold, overlay_of, plan_outputs
 from deeplab_jax.inference.predict import Predictor
 from deeplab_jax.reporting import figures
 from deeplab_jax.weights.files import Weights, save_weights
@@ -61,6 +54,10 @@ class Fake:
 @pytest.fixture
 def fake() -> Any:
     return Fake()
+
+
+def form(name: Format) -> Form:
+    return FORMS[name](TaskConfig(), COLORS)
 
 
 def draw(root: Path, *names: str) -> None:
@@ -145,7 +142,7 @@ def test_no_path_is_claimed_twice_on_any_file_system(paths: list[str]) -> None:
     """As files of two folders, with sub-folders: no two outputs equal, none a folder of another."""
     sources = [Input(Path(path), PurePath(path[2:])) for path in paths]
     out = Path("out")
-    plan = plan_outputs(sources, out, "index")
+    plan = plan_outputs(sources, out, form("index"))
     claimed = [fold(out / "contact_sheet.png")]
     claimed += [fold(file) for label in plan for file in (label, overlay_of(label))]
     assert len(set(claimed)) == 1 + 2 * len(paths)
@@ -153,7 +150,7 @@ def test_no_path_is_claimed_twice_on_any_file_system(paths: list[str]) -> None:
     assert not folders & set(claimed)
     for source, label in zip(sources, plan, strict=True):
         assert label.parent == out / source.name.parent  # sub-folders are kept
-    assert plan == plan_outputs(sources, out, "index")
+    assert plan == plan_outputs(sources, out, form("index"))
 
 
 @pytest.mark.parametrize(
@@ -209,9 +206,9 @@ def test_the_same_command_again_writes_the_same_files(fake: Any, tmp_path: Path)
 
 def test_a_name_that_a_server_fixes_is_not_numbered(tmp_path: Path) -> None:
     sources = [Input(Path(p), PurePath(p)) for p in ("day1/a.png", "day2/A.jpg")]
-    for form in ("voc", "cityscapes"):
+    for name in ("voc", "cityscapes"):
         with pytest.raises(UserError, match=r"day1/a\.png and day2/A\.jpg would both be out"):
-            plan_outputs(sources, Path("out"), form)  # type: ignore[arg-type]
+            plan_outputs(sources, Path("out"), form(name))  # type: ignore[arg-type]
 
 
 def test_a_file_that_cannot_be_written_is_named(
@@ -266,14 +263,11 @@ def test_only_thumbnails_of_some_images_are_kept(
     assert numbers[0] == 0 and numbers[-1] == 99 and set(np.diff(numbers)) == {2, 3}
 
 
-def test_a_window_reads_larger_images(fake: Any, tmp_path: Path) -> None:
+def test_a_classifier_refuses_what_is_too_large_for_it(fake: Any, tmp_path: Path) -> None:
     side = int(MAX_PIXELS**0.5) + 8
     Image.new("L", (side, side), 200).save(tmp_path / "large.png")
-    inputs = find_images([tmp_path])
     with pytest.raises(UserError, match="none of the images"):
-        classify_files(fake, inputs)
-    fake.protocol = EvalConfig(window=(65, 65))
-    assert classify_files(fake, inputs) == 0
+        classify_files(fake, find_images([tmp_path]))
 
 
 def test_the_command_takes_several_paths_and_shows_a_partial_failure(
