@@ -14,14 +14,19 @@ from deeplab_jax.data.decode import Unreadable
 class Raster:
     """An image of `size` (h, w) in stored pixels, of which windows u8[h w channels] are read."""
 
-    def __init__(self, pixels: np.ndarray) -> None:
-        self._pixels = pixels
-        self.size: Size = (pixels.shape[0], pixels.shape[1])
-        self.channels: int = pixels.shape[2]
+    channels = 3
+
+    def __init__(self, path: Path, size: Size, offset: int) -> None:
+        self._path, self._offset, self.size = path, offset, size
 
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
         """The window of that height and width at (`top`, `left`), which must lie in the image."""
-        return np.array(self._pixels[top : top + height, left : left + width])
+        row = 3 * self.size[1]
+        begin = self._offset + top * row
+        rows = np.fromfile(self._path, np.uint8, height * row, offset=begin)
+        if len(rows) < height * row:
+            raise Unreadable(f"{self._path}: not a readable image (it ends too early)")
+        return rows.reshape(height, -1, 3)[:, left : left + width]
 
 
 @contextmanager
@@ -29,13 +34,14 @@ def open_raster(path: Path) -> Iterator[Raster]:
     """Open an uncompressed RGB TIFF whose strips follow one another; raises Unreadable."""
     try:
         with Image.open(path, formats=("TIFF",)) as image:
-            (w, h), tiles = image.size, image.tile
+            tiles, tags = image.tile, image.tag_v2  # type: ignore[attr-defined]
+            h, w = tags[257], tags[256]  # Pillow turns `size`
             last = tiles[-1].offset + 3 * w * (h - int((tiles[-1].extents or [0, 0])[1]))
             if image.mode != "RGB" or tiles[0].codec_name != "raw":
                 raise OSError("it is compressed, or not RGB")
             if last - tiles[0].offset != 3 * w * h:
                 raise OSError("its strips lie apart")
-            pixels = np.memmap(path, np.uint8, "r", tiles[0].offset, (h, w, 3))
+            raster = Raster(path, (h, w), tiles[0].offset)
     except (OSError, ValueError) as error:
         raise Unreadable(f"{path}: not a TIFF that is read by windows ({error})") from error
-    yield Raster(pixels)
+    yield raster

@@ -154,7 +154,7 @@ def save_label(label: np.ndarray, file: Path, form: Form, source: Path) -> None:
         save(image, file)
     else:
         with new_file(file) as staging, staging.open("wb") as stream:
-            write_tiff(stream, label, form, read_georeference(source))
+            write_tiff(stream, label, form, read_georeference(source), str(file))
 
 
 def save(image: Image.Image, file: Path) -> None:
@@ -174,7 +174,11 @@ def save(image: Image.Image, file: Path) -> None:
 
 
 def write_tiff(
-    stream: IO[bytes], label: np.ndarray, form: Form, georeference: dict[int, tuple[str, Any]]
+    stream: IO[bytes],
+    label: np.ndarray,
+    form: Form,
+    georeference: dict[int, tuple[str, Any]],
+    name: str,
 ) -> None:
     """Write a label map strip by strip, deflated: it may be larger than memory.
 
@@ -189,7 +193,7 @@ def write_tiff(
         begins.append(stream.tell())
         sizes.append(stream.write(zlib.compress(pixels.tobytes())))
         if stream.tell() > MAX_TIFF:
-            raise UserError(f"{stream.name}: more than the 4 GB of a TIFF: cut the image first")
+            raise UserError(f"{name}: more than the 4 GB of a TIFF: cut the image first")
     channels = form.pixels.shape[1] if form.pixels.ndim == 2 else 1
     tags: dict[int, tuple[str, Any]] = {
         **georeference,
