@@ -19,7 +19,7 @@ from deeplab_jax.inference.step import most_likely
 from deeplab_jax.inference.tta import scaled_size, times_seen, window_starts
 
 WINDOW = (1025, 1025)  # where none is set: k * stride + 1 of every output stride
-BLOCK = 2**22  # logits f32 that are upsampled at a time: 16 MB, and a few times that in between
+BLOCK = 2**23  # logits f32 that are upsampled at a time: 32 MB, and a few times that in between
 READ_ROWS = 512  # at a time, where an image is reduced
 
 Network = Callable[[np.ndarray], Array]  # f32[1 h w c] -> logits f32[1 h' w' c]

@@ -50,6 +50,7 @@ def draw_video(
         av.open(str(staging), "w", format="mp4") as out,
     ):
         stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
         rate = stream.average_rate or Fraction(25)
         out.metadata["comment"] = MARK
         encoder: Any = None
