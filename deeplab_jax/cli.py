@@ -223,7 +223,7 @@ def study(arguments: list[str]) -> None:
 def predict(arguments: list[str]) -> None:
     """Segment or classify images: files, and all images of folders and of the folders in them.
 
-    A file that predict did not write is never overwritten. Exit code 1 if some cannot be read.
+    Videos take PyAV. What predict did not write it never overwrites. Exit code 1: some unreadable.
     --eval.scales 0.5 1 1.5 --eval.flip=True  test-time augmentation
     --eval.window 513 513  a window that slides over images too large for memory
     --mesh.space=4  four devices share the height of each image
@@ -234,28 +234,29 @@ def predict(arguments: list[str]) -> None:
     p.add_argument("--out", type=Path, help="folder for what is drawn [predicted]")
     p.add_argument(
         "--format",
-        choices=("index", "voc", "cityscapes"),
+        choices=("index", "color", "ids", "coco", "geotiff", "voc", "cityscapes"),
         default="index",
-        help="index: class ids and overlays [default]; voc, cityscapes: files for their servers",
+        help="index: class ids and overlays [default]; ids: values as in the training masks; coco:"
+        " one JSON with run lengths; voc, cityscapes: files for their servers",
     )
     args, rest = p.read(arguments)
     if rest and not rest[0].startswith("-"):
         raise UserError(f"{rest[0]}: name all images first, one after the other, then the options")
-    from deeplab_jax.inference.files import classify_files, find_images, predict_files
+    from deeplab_jax.inference import files, inputs
     from deeplab_jax.inference.predict import Predictor
 
-    found = find_images(args.images)
+    found = inputs.find_images(args.images, videos=args.format == "index")
     weights, sections = load_at(args, rest)
     if weights.model.head == "classifier" and (args.out is not None or args.format != "index"):
         raise UserError("--out, --format: a classifier draws nothing; leave them out")
     predictor = Predictor(weights, sections["eval"], space=sections["mesh"].space)
     if predictor.classifies:
-        failed = classify_files(predictor, found)
+        failed = files.classify_files(predictor, found)
     else:
         out = args.out or Path("predicted")
-        failed = predict_files(predictor, found, out, args.format)
-        what = "class ids (NAME.png) and overlays (NAME_overlay.png)"
-        print(f"wrote {what if args.format == 'index' else 'label files'} to {out}")
+        failed = files.predict_files(predictor, found, out, args.format)
+        what = {"index": "class ids (NAME.png) and overlays", "coco": "predictions.json"}
+        print(f"wrote {what.get(args.format, 'label files')} to {out}")
     if failed:
         sys.exit(1)
 

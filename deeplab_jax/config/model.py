@@ -190,6 +190,10 @@ class TaskConfig:
         lambda colors: all(0 <= c <= 255 for color in colors for c in color),
     )
     """The classes' colours; (): those of the data, or VOC's."""
+    values: tuple[int, ...] = limited(
+        (), "whole numbers from 0 to 65535", lambda values: all(0 <= v <= 65535 for v in values)
+    )
+    """The mask value of each class id, as in the masks that it was trained on; (): the id."""
     eval_size: Size | None = size_field()
     """Height and width that images are padded to at evaluation and prediction.
 

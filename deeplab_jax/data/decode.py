@@ -177,7 +177,8 @@ def _too_small(name: str, size: tuple[int, int]) -> Unreadable:
 
 
 def _too_large(what: str, max_pixels: int) -> TooLarge:
-    larger = " (predict reads larger ones with --eval.window)" if max_pixels == MAX_PIXELS else ""
+    small = max_pixels < MAX_WINDOW_PIXELS
+    larger = " (predict reads larger ones with --eval.window)" if small else ""
     return TooLarge(f"{what} are read{larger}: scale it down or cut it first")
 
 

@@ -76,6 +76,7 @@ def settle(config: Config, train_source: Source) -> Config:
             colors=task.colors or train_source.colors,
             eval_size=task.eval_size or one_size,
             range=range,
+            values=task.values or _mask_values(train_source),
         ),
         data=replace(data, crop_size=crop, label_map=data.label_map or _label_map(train_source)),
     )
@@ -86,6 +87,15 @@ def _label_map(source: Source) -> tuple[str, ...]:
     if not isinstance(source.records, Folder) or source.code is None:
         return ()
     return to_label_map(source.code, source.class_names)
+
+
+def _mask_values(source: Source) -> tuple[int, ...]:
+    """The lowest value in masks of each class; () where these are the class ids, or colours."""
+    if not isinstance(source.records, Folder) or source.code is None or source.code.by_color:
+        return ()
+    lowest = {class_id: value for value, class_id in sorted(source.code.table, reverse=True)}
+    values = tuple(lowest.get(i, i) for i in range(len(source.class_names)))
+    return () if values == tuple(range(len(values))) else values
 
 
 def settings_for(base: Config, root: Path, *, named: bool) -> Config:

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,8 +42,8 @@ def list_folders(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name))
 
 
-def walk_images(folder: Path) -> Walk:
-    """Find the images of a folder and of the folders in it, links followed.
+def walk_images(folder: Path, suffixes: Collection[str] = SUFFIXES) -> Walk:
+    """Find the images of a folder and of the folders in it, links followed: files so named.
 
     Raises:
       UserError: a folder in it cannot be read.
@@ -54,7 +54,7 @@ def walk_images(folder: Path) -> Walk:
         suffix = path.suffix.lower()
         if is_hidden(path.name):
             passed_over["hidden"] += 1
-        elif suffix in SUFFIXES:
+        elif suffix in suffixes:
             images.append(path)
         else:
             passed_over[suffix or "without suffix"] += 1

@@ -9,7 +9,7 @@ labels = network.predict(image)                             # u8[h, w], class id
 name = network.class_names[labels[0, 0]]                    # of the upper left pixel
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,16 @@ from PIL import Image
 
 from deeplab_jax.config import EvalConfig, at_output_stride, check_protocol
 from deeplab_jax.data.sizes import input_size
-from deeplab_jax.data.transforms import Size, bring_to_input
+from deeplab_jax.data.transforms import Size, bring_to_input, fit_size
 from deeplab_jax.errors import UserError
-from deeplab_jax.inference.step import ONE_VIEW, predict_labels, predict_probabilities
+from deeplab_jax.inference.bands import Canvas, Raster, enlarge_bands, label_bands, reduce_raster
+from deeplab_jax.inference.step import (
+    ONE_VIEW,
+    predict_labels,
+    predict_probabilities,
+    window_logits,
+)
+from deeplab_jax.inference.tta import at_scale
 from deeplab_jax.models import build_model, mean_pixel
 from deeplab_jax.ops.resize import resize_bilinear
 from deeplab_jax.parallel.mesh import bind_mesh, device_mesh, place, replicated
@@ -54,11 +61,16 @@ class Predictor:
         network = build_model(self.model)
 
         def compile_step(function: Callable[..., Array]) -> Callable[[Any, np.ndarray], Array]:
-            step = bind_mesh(partial(function, model=network, protocol=protocol), mesh)
-            return jax.jit(step, out_shardings=replicated(mesh))
+            return jax.jit(bind_mesh(function, mesh), out_shardings=replicated(mesh))
 
-        self._labels = compile_step(predict_labels)
-        self._probabilities = compile_step(predict_probabilities)
+        self._labels, self._probabilities = (
+            compile_step(partial(function, model=network, protocol=protocol))
+            for function in (predict_labels, predict_probabilities)
+        )
+        self._window_logits = {
+            scale: compile_step(partial(window_logits, model=at_scale(network, scale)))
+            for scale in protocol.scales
+        }
 
     def predict(self, image: np.ndarray, *, probabilities: bool = False) -> np.ndarray:
         """Predict the class of each pixel of image u8[h, w, channels]: class ids u8[h, w].
@@ -94,6 +106,21 @@ class Predictor:
             for i, output, size in zip(group, outputs, scaled, strict=True):
                 results[i] = self._restore(output, images[i], size)
         return [results[i] for i in range(len(images))]
+
+    def predict_bands(self, raster: Raster) -> Iterator[np.ndarray]:
+        """As `predict`, of an image too large for memory: labels u8[rows, w], from top to bottom.
+
+        It is read from its file a band of rows at a time, and a window slides over it: the
+        protocol's, or one of `bands.WINDOW`. Where images are scaled to fit, it is scaled down.
+        """
+        box = self.input_size(raster.size)
+        if self.task.resize == "fit":
+            small = reduce_raster(raster, fit_size(raster.size, box))
+            yield from enlarge_bands(self.predict(small), raster.size)
+            return
+        networks = {s: partial(f, self._variables) for s, f in self._window_logits.items()}
+        canvas = Canvas(raster, box, mean_pixel(self.model))
+        yield from label_bands(networks, canvas, self.model, self.protocol)
 
     def input_size(self, size: Size) -> Size:
         """Height and width that the network gets for an image of `size` (h, w)."""

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from deeplab_jax.config import Config, EvalConfig
 from deeplab_jax.inference.metrics import Counts, count_pixels
-from deeplab_jax.inference.tta import mean_probabilities, view_logits
+from deeplab_jax.inference.tta import full_precision, mean_probabilities, view_logits
 from deeplab_jax.models import Network, build_model
 from deeplab_jax.models.build import abstract_variables
 from deeplab_jax.ops.partition import gather_rows
@@ -40,13 +40,15 @@ def predict_labels(
     `scales`, `flip`, `window` and `overlap` of the protocol say how the network looks at it. A
     classifier predicts one class an image: u16[b, 1, 1].
     """
-    dtype = jnp.uint16 if model.config.head == "classifier" else jnp.uint8
+    classifies = model.config.head == "classifier"
+    reduce = partial(most_likely, dtype=jnp.uint16 if classifies else jnp.uint8)
+    return reduce_views(reduce, variables, image, model=model, protocol=protocol)
 
-    def most_likely(views: list[Array]) -> Array:
-        scores = views[0] if len(views) == 1 else mean_probabilities(views)
-        return jnp.argmax(scores, axis=-1).astype(dtype)
 
-    return reduce_views(most_likely, variables, image, model=model, protocol=protocol)
+def most_likely(views: list[Array], dtype: Any = jnp.uint8) -> Array:
+    """The most likely class of each pixel, by the logits f32[..., c] of its views."""
+    scores = views[0] if len(views) == 1 else mean_probabilities(views)
+    return jnp.argmax(scores, axis=-1).astype(dtype)
 
 
 def predict_probabilities(
@@ -73,6 +75,11 @@ def reduce_views(
     views = view_logits(variables, image, model=model, protocol=protocol)
     size = (1, 1) if model.config.head == "classifier" else height_width(image)
     return map_upsampled(reduce, views, size)
+
+
+def window_logits(variables: Any, image: Array, *, model: Network) -> Array:
+    """The network's logits of a window of images f32[b, h, w, 3], at its own stride."""
+    return full_precision(model, gather_parameters(variables), image)
 
 
 def resample_labels(labels: Array, scaled: Array, size: Array, canvas: tuple[int, int]) -> Array:

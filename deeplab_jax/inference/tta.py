@@ -98,10 +98,9 @@ def sliding_logits(
     starts = [(y, x) for y in ys for x in xs]
     part = jax.eval_shape(network, jax.ShapeDtypeStruct(shape, image.dtype)).shape
     stride = (shape[1] - 1) // (part[1] - 1)  # of the logits
-    total = np.zeros((part[0], *((n - 1) // stride + 1 for n in size), part[3]), np.float32)
-    seen = np.zeros((1, *total.shape[1:3], 1), np.float32)
-    for y, x in starts:
-        seen[:, y // stride :, x // stride :][:, : part[1], : part[2]] += 1
+    rows, columns = (times_seen(ys, shape[1], stride), times_seen(xs, shape[2], stride))
+    seen = rows[:, None, None] * columns[:, None]
+    total = np.zeros((part[0], *seen.shape[:2], part[3]), np.float32)
 
     def add(total: Array, start: Array) -> tuple[Array, None]:
         y, x = start
@@ -118,6 +117,14 @@ def window_starts(size: int, window: int, overlap: float, stride: int) -> list[i
     step = max(1, int(window * (1 - overlap)) // stride) * stride
     last = size - window
     return [*range(0, last, step), last]
+
+
+def times_seen(starts: list[int], window: int, stride: int) -> np.ndarray:
+    """How many windows cover each logit along an axis: f32[n], a logit every `stride` pixels."""
+    seen = np.zeros((starts[-1] + window - 1) // stride + 1, np.float32)
+    for start in starts:
+        seen[start // stride :][: (window - 1) // stride + 1] += 1
+    return seen
 
 
 def mean_probabilities(views: list[Array]) -> Array:

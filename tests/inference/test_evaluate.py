@@ -104,7 +104,7 @@ def run(tiny_config: Config, tmp_path: Path) -> Path:
     config = dataclasses.replace(tiny_config, model=model, machine=machine)
     save_json(config, tmp_path / "data.json")
     names, colors = ("grey", "red", "blue"), ((0, 0, 0), (220, 60, 60), (60, 90, 220))
-    task = TaskConfig(names, colors, 255, eval_size=(33, 33), resize="fit", range=(0, 4095))
+    task = TaskConfig(names, colors, eval_size=(33, 33), resize="fit", range=(0, 4095))
     save_weights(tmp_path / "run" / "best", Weights(model, task, random_variables(model, 3)))
     save_json(dataclasses.replace(config, task=task), tmp_path / "run" / "config.json")
     return tmp_path / "run"

@@ -1,9 +1,13 @@
 """Prediction of files: no input is lost, no path claimed twice, nothing passed over silently."""
 
 import dataclasses
+import json
 import os
 import resource
 import signal
+import threading
+import weakref
+from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -18,18 +22,12 @@ from synthetic import random_variables, square_image
 from deeplab_jax import EvalConfig, ModelConfig, TaskConfig, UserError
 from deeplab_jax.cli import predict
 from deeplab_jax.data.datasets import cityscapes, voc
-from deeplab_jax.data.decode import MAX_PIXELS
-from deeplab_jax.inference.files import (
-    VOC_RESULTS,
-    Input,
-    Inputs,
-    classify_files,
-    find_images,
-    fold,
-    overlay_of,
-    plan_outputs,
-    predict_files,
-)
+from deeplab_jax.data.decode import MAX_PIXELS, Unreadable
+from deeplab_jax.inference.bands import Raster
+from deeplab_jax.inference.files import classify_files, for_each_image, predict_files
+from deeplab_jax.inference.formats import FORMS, VOC_RESULTS, Form, Format
+from deeplab_jax.inference.inputs import Input, Inputs, find_images
+from deeplab_jax.inference.outputs import fold, overlay_of, plan_outputs
 from deeplab_jax.inference.predict import Predictor
 from deeplab_jax.reporting import figures
 from deeplab_jax.weights.files import Weights, save_weights
@@ -57,10 +55,20 @@ class Fake:
             return np.array([[[0.2, 0.7, 0.1]]], np.float32)
         return (image[..., 0] > 100).astype(np.uint8)
 
+    def predict_bands(self, raster: Raster) -> Iterator[np.ndarray]:
+        """As an image too large for memory is predicted."""
+        h, w = raster.size
+        for top in range(0, h, 7):
+            yield (raster.read(top, 0, min(7, h - top), w)[..., 0] > 100).astype(np.uint8)
+
 
 @pytest.fixture
 def fake() -> Any:
     return Fake()
+
+
+def form(name: Format) -> Form:
+    return FORMS[name](TaskConfig(), COLORS)
 
 
 def draw(root: Path, *names: str) -> None:
@@ -145,7 +153,7 @@ def test_no_path_is_claimed_twice_on_any_file_system(paths: list[str]) -> None:
     """As files of two folders, with sub-folders: no two outputs equal, none a folder of another."""
     sources = [Input(Path(path), PurePath(path[2:])) for path in paths]
     out = Path("out")
-    plan = plan_outputs(sources, out, "index")
+    plan = plan_outputs(sources, out, form("index"))
     claimed = [fold(out / "contact_sheet.png")]
     claimed += [fold(file) for label in plan for file in (label, overlay_of(label))]
     assert len(set(claimed)) == 1 + 2 * len(paths)
@@ -153,9 +161,10 @@ def test_no_path_is_claimed_twice_on_any_file_system(paths: list[str]) -> None:
     assert not folders & set(claimed)
     for source, label in zip(sources, plan, strict=True):
         assert label.parent == out / source.name.parent  # sub-folders are kept
-    assert plan == plan_outputs(sources, out, "index")
+    assert plan == plan_outputs(sources, out, form("index"))
 
 
+@pytest.mark.parametrize("name", ["index", "color", "coco", "geotiff"])
 @pytest.mark.parametrize(
     "given, out",
     [
@@ -173,8 +182,12 @@ def test_no_path_is_claimed_twice_on_any_file_system(paths: list[str]) -> None:
     ],
 )
 def test_what_predict_did_not_write_is_never_overwritten(
-    given: list[str], out: str, fake: Any, tmp_path: Path
+    given: list[str], out: str, name: Format, fake: Any, tmp_path: Path
 ) -> None:
+    if name != "index" and (
+        out in ("masks", "claimed", "hard", "broken") or name + out == "coconew"
+    ):
+        pytest.skip("nothing there has the name of what this format writes")
     draw(tmp_path, "photos/a.png", "photos/nested/c.png", "photos/nested/deep/a.png")
     draw(tmp_path, "other/b.png", "masks/a.png")
     (tmp_path / "linked").symlink_to(tmp_path / "photos")
@@ -186,7 +199,7 @@ def test_what_predict_did_not_write_is_never_overwritten(
     (tmp_path / "broken" / "a.png").symlink_to(tmp_path / "nowhere.png")
     before = contents(tmp_path)
     with pytest.raises(UserError, match="choose another"):
-        predict_files(fake, find_images([tmp_path / p for p in given]), tmp_path / out)
+        predict_files(fake, find_images([tmp_path / p for p in given]), tmp_path / out, name)
     assert contents(tmp_path) == before and fake.calls == 0
 
 
@@ -207,11 +220,170 @@ def test_the_same_command_again_writes_the_same_files(fake: Any, tmp_path: Path)
     assert fake.calls == 3
 
 
+@pytest.mark.parametrize(
+    "name, written",
+    [
+        ("color", {"a.png", "a_2.png", "nested/c.png"}),
+        ("ids", {"a.png", "a_2.png", "nested/c.png"}),
+        ("geotiff", {"a.tif", "a_2.tif", "nested/c.tif"}),
+        ("coco", {"predictions.json"}),
+    ],
+)
+def test_other_formats_are_written_again_and_never_read(
+    name: Format, written: set[str], fake: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "photos" / "predicted"
+    draw(photos, "a.jpg", "a.png", "nested/c.jpg")
+    for _ in range(2):
+        assert predict_files(fake, find_images([photos]), out, name) == 0
+        assert set(contents(out)) == written
+    assert fake.calls == 6 and len(find_images([photos]).images) == 3
+    assert capsys.readouterr().err.count("has no georeference") == 2 * (name == "geotiff")
+    another = {path: b"another's" for path in written}
+    for path in written:
+        (out / path).write_bytes(another[path])
+    with pytest.raises(UserError, match="is there already"):
+        predict_files(fake, find_images([photos / "a.jpg"]), out, name)
+    assert contents(out) == another
+
+
+def test_images_of_one_name_are_told_apart_in_coco_s_json(fake: Any, tmp_path: Path) -> None:
+    draw(tmp_path, "day1/a.png", "day2/a.png", "day2/b.png")
+    inputs = find_images([tmp_path / "day1", tmp_path / "day2"])
+    predict_files(fake, inputs, tmp_path / "out", "coco")
+    images = json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]
+    names = [image["file_name"] for image in images]
+    assert names[2] == "b.png" and len(set(names)) == 3
+
+
+@pytest.fixture
+def small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images above 2**18 pixels are large, and overlays of these have a long side of 64."""
+    for module in ("files", "inputs", "outputs"):
+        monkeypatch.setattr(f"deeplab_jax.inference.{module}.MAX_PIXELS", 2**18)
+    monkeypatch.setattr("deeplab_jax.inference.files.SHOWN", 64)
+
+
+@pytest.mark.parametrize(
+    "name, kind",
+    [
+        ("index", "tif"),
+        ("index", "png"),
+        *((f, "tif") for f in ("color", "ids", "coco", "geotiff")),
+    ],
+)
+def test_large_images_have_a_tiff(
+    name: Format, kind: str, fake: Any, tmp_path: Path, small_is_large: None
+) -> None:
+    """A TIFF is read by windows, another image decoded first; an overlay is small."""
+    fake.task = TaskConfig(classes=CLASSES, values=(5, 600, 0))
+    image, out = np.tile(square_image(1)[0], (11, 11, 1)), tmp_path / "out"
+    draw(tmp_path, "in/small.png")
+    Image.fromarray(image).save(tmp_path / "in" / f"large.{kind}")
+    predict_files(fake, find_images([tmp_path / "in"]), out, name)
+    label = (image[..., 0] > 100).astype(np.uint8)
+    assert fake.calls == 1  # of the small one
+    if name == "coco":
+        assert {*contents(out)} == {"predictions.json"}
+        read = json.loads((out / "predictions.json").read_text())
+        areas = {a["category_id"]: a["area"] for a in read["annotations"] if a["image_id"] == 1}
+        assert areas == {0: (label == 0).sum(), 1: (label == 1).sum()}
+        return
+    with Image.open(out / "large.tif") as written:
+        values = {"ids": np.array((5, 600))[label], "color": np.array(COLORS)[label]}
+        np.testing.assert_array_equal(np.asarray(written), values.get(name, label))
+    others = {"small.tif" if name == "geotiff" else "small.png"}
+    if name == "index":
+        others |= {"small_overlay.png", "large_overlay.png", "contact_sheet.png"}
+        with Image.open(out / "large_overlay.png") as overlay:
+            assert overlay.width == 64
+    assert {*contents(out)} == {"large.tif", *others}
+
+
+def test_a_window_spares_the_network_what_fits_into_memory(
+    fake: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With eval.window, larger images go to the network by bands, and nothing else is otherwise."""
+    draw(tmp_path, "a.png", "b.png")
+    inputs = find_images([tmp_path])
+    predict_files(fake, inputs, tmp_path / "whole")
+    monkeypatch.setattr("deeplab_jax.inference.files.WALKED_PIXELS", 1000)
+    predict_files(fake, inputs, tmp_path / "whole2")
+    fake.protocol, fake.predict = EvalConfig(window=(33, 33)), None
+    predict_files(fake, inputs, tmp_path / "bands")
+    files = [contents(tmp_path / out) for out in ("whole", "whole2", "bands")]
+    assert files[0] == files[1] == files[2]
+
+
+def test_a_turned_tiff_is_turned_though_it_is_large(
+    fake: Any, tmp_path: Path, small_is_large: None
+) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (600, 500)).save(tmp_path / "a.tif", exif=turned)
+    for name, size in (("index", (500, 600)), ("geotiff", (600, 500))):
+        predict_files(fake, find_images([tmp_path / "a.tif"]), tmp_path / name, name)
+        with Image.open(tmp_path / name / "a.tif") as label:
+            assert label.size == size
+
+
+def test_a_tiff_that_cannot_be_read_by_windows_is_one_failure(
+    tmp_path: Path, fake: Any, small_is_large: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(tmp_path, "in/a.png")
+    Image.new("RGB", (600, 600)).save(tmp_path / "in" / "cut.tif")
+    content = (tmp_path / "in" / "cut.tif").read_bytes()
+    (tmp_path / "in" / "cut.tif").write_bytes(content[:-3000])
+    Image.new("RGB", (20, 20)).save(tmp_path / "in" / "b.png")
+    assert predict_files(fake, find_images([tmp_path / "in"]), tmp_path / "out") == 1
+    assert "cut.tif" in capsys.readouterr().err
+    assert not [p for p in contents(tmp_path / "out") if "cut" in p or ".tmp" in p]
+
+
+def test_no_server_has_large_images(fake: Any, tmp_path: Path, small_is_large: None) -> None:
+    Image.new("RGB", (600, 600)).save(tmp_path / "a.png")
+    fake.class_names = voc.CLASS_NAMES
+    with pytest.raises(UserError, match=r"a\.png: above .* megapixels, which no server"):
+        predict_files(fake, find_images([tmp_path / "a.png"]), tmp_path / "out", "voc")
+
+
+def test_the_next_image_is_decoded_meanwhile_and_never_a_third(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Images are counted while anything holds them; the order is as if there were no thread."""
+
+    class Counted(np.ndarray):
+        pass
+
+    alive: list[weakref.ref[Counted]] = []
+    began = [threading.Event() for _ in range(7)]
+
+    def read(image: Input) -> tuple[np.ndarray, str]:
+        i = int(image.name.stem)
+        began[i].set()
+        if i == 3:
+            raise Unreadable("3 is broken")
+        pixels = np.zeros((2, 2, 3), np.uint8).view(Counted)
+        alive.append(weakref.ref(pixels))
+        assert sum(x() is not None for x in alive) <= 2
+        return pixels, ""
+
+    def act(i: int, content: Any, _: Any) -> str:
+        assert i == 5 or began[i + 1].wait(10)
+        return f" is {i}"
+
+    images = [Input(Path(f"{i}.png"), PurePath(f"{i}.png")) for i in range(6)]
+    assert for_each_image(Inputs(images), read, act) == 1
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == [f"{i}.png is {i}" for i in (0, 1, 2, 4, 5)]
+    assert "error: 3 is broken" in printed.err and len(alive) == 5
+
+
 def test_a_name_that_a_server_fixes_is_not_numbered(tmp_path: Path) -> None:
     sources = [Input(Path(p), PurePath(p)) for p in ("day1/a.png", "day2/A.jpg")]
-    for form in ("voc", "cityscapes"):
+    for name in ("voc", "cityscapes"):
         with pytest.raises(UserError, match=r"day1/a\.png and day2/A\.jpg would both be out"):
-            plan_outputs(sources, Path("out"), form)  # type: ignore[arg-type]
+            plan_outputs(sources, Path("out"), form(name))  # type: ignore[arg-type]
 
 
 def test_a_file_that_cannot_be_written_is_named(
@@ -266,14 +438,11 @@ def test_only_thumbnails_of_some_images_are_kept(
     assert numbers[0] == 0 and numbers[-1] == 99 and set(np.diff(numbers)) == {2, 3}
 
 
-def test_a_window_reads_larger_images(fake: Any, tmp_path: Path) -> None:
+def test_a_classifier_refuses_what_is_too_large_for_it(fake: Any, tmp_path: Path) -> None:
     side = int(MAX_PIXELS**0.5) + 8
     Image.new("L", (side, side), 200).save(tmp_path / "large.png")
-    inputs = find_images([tmp_path])
     with pytest.raises(UserError, match="none of the images"):
-        classify_files(fake, inputs)
-    fake.protocol = EvalConfig(window=(65, 65))
-    assert classify_files(fake, inputs) == 0
+        classify_files(fake, find_images([tmp_path]))
 
 
 def test_the_command_takes_several_paths_and_shows_a_partial_failure(
