@@ -46,8 +46,8 @@ COMMON = """
 common settings:
   --workdir=DIR       the run's folder; the same one again resumes [runs/NAME of the data]
   --pretrained=DIR    weights to start from: a run's folder or one that `convert` wrote
-  --steps=N           training steps
-  --batch-size=N      images a step
+  --steps=N           training steps [by the number of images]
+  --batch-size=N      images a step [as fit the device's memory; on a CPU 8]
   --crop-size H W     of training crops [from the images' sizes]
   --learning-rate=X   at the beginning
 """
@@ -100,7 +100,9 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} ({self.prog} --help)")
 
 
-def read_config(name: str | None, changes: list[str], data: Path | None = None) -> "Config":
+def read_config(
+    name: str | None, changes: list[str], data: Path | None = None, *, trains: bool = False
+) -> "Config":
     """The configuration of a name or, without one, of a folder of data; and its changes."""
     from deeplab_jax.config import load_config_file, override
 
@@ -109,6 +111,10 @@ def read_config(name: str | None, changes: list[str], data: Path | None = None) 
         from deeplab_jax.data.layout import settings_for
 
         base = settings_for(base, data, named=name is not None)
+        if trains and name is None:
+            from deeplab_jax.training.start import on_weights
+
+            base = on_weights(base, changes)
     return override(base, changes)
 
 
@@ -117,7 +123,7 @@ def train(arguments: list[str]) -> None:
     p = Parser("train", train.__doc__ or "", COMMON)
     p.add_data()
     args, rest = p.read(arguments)
-    config = read_config(args.config, rest, args.data)
+    config = read_config(args.config, rest, args.data, trains=True)
     from deeplab_jax.parallel.processes import join_cluster
     from deeplab_jax.training.loop import fit
 
@@ -226,12 +232,8 @@ def predict(arguments: list[str]) -> None:
     p.add_argument("images", type=Path, nargs="+", metavar="IMAGE_OR_FOLDER")
     p.add_weights()
     p.add_argument("--out", type=Path, help="folder for what is drawn [predicted]")
-    p.add_argument(
-        "--format",
-        choices=("index", "voc", "cityscapes"),
-        default="index",
-        help="index: class ids and overlays [default]; voc, cityscapes: files for their servers",
-    )
+    what = "index: class ids and overlays [default]; voc, cityscapes: files for their servers"
+    p.add_argument("--format", choices=("index", "voc", "cityscapes"), default="index", help=what)
     args, rest = p.read(arguments)
     if rest and not rest[0].startswith("-"):
         raise UserError(f"{rest[0]}: name all images first, one after the other, then the options")
@@ -268,16 +270,13 @@ def convert(arguments: list[str]) -> None:
     p.add_argument("--fresh-logits", action="store_true", help="re-initialise the last layer")
     p.add_argument("--backbone-only", action="store_true", help="for ImageNet checkpoints")
     args, rest = p.read(arguments)
-    from deeplab_jax.config import ModelConfig, TaskConfig, load_config_file
+    from deeplab_jax.config import Config, load_config_file
     from deeplab_jax.config.flags import change
     from deeplab_jax.files import writable_folder
     from deeplab_jax.weights.convert import convert_file
 
-    sections: dict[str, Any] = {"model": ModelConfig(), "task": TaskConfig()}
-    if args.config:
-        base = load_config_file(args.config)
-        sections = {"model": base.model, "task": base.task}
-    sections = change(sections, rest)
+    base = load_config_file(args.config) if args.config else Config()
+    sections = change({"model": base.model, "task": base.task}, rest)
     report = convert_file(
         args.source,
         writable_folder(args.out.resolve(), "--out"),

@@ -1,4 +1,4 @@
-"""The command check-data: what a data set holds, what is wrong, and settings that would help."""
+"""The command check-data: what a data set holds, what is wrong, and arguments that would help."""
 
 import sys
 import textwrap
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deeplab_jax.config import PAPER_CROP, Config, round_up
+from deeplab_jax.config import Config, round_up
 from deeplab_jax.data.findings import (
     Finding,
     SplitCheck,
@@ -20,8 +20,7 @@ from deeplab_jax.data.findings import (
     sum_up,
     warn_of_reading,
 )
-from deeplab_jax.data.settle import open_split, settle
-from deeplab_jax.data.sizes import crop_size
+from deeplab_jax.data.settle import choose, format_choices, open_split, with_choices
 from deeplab_jax.data.source import Facts, Source, check_source, image_of
 from deeplab_jax.data.transforms import GREY, fit_size, whole
 from deeplab_jax.files import writable_folder
@@ -52,15 +51,15 @@ def check_data(config: Config, out: Path) -> tuple[str, bool]:
     if not config.data.one_label and (samples := draw_samples(checks)):
         samples.save(out / "samples.png")
         written += f"; images under their masks: {out / 'samples.png'}"
-    settled = settle(config, checks[0].source)
-    h, w = settled.data.crop
+    chosen = choose(config, checks[0].source)
+    settled = with_choices(config, chosen)
     text = [
         *map(describe_split, checks),
         class_table(checks),
-        f"training would see {settled.model.classes} classes and crops of {h} x {w}",
+        f"training would choose\n{format_choices(chosen)}",
         describe_findings("warnings", warnings),
         describe_findings("problems", problems),
-        describe_advice(suggest(checks, [*problems, *warnings], config)),
+        describe_advice(suggest(checks, [*problems, *warnings], settled)),
         written,
     ]
     return "\n\n".join(text), not problems
@@ -92,19 +91,10 @@ def warn_of_samples(sources: Mapping[str, Source], config: Config) -> None:
 def suggest(
     checks: Sequence[SplitCheck], findings: Sequence[Finding], config: Config
 ) -> dict[str, str]:
-    """Arguments of the command line, each with its reason: remedies, then what suits the data."""
+    """Arguments of the command line, each with its reason."""
     advice = {f.remedy: f"{f.where}: {f.reason}" for f in findings if f.remedy}
-    remedied, train, evaluation = bool(advice), checks[0], checks[-1]
-    if config.data.one_label or not train.sound:
-        return advice
-    stride, now = config.model.output_stride, config.data.crop_size
-    h, w = crop_size(train.sizes, config.model, config.task)
-    if now is not None and (h, w) != tuple(round_up(n, stride) for n in now):
-        advice[f"--data.crop_size {h} {w}"] = (
-            f"the median image of {train.split} as k * {stride} + 1, at most {max(PAPER_CROP)}; "
-            f"now {now[0]} {now[1]}; smaller crops cost less"
-        )
-    if config.task.eval_size is None and evaluation.sound:
+    evaluation, stride = checks[-1], config.model.output_stride
+    if config.task.eval_size is None and evaluation.sound and not config.data.one_label:
         largest, median = np.max(evaluation.sizes, axis=0), np.median(evaluation.sizes, axis=0)
         h, w = (round_up(max(17, int(n)), stride) for n in median)
         if largest.prod() > 4 * median.prod():
@@ -112,22 +102,7 @@ def suggest(
                 "the largest image has over 4 times the median's pixels, and needs as much more"
                 " memory; scaled to fit, all need that of the median, and one compiled program"
             )
-    if train.pixels.any() and not remedied:  # which may change what is counted
-        weights = " ".join(f"{weight:.3g}" for weight in class_weights(train.pixels))
-        advice[f"--train.class_weights {weights}"] = (
-            f"for rare classes in short runs: 1/sqrt(share of {train.split}'s labelled pixels), "
-            "of mean 1 over the pixels, as in configs/camvid.py"
-        )
     return advice
-
-
-def class_weights(pixels: np.ndarray) -> np.ndarray:
-    """Weights f64[classes] from pixels i64[classes]: 1/sqrt(share), of mean 1 over the pixels.
-
-    As in configs/camvid.py. A class that never occurs has weight 1.
-    """
-    roots = np.sqrt(pixels / pixels.sum())
-    return np.divide(1 / roots.sum(), roots, out=np.ones_like(roots), where=roots > 0)
 
 
 # ---- as text and as an image
