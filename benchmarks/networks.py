@@ -23,6 +23,7 @@ from deeplab_jax.data.batches import train_batches
 from deeplab_jax.models.summary import multiply_adds, parameters
 from deeplab_jax.parallel.mesh import device_mesh, place_batch
 from deeplab_jax.process import restart_with_huge_pages
+from deeplab_jax.training.choices import settle_run
 from deeplab_jax.training.loop import fit, open_sources
 from deeplab_jax.training.start import initial_variables
 from deeplab_jax.training.state import fresh_state
@@ -45,8 +46,9 @@ def networks(base: ModelConfig) -> dict[str, ModelConfig]:
 
 def seconds_per_step(config: Config) -> float:
     """Median time of a training step, compiled."""
-    config, source, _ = open_sources(config)
+    source, _ = open_sources(config)
     mesh = device_mesh()
+    config, _ = settle_run(config, source, mesh)
     state = fresh_state(config, initial_variables(config, source), mesh)
     step = compile_train_step(config, state, mesh, source.ignore_label)
     batches = train_batches(source, config)

@@ -36,7 +36,7 @@ from deeplab_jax.config import (
 )
 from deeplab_jax.config.flags import format_fields
 from deeplab_jax.parallel.mesh import device_mesh
-from deeplab_jax.plan.compilers import batch_shapes
+from deeplab_jax.training.memory import batch_shapes
 from deeplab_jax.training.state import abstract_state
 from deeplab_jax.training.step import compile_train_step
 
@@ -213,7 +213,7 @@ def test_another_output_stride_takes_rates_and_sizes_along() -> None:
         ({"model": {"head": ["pspnet"]}}, r"model.head = \['pspnet'\] .* choose one of"),
         ({"eval": {"scales": [1, "2"]}}, r"eval.scales\[1\] = '2': expected float"),
         ({"task": {"eval_size": [33, None]}}, r"task.eval_size\[1\] = None: expected int"),
-        ({"train": {"steps": None}}, "train.steps = None: expected int"),
+        ({"train": {"seed": None}}, "train.seed = None: expected int"),
         ({"train": {"steps": True}}, "train.steps = True: expected int"),
         ({"train": {"seed": 2**63}}, "train.seed = 92.* 64 bits"),
         ({"optim": {"learning_rate": 10**400}}, "optim.learning_rate = 10+: .* finite"),

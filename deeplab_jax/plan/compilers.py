@@ -143,8 +143,7 @@ def compile_step(config: Config, topology: Topology) -> Compiled:
     """
     devices = find_devices(topology)
     try:
-        mesh = device_mesh(config.mesh.shape, devices)
-        compiled = lower_step(config, mesh, config.task.void).compile()
+        compiled = lower(config, devices).compile()
     except JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -158,3 +157,8 @@ def compile_step(config: Config, topology: Topology) -> Compiled:
         raise DoesNotFit(f"it needs {peak:.1f} GB")
     hosts = len({device.process_index for device in devices})
     return Compiled(arguments, temporaries, program, peak, compiled.as_text(), hosts)
+
+
+def lower(config: Config, devices: list[Any]) -> Any:
+    """The training step, lowered for these devices."""
+    return lower_step(config, device_mesh(config.mesh.shape, devices), config.task.void)

@@ -138,7 +138,7 @@ def on_weights(base: Config, changes: Sequence[str]) -> Config:
         dtype=ours.dtype,
         remat=ours.remat,
     )
-    told = f"{network.backbone} with {network.head}, as these weights are (--model.backbone, ...)"
+    told = f"its {network.backbone} with the head {network.head}"
     print(f"starts from {folder} (--pretrained): {told}", file=sys.stderr)
     return replace(base, model=network, train=replace(base.train, pretrained=folder))
 
