@@ -283,6 +283,8 @@ def test_what_is_not_finite_on_the_command_line() -> None:
         ("--eval.scales=0.5,1e0", "eval.scales", [0.5, 1.0]),
         ("--eval.trimap_widths 1,2", "eval.trimap_widths", [1, 2]),
         ("--train.class_weights=1,2 --model.num_classes=2", "train.class_weights", [1.0, 2.0]),
+        ("--train.class_weights=()", "train.class_weights", []),
+        ("--train.class_weights=auto", "train.class_weights", None),
         ("--eval.flip true", "eval.flip", True),
         ("--workdir=a=b", "machine.workdir", "a=b"),
         ("--steps 5", "train.steps", 5),

@@ -70,7 +70,7 @@ def format_fields() -> str:
 def describe(value: Any) -> str:
     """A value as it is typed on the command line."""
     if isinstance(value, tuple):
-        return " ".join(map(str, value)) or "none"
+        return " ".join(map(str, value)) or "()"
     return str(value) if value != "" else "''"
 
 

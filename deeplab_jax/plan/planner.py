@@ -82,6 +82,7 @@ def make_plan(config: Config, topology: Topology) -> Plan:
       DoesNotFit: the compiler says so; with what to change.
       UserError: the mesh or the batch cannot be split over the topology.
     """
+    config = on_chips(config)
     mesh = abstract_mesh(config.mesh.shape, topology.size)
     check_batch_size("train.batch_size", config.train.batch, mesh, config.train.accumulate)
     compiled = None
@@ -91,6 +92,13 @@ def make_plan(config: Config, topology: Topology) -> Plan:
         except DoesNotFit as error:
             raise DoesNotFit(explain_overflow(config, topology, str(error))) from error
     return Plan(config, topology, estimate_peak(config, topology), compiled)
+
+
+def on_chips(config: Config) -> Config:
+    """`config` with the type of arithmetic that a run chooses on accelerators."""
+    if config.model.dtype != "auto":
+        return config
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="bfloat16"))
 
 
 def estimate_peak(config: Config, topology: Topology) -> float:
@@ -122,7 +130,8 @@ def fit(config: Config, topology: Topology) -> Plan:
     Raises:
       UserError: nothing fits.
     """
-    peaks = [(estimate_peak(c, topology), c) for c in list_candidates(config, topology)]
+    candidates = list_candidates(on_chips(config), topology)
+    peaks = [(estimate_peak(c, topology), c) for c in candidates]
     promising = [c for gb, c in peaks if gb <= topology.chip.memory]
     if peaks and not promising:
         promising = [min(peaks, key=lambda item: item[0])[1]]

@@ -4,6 +4,7 @@ What is chosen stands in the run's config.json, and a run that goes on takes it 
 device, or more data, must not change what is trained.
 """
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from deeplab_jax.data.settle import Choice, Choices, choose, is_open, value_of, 
 from deeplab_jax.data.source import Source
 from deeplab_jax.errors import UserError
 from deeplab_jax.parallel.mesh import batch_shares
+from deeplab_jax.parallel.processes import writes
 from deeplab_jax.training.checkpoint import list_steps
 from deeplab_jax.training.memory import step_bytes
 
@@ -91,6 +93,8 @@ def choose_length(config: Config, source: Source, mesh: Mesh) -> Choices:
         return batch | choose_steps(with_choices(config, batch), source)
 
     def held(images: int) -> float:
+        if writes():  # which may take minutes
+            print(f"compiling a step of {images} images, to know its memory", file=sys.stderr)
         whole = with_choices(config, with_batch(images))
         return step_bytes(whole, mesh, source.ignore_label)
 

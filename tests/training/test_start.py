@@ -3,15 +3,16 @@
 import dataclasses
 from pathlib import Path
 
-import numpy as np
 import pytest
-from conftest import TINY_MODEL
+from conftest import TINY_MODEL, TINY_UNET
+from flax.traverse_util import flatten_dict
 from synthetic import random_variables
 
 from deeplab_jax import Config, ModelConfig, TaskConfig, UserError
 from deeplab_jax.cli import read_config
 from deeplab_jax.data.settle import open_split
-from deeplab_jax.training.start import initial_variables, is_folded
+from deeplab_jax.training import start
+from deeplab_jax.training.start import initial_variables
 from deeplab_jax.weights.files import Weights, save_weights
 
 CLASSES = TaskConfig(classes=("a", "b", "c"), colors=((0, 0, 0), (1, 1, 1), (2, 2, 2)))
@@ -75,20 +76,26 @@ def test_a_start_from_nothing_is_said(
 
 
 def test_folded_batch_norm_is_measured_unless_refused(
-    tiny_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_config: Config,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    variables = random_variables(TINY_MODEL)
-    assert is_folded(variables)
-    weights = save(tmp_path / "w", TINY_MODEL)
+    monkeypatch.setattr(start, "reestimate_batch_norm", lambda *_: "measured")
+    folded, real = (random_variables(TINY_UNET) for _ in range(2))
+    next(iter(flatten_dict(real["batch_stats"]["backbone"]).values()))[:] += 0.1
     source = open_split(tiny_config, "train")
-    for asked, measured in ((None, True), (False, False)):
-        train = dataclasses.replace(
-            tiny_config.train, pretrained=weights, reestimate_batch_norm=asked
+    for variables, asked, measured in (
+        (folded, None, True),
+        (folded, False, False),
+        (real, None, False),
+        (real, True, True),
+    ):
+        save_weights(tmp_path / "w", Weights(TINY_UNET, CLASSES, variables))
+        train = {"pretrained": str(tmp_path / "w"), "reestimate_batch_norm": asked}
+        config = dataclasses.replace(
+            tiny_config, train=dataclasses.replace(tiny_config.train, **train)
         )
-        config = dataclasses.replace(tiny_config, model=TINY_MODEL, train=train)
-        found = initial_variables(config, source)
-        assert is_folded(found) != measured
-        assert ("BatchNorm is folded" in capsys.readouterr().err) == (asked is None)
-    stem = variables["batch_stats"]["backbone"]
-    next(iter(stem.values()))["norm"]["mean"] += np.float32(0.1)
-    assert not is_folded(variables)
+        assert (initial_variables(config, source) == "measured") == measured
+        told = "BatchNorm is folded" in capsys.readouterr().err
+        assert told == (variables is folded and asked is None)
