@@ -110,7 +110,7 @@ def choose_batch(
     """
     if memory is None:
         fitting = max([n for n in sizes if n <= CPU_IMAGES], default=sizes[0])
-        return fitting, "as usual on a CPU, whose memory is not looked at"
+        return fitting, f"on a CPU at most {CPU_IMAGES}, and no more than there are images"
     for images in reversed(sizes):
         needed = held(images)
         if needed <= SHARE * memory:

@@ -38,7 +38,7 @@ def initial_variables(config: Config, source: Source) -> Any:
     init = jax.jit(init_variables, static_argnums=0, compiler_options=COMPILE_QUICKLY)
     variables = init(config.model, jax.random.key(config.train.seed))
     if not config.train.pretrained:
-        if config.data.source == "folder":
+        if config.data.source != "scenes" and not config.data.one_label:  # those are meant to
             print(FROM_NOTHING, file=sys.stderr)
         return variables
     pretrained = load_weights(config.train.pretrained, complete=False)
@@ -84,18 +84,18 @@ def overlay(
     print(f"from {origin}: {', '.join(taken)}{note}", file=sys.stderr)
     if other and same_kind and "logits" in theirs["params"]:
         told = f"the last layer of {origin} was trained for other classes than the data's ({other})"
-        taken_so = "--pretrained_logits=False starts it afresh"
-        fresh_so = "it starts afresh; --pretrained_logits=True takes it where only names differ"
-        print(f"warning: {told}: {taken_so if with_logits else fresh_so}", file=sys.stderr)
+        what = "it starts afresh; --pretrained_logits=True takes it where only names differ"
+        if with_logits:
+            what = "--pretrained_logits=False starts it afresh"
+        print(f"warning: {told}: {what}", file=sys.stderr)
     return out
 
 
 def other_classes(pretrained: Weights, count: int, names: tuple[str, ...]) -> str:
     """In what the classes of pretrained weights are not `names`, or not as many; "" in nothing."""
-    theirs = pretrained.model.classes
-    return (
-        f"{theirs}, not {count}" if theirs != count else other_names(pretrained.task.classes, names)
-    )
+    if pretrained.model.classes != count:
+        return f"{pretrained.model.classes}, not {count}"
+    return other_names(pretrained.task.classes, names)
 
 
 def is_folded(variables: Any) -> bool:
@@ -109,8 +109,9 @@ def is_folded(variables: Any) -> bool:
 
 def weights_at_hand() -> str:
     """The folder in which ImageNet weights are looked for, if it is there, else "": none."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    folder = cache / "deeplab_jax" / "weights" / "imagenet_mobilenet_v2"
+    # Not Path's expanduser, which fails where there is no home.
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(cache) / "deeplab_jax" / "weights" / "imagenet_mobilenet_v2"
     return str(folder) if folder.is_dir() else ""
 
 
