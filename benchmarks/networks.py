@@ -45,8 +45,8 @@ def networks(base: ModelConfig) -> dict[str, ModelConfig]:
 
 def seconds_per_step(config: Config) -> float:
     """Median time of a training step, compiled."""
-    config, source, _ = open_sources(config)
     mesh = device_mesh()
+    config, _, source, _ = open_sources(config, mesh)
     state = fresh_state(config, initial_variables(config, source), mesh)
     step = compile_train_step(config, state, mesh, source.ignore_label)
     batches = train_batches(source, config)

@@ -4,8 +4,8 @@
 
 PATH is the SceneParsing benchmark's ADEChallengeData2016 as it comes: images/{training,validation},
 annotations/{training,validation}, objectInfo150.txt. The official code has 151 outputs, of which
-number 0 is never trained. Images are fitted into 513 x 513 (official min = max resize 513). Model zoo:
-45.65 mIoU multi-scale at output stride 8 (150,000 steps). Not measured here.
+number 0 is never trained. Images are fitted into 513 x 513 (official min = max resize 513). Model
+zoo: 45.65 mIoU multi-scale at output stride 8 (150,000 steps). Not measured here.
 """
 
 from deeplab_jax import (

@@ -21,6 +21,7 @@ ROOMS = [
     ["inference"],
     ["training"],
     ["plan"],
+    ["arguments"],
     ["cli"],
     ["__main__"],
 ]
@@ -87,7 +88,9 @@ def text_files(file: Path) -> list[str]:
         owner = getattr(getattr(node.func, "value", None), "id", "")
         given = [*node.args, *(k.value for k in node.keywords)]
         binary = any(isinstance(a, ast.Constant) and "b" in str(a.value)[:3] for a in given)
-        opens = name == "open" and owner not in ("Image", "gzip", "archive", "os") and not binary
+        opens = (
+            name == "open" and owner not in ("Image", "gzip", "archive", "av", "os") and not binary
+        )
         if name in ("read_text", "write_text") or opens:
             found.append(f"{file.name}:{node.lineno}")
     return found

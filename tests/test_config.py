@@ -37,7 +37,7 @@ from deeplab_jax.config import (
 from deeplab_jax.config.flags import format_fields
 from deeplab_jax.data.annotations.shapes import VOID
 from deeplab_jax.parallel.mesh import device_mesh
-from deeplab_jax.plan.compilers import batch_shapes
+from deeplab_jax.training.memory import batch_shapes
 from deeplab_jax.training.state import abstract_state
 from deeplab_jax.training.step import compile_train_step
 
@@ -217,7 +217,7 @@ def test_another_output_stride_takes_rates_and_sizes_along() -> None:
         ({"model": {"head": ["pspnet"]}}, r"model.head = \['pspnet'\] .* choose one of"),
         ({"eval": {"scales": [1, "2"]}}, r"eval.scales\[1\] = '2': expected float"),
         ({"task": {"eval_size": [33, None]}}, r"task.eval_size\[1\] = None: expected int"),
-        ({"train": {"steps": None}}, "train.steps = None: expected int"),
+        ({"train": {"seed": None}}, "train.seed = None: expected int"),
         ({"train": {"steps": True}}, "train.steps = True: expected int"),
         ({"train": {"seed": 2**63}}, "train.seed = 92.* 64 bits"),
         ({"optim": {"learning_rate": 10**400}}, "optim.learning_rate = 10+: .* finite"),
@@ -287,6 +287,8 @@ def test_what_is_not_finite_on_the_command_line() -> None:
         ("--eval.scales=0.5,1e0", "eval.scales", [0.5, 1.0]),
         ("--eval.trimap_widths 1,2", "eval.trimap_widths", [1, 2]),
         ("--train.class_weights=1,2 --model.num_classes=2", "train.class_weights", [1.0, 2.0]),
+        ("--train.class_weights=()", "train.class_weights", []),
+        ("--train.class_weights=auto", "train.class_weights", None),
         ("--eval.flip true", "eval.flip", True),
         ("--workdir=a=b", "machine.workdir", "a=b"),
         ("--steps 5", "train.steps", 5),

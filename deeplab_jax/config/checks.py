@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 from collections.abc import Callable, Sequence
+from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from deeplab_jax.errors import UserError
@@ -23,7 +24,7 @@ def one_of(name: str, value: object, choices: Sequence[object]) -> None:
 
 
 def limited(default: Any, allowed: str, check: Check, heeded_by: tuple[str, ...] = ()) -> Any:
-    """A field whose value `check` must find possible, as `allowed` says; None: only as a default.
+    """A field whose value `check` must find possible, as `allowed` says, unless it may be None.
 
     `heeded_by` names the data sources that take notice of it; (): all do.
     """
@@ -51,7 +52,7 @@ def check_fields(section: Any, name: str) -> None:
         value, hint = getattr(section, field.name), hints[field.name]
         if get_origin(hint) is Literal:
             one_of(f"{name}.{field.name}", value, get_args(hint))
-        if "check" not in field.metadata or (value is None and field.default is None):
+        if "check" not in field.metadata or (value is None and NoneType in get_args(hint)):
             continue
         ok = value is not None and field.metadata["check"](value)
         require(ok, f"{name}.{field.name}", value, field.metadata["allowed"])

@@ -148,19 +148,20 @@ class TrainConfig:
 
     pretrained: str = ""
     """A folder of weights or a run's folder to start from; layers of another shape are refused."""
-    pretrained_logits: bool = True
-    """False: start the last layer afresh, as another number of classes needs."""
-    reestimate_batch_norm: bool = False
-    """Re-estimate the backbone's BatchNorm on images: for weights whose BatchNorm was folded."""
-    steps: int = at_least(30_000, 1)
-    batch_size: int = at_least(16, 1)
-    """Images a step over all devices."""
+    pretrained_logits: bool | None = None
+    """False: start the last layer afresh. None: where the weights' classes are not the data's."""
+    reestimate_batch_norm: bool | None = None
+    """Re-estimate the backbone's BatchNorm on images. None: where the weights had it folded."""
+    steps: int | None = at_least(None, 1)
+    """None: by the number of images."""
+    batch_size: int | None = at_least(None, 1)
+    """Images a step over all devices; None: as many as fit their memory, at most 64; on a CPU 8."""
     accumulate: int = at_least(1, 1)
     """Parts that the batch is worked through in, one after the other, for memory's sake."""
-    class_weights: tuple[float, ...] = limited(
+    class_weights: tuple[float, ...] | None = limited(
         (), "0 or more each", lambda weights: all(w >= 0 for w in weights)
     )
-    """One weight a class in the loss; (): 1 each."""
+    """One weight a class in the loss; (): 1 each; None: 1 / sqrt(share of the masks' pixels)."""
     hard_pixels: float = limited(1.0, "above 0 up to 1", lambda x: 0 < x <= 1)
     """Share of the hardest pixels that the loss is taken over (official top_k_percent_pixels)."""
     hard_pixels_ramp: int = at_least(0, 0)
@@ -174,9 +175,19 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "train")
-        parts, size = self.accumulate, self.batch_size
+        parts, size = self.accumulate, self.batch
         allowed = f"a divisor of train.batch_size = {size}"
         require(size % parts == 0, "train.accumulate", parts, allowed)
+
+    @property
+    def batch(self) -> int:
+        """`batch_size`, the default filled in: the paper's, or the nearest that makes its parts."""
+        return self.batch_size or -(-16 // self.accumulate) * self.accumulate
+
+    @property
+    def length(self) -> int:
+        """`steps`, the default filled in: the paper's."""
+        return self.steps or 30_000
 
 
 @dataclass(frozen=True)
@@ -308,15 +319,15 @@ class Config:
         require(source != "scenes" or not root, "machine.root", root, what)
         check_protocol(self.model, self.task, self.eval)
         check_size("data.crop_size", self.data.crop_size, self.model)
-        classes, weights = self.model.num_classes, self.train.class_weights
+        classes, weights = self.model.num_classes, self.train.class_weights or ()
         names = self.task.classes
         allowed = f"one for each of the {classes} classes (model.num_classes)"
         if classes is not None:
             require(len(weights) in (0, classes), "train.class_weights", weights, allowed)
             require(len(names) in (0, classes), "task.classes", names, allowed)
         start = self.optim.slow_start_steps
-        allowed = f"fewer than train.steps = {self.train.steps}"
-        require(start < self.train.steps, "optim.slow_start_steps", start, allowed)
+        allowed = f"fewer than train.steps = {self.train.length}"
+        require(start < self.train.length, "optim.slow_start_steps", start, allowed)
 
 
 def check_size(name: str, size: Size | None, model: ModelConfig) -> None:

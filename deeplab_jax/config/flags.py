@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 from deeplab_jax.config.checks import one_of, require
 from deeplab_jax.config.experiment import Config
 from deeplab_jax.config.files import load_config_file
-from deeplab_jax.config.formats import GONE, is_white, today
+from deeplab_jax.config.formats import GONE, SHORT, is_white, today
 from deeplab_jax.config.values import from_scalar
 from deeplab_jax.errors import UserError
 
@@ -70,7 +70,7 @@ def format_fields() -> str:
 def describe(value: Any) -> str:
     """A value as it is typed on the command line."""
     if isinstance(value, tuple):
-        return " ".join(map(str, value)) or "none"
+        return " ".join(map(str, value)) or "()"
     return str(value) if value != "" else "''"
 
 
@@ -154,6 +154,22 @@ def _named(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
     return named
 
 
+def flag_of(name: str) -> str:
+    """What is typed on the command line to set a field: --steps of train.steps.
+
+    Of what is read from the data, it is their list of classes that decides.
+    """
+    name = "data.classes" if name in NO_FLAGS else name
+    short = next((s.replace("_", "-") for s, field in SHORT.items() if field == name), name)
+    return f"--{short}"
+
+
+def given(arguments: Sequence[str], name: str) -> str | None:
+    """What the arguments say of a field, unchecked; None where they do not name it."""
+    words = [words for written, words in _named(arguments) if today(written) == name]
+    return " ".join(words[-1]) if words else None
+
+
 def _near(name: str, names: Sequence[str]) -> str:
     """What a wrong name could stand for: --steps for --train.steps; else the section's settings."""
     section, _, last = name.rpartition(".")
@@ -168,7 +184,7 @@ def from_words(hint: Any, words: list[str], name: str) -> Any:
     """The words of a command line as a field's type."""
     given = " ".join(words)
     if NoneType in get_args(hint):  # X | None
-        if given.lower() == "none":
+        if given.lower() in ("none", "auto"):
             return None
         hint = get_args(hint)[0]
     if get_args(hint)[:1] == (str,):

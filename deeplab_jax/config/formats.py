@@ -78,7 +78,9 @@ def current(values: Any) -> Any:
             f"format = {number!r:.80}: this version reads the formats 0 to {FORMAT}; a later one"
             " wrote it: update deeplab_jax"
         )
-    return unflatten(present(flatten({k: v for k, v in values.items() if k != "format"})))
+    sections = {name: value for name, value in values.items() if name != "format"}
+    empty = {name: value for name, value in sections.items() if value == {}}
+    return empty | unflatten(present(flatten(sections)))
 
 
 def as_range(white: Any) -> Any:

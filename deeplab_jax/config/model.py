@@ -116,8 +116,11 @@ class ModelConfig:
     The official ones (0.9997, MobileNetV2 0.997) need tens of thousands of steps. Runs of some
     hundred steps want 0.9 to 0.99.
     """
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the network's arithmetic; parameters, statistics, logits and loss stay float32."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Type of the network's arithmetic; parameters, statistics, logits and loss stay float32.
+
+    auto: bfloat16 where a run starts on accelerators that have it, else float32.
+    """
     remat: Remat = "none"
     """What the backward pass computes again instead of keeping it, unit by unit of the backbone.
 
@@ -201,8 +204,11 @@ class TaskConfig:
 
     Of a classifier: the central crop's; None: that of the training crops.
     """
-    resize: Literal["keep", "fit"] = heeded("keep", *SEGMENTATION)
-    """fit: scale every image to fit into eval_size first (training images too)."""
+    resize: Literal["auto", "keep", "fit"] = heeded("keep", *SEGMENTATION)
+    """fit: scale every image to fit into eval_size first (training images too).
+
+    auto: where the longer side of most is above twice the crop's, to fit into twice the crop's.
+    """
     range: tuple[float, float] | None = limited(
         None,
         "two finite numbers, the lower one first, such as 0 4095 for 12 bits; or None",

@@ -113,7 +113,7 @@ def train_batches(
     Its rows stand together, so that what is drawn by row, flips and colours on the device, is the
     same for any number of hosts. `fill` is the pixel that images are padded with.
     """
-    batch_size = config.train.batch_size
+    batch_size = config.train.batch
     order = grain.MapDataset.range(len(source)).seed(config.train.seed).shuffle()
     # Not repeat() without a number, whose length overflows in batches of one.
     order = order.repeat(MOST_EXAMPLES // len(source))

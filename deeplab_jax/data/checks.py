@@ -1,4 +1,4 @@
-"""The command check-data: what a data set holds, what is wrong, and settings that would help."""
+"""The command check-data: what a data set holds, what is wrong, and arguments that would help."""
 
 import contextlib
 import sys
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deeplab_jax.config import PAPER_CROP, Config, round_up, save_json
+from deeplab_jax.config import Config, round_up, save_json
 from deeplab_jax.data.findings import (
     Finding,
     SplitCheck,
@@ -22,8 +22,7 @@ from deeplab_jax.data.findings import (
     warn_of_reading,
 )
 from deeplab_jax.data.folder import understand
-from deeplab_jax.data.settle import open_data, open_split, settle
-from deeplab_jax.data.sizes import crop_size
+from deeplab_jax.data.settle import choose, format_choices, open_data, open_split, with_choices
 from deeplab_jax.data.source import (
     UNREADABLE,
     Facts,
@@ -54,7 +53,8 @@ def check_data(config: Config, out: Path) -> tuple[str, bool]:
     writable_folder(out, "--out")
     splits = (config.data.train_split, config.data.eval_split)
     sources = {split: open_split(config, split) for split in splits}
-    settled = settle(config, sources[splits[0]])
+    chosen = choose(config, sources[splits[0]])
+    settled = with_choices(config, chosen)
     sources = {split: read_as(source, settled) for split, source in sources.items()}
     workers = config.machine.workers
     checks = [check_split(source, split, workers) for split, source in sources.items()]
@@ -67,14 +67,13 @@ def check_data(config: Config, out: Path) -> tuple[str, bool]:
         written += f"; images under their masks: {out / 'samples.png'}"
     save_json(settled, out / "data.json")
     written += f"; what was understood, as settings: {out / 'data.json'}"
-    h, w = settled.data.crop
     text = [
         *map(describe_split, checks),
         class_table(checks),
-        f"training would see {settled.model.classes} classes and crops of {h} x {w}",
+        f"training would choose\n{format_choices(chosen)}",
         describe_findings("warnings", warnings),
         describe_findings("problems", problems),
-        describe_advice(suggest(checks, [*problems, *warnings], config)),
+        describe_advice(suggest(checks, [*problems, *warnings], settled)),
         written,
     ]
     return "\n\n".join(text), not problems
@@ -139,19 +138,10 @@ def warn_of_samples(sources: Mapping[str, Source], config: Config) -> None:
 def suggest(
     checks: Sequence[SplitCheck], findings: Sequence[Finding], config: Config
 ) -> dict[str, str]:
-    """Arguments of the command line, each with its reason: remedies, then what suits the data."""
+    """Arguments of the command line, each with its reason."""
     advice = {f.remedy: f"{f.where}: {f.reason}" for f in findings if f.remedy}
-    remedied, train, evaluation = bool(advice), checks[0], checks[-1]
-    if config.data.one_label or not train.sound:
-        return advice
-    stride, now = config.model.output_stride, config.data.crop_size
-    h, w = crop_size(train.sizes, config.model, config.task)
-    if now is not None and (h, w) != tuple(round_up(n, stride) for n in now):
-        advice[f"--data.crop_size {h} {w}"] = (
-            f"the median image of {train.split} as k * {stride} + 1, at most {max(PAPER_CROP)}; "
-            f"now {now[0]} {now[1]}; smaller crops cost less"
-        )
-    if config.task.eval_size is None and evaluation.sound:
+    evaluation, stride = checks[-1], config.model.output_stride
+    if config.task.eval_size is None and evaluation.sound and not config.data.one_label:
         largest, median = np.max(evaluation.sizes, axis=0), np.median(evaluation.sizes, axis=0)
         h, w = (round_up(max(17, int(n)), stride) for n in median)
         if largest.prod() > 4 * median.prod():
@@ -159,22 +149,7 @@ def suggest(
                 "the largest image has over 4 times the median's pixels, and needs as much more"
                 " memory; scaled to fit, all need that of the median, and one compiled program"
             )
-    if train.pixels.any() and not remedied:  # which may change what is counted
-        weights = " ".join(f"{weight:.3g}" for weight in class_weights(train.pixels))
-        advice[f"--train.class_weights {weights}"] = (
-            f"for rare classes in short runs: 1/sqrt(share of {train.split}'s labelled pixels), "
-            "of mean 1 over the pixels, as in configs/camvid.py"
-        )
     return advice
-
-
-def class_weights(pixels: np.ndarray) -> np.ndarray:
-    """Weights f64[classes] from pixels i64[classes]: 1/sqrt(share), of mean 1 over the pixels.
-
-    As in configs/camvid.py. A class that never occurs has weight 1.
-    """
-    roots = np.sqrt(pixels / pixels.sum())
-    return np.divide(1 / roots.sum(), roots, out=np.ones_like(roots), where=roots > 0)
 
 
 # ---- as text and as an image

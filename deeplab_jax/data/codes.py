@@ -297,9 +297,8 @@ def _number(
             told = f"{n} is ignored: these are CamVid's 11 classes, and {n} is its void"
             return {**same, n: VOID}, More((told,))
         raise UserError(_one_too_many(n, names, zero=0 in there))
-    levels = sorted(sorted(there, key=lambda v: -counts[v])[:n])
-    if len(levels) == n and min(np.diff(levels), default=0) > 1:
-        raise UserError(_ask_for_map(levels, counts, f"there are {n} classes"))
+    if len(values) == n and min(np.diff(values), default=0) > 1:
+        raise UserError(_ask_for_map(values, counts, f"there are {n} classes"))
     beyond = [v for v in values if v >= n]
     many = "are they gray levels, or numbers of single objects?"
     few = (

@@ -1,17 +1,25 @@
 """Opening the data that a configuration names, and what the configuration leaves to the data."""
 
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from deeplab_jax.config import PAPER_CROP, Config
+import numpy as np
+
+from deeplab_jax.config import PAPER_CROP, Config, TaskConfig
+from deeplab_jax.config.flags import flag_of
 from deeplab_jax.data.classes import other_names
 from deeplab_jax.data.codes import to_label_map
 from deeplab_jax.data.folder import Folder
 from deeplab_jax.data.images import find_channels_and_range
-from deeplab_jax.data.sizes import crop_size, input_size
-from deeplab_jax.data.source import Source, open_source
-from deeplab_jax.data.transforms import Size
+from deeplab_jax.data.sizes import crop_size, fit_box, input_size
+from deeplab_jax.data.source import READERS, UNREADABLE, Source, evenly_spread, open_source
 from deeplab_jax.errors import UserError
+
+MOST_MASKS = 500  # whose pixels are counted for the classes' weights
+MOST_WEIGHT = 10.0  # of a class: a few hundred pixels among millions must not rule the gradient
 
 
 def open_split(config: Config, split: str) -> Source:
@@ -45,41 +53,73 @@ def open_data(config: Config, split: str) -> Source:
     return open_source(config, split)
 
 
+class Choice(NamedTuple):
+    """What becomes of a setting that was left open, and why; "": nobody need be told."""
+
+    value: Any
+    reason: str
+
+
+Choices = dict[str, Choice]  # by the setting, such as data.crop_size
+
+
 def settle(config: Config, train_source: Source) -> Config:
     """The configuration with everything filled in that it leaves to the data; what it says stays.
-
-    Classes and their colours are the source's, and so is the ignored label of a folder; channels
-    and range are those of a sample of the images; a crop suits their sizes. A classifier is
-    evaluated at the size of its training crops.
 
     Raises:
       UserError: the configuration names classes that are not those of the data.
     """
-    model, task, data = config.model, config.task, config.data
-    theirs = train_source.class_names
-    names = task.classes or theirs
-    if len(names) != len(theirs) or (other := other_names(names, theirs)):
-        differ = other if len(names) == len(theirs) else f"{len(names)} for {', '.join(theirs[:4])}"
-        raise UserError(
-            f"task.classes are not those of the data ({differ}): leave them to the data, or correct"
-            " its list of classes"
-        )
-    channels, range = find_channels_and_range(config, train_source)
-    crop = data.crop_size or _crop(config, train_source)
-    one_size = crop if model.head == "classifier" else None
+    return with_choices(config, choose(config, train_source))
+
+
+def with_choices(config: Config, choices: Mapping[str, Choice]) -> Config:
+    """`config` with the values of the choices."""
+    sections: dict[str, dict[str, Any]] = {}
+    for name, choice in choices.items():
+        section, _, field = name.partition(".")
+        sections.setdefault(section, {})[field] = choice.value
     return replace(
-        config,
-        model=replace(model, num_classes=len(names), channels=channels),
-        task=replace(
-            task,
-            classes=names,
-            colors=task.colors or train_source.colors,
-            eval_size=task.eval_size or one_size,
-            range=range,
-            values=task.values or _mask_values(train_source),
-        ),
-        data=replace(data, crop_size=crop, label_map=data.label_map or _label_map(train_source)),
+        config, **{name: replace(getattr(config, name), **new) for name, new in sections.items()}
     )
+
+
+def value_of(config: Config, name: str) -> Any:
+    """The value of a setting, such as train.steps."""
+    section, _, field = name.partition(".")
+    return getattr(getattr(config, section), field)
+
+
+def is_open(config: Config, name: str) -> bool:
+    """Whether a setting is left to the data or to the device."""
+    return value_of(config, name) in (None, "auto")
+
+
+def choose(config: Config, source: Source) -> Choices:
+    """What the data say of all that `config` leaves to them, in the order in which it is told.
+
+    Classes and their colours are the source's; sizes, channels and range suit the images; the
+    weights of classes suit the masks. A classifier is evaluated at the size of its training crops.
+
+    Raises:
+      UserError: the configuration names classes that are not those of the data.
+    """
+    task, names = config.task, source.class_names
+    chosen = {"model.num_classes": Choice(len(names), "")}
+    if task.classes:
+        check_classes(task.classes, names)
+    else:
+        chosen["task.classes"] = Choice(names, "those of the data")
+    if not task.colors:
+        chosen["task.colors"] = Choice(source.colors, "")
+    if label_map := _label_map(source):
+        chosen["data.label_map"] = Choice(label_map, "")
+        chosen["task.values"] = Choice(_mask_values(source), "")
+    chosen |= choose_channels(config, source)
+    sizes = choose_sizes(config, source)
+    chosen |= {name: choice for name, choice in sizes.items() if is_open(config, name)}
+    if is_open(config, "train.class_weights"):
+        chosen["train.class_weights"] = weigh_classes(source)
+    return chosen
 
 
 def _label_map(source: Source) -> tuple[str, ...]:
@@ -106,8 +146,106 @@ def settings_for(base: Config, root: Path, *, named: bool) -> Config:
     return replace(base, machine=machine)
 
 
-def _crop(config: Config, source: Source) -> Size:
-    if config.model.head == "classifier":
-        return input_size((1, 1), config.model, config.task)
+def check_classes(names: tuple[str, ...], theirs: tuple[str, ...]) -> None:
+    """Raise UserError unless the configuration's classes are the data's."""
+    if len(names) != len(theirs) or (other := other_names(names, theirs)):
+        differ = other if len(names) == len(theirs) else f"{len(names)} for {', '.join(theirs[:4])}"
+        raise UserError(
+            f"task.classes are not those of the data ({differ}): leave them to the data, or correct"
+            " its list of classes"
+        )
+
+
+def choose_channels(config: Config, source: Source) -> Choices:
+    """How many channels images have, and which of their values are black and white."""
+    channels, limits = find_channels_and_range(config, source)
+    few = "" if channels == 3 else "what most of the images have"
+    chosen = {
+        "model.channels": Choice(channels, few),
+        "task.range": Choice(limits, "" if limits is None else "the images' values"),
+    }
+    return {name: choice for name, choice in chosen.items() if is_open(config, name)}
+
+
+def choose_sizes(config: Config, source: Source) -> Choices:
+    """The crop of training, and the size into which images far above it are scaled."""
+    model, task, crop = config.model, config.task, config.data.crop_size
+    if model.head == "classifier":
+        crop = crop or input_size((1, 1), model, task)
+        why = "what the network usually sees"
+        return {"data.crop_size": Choice(crop, why), "task.eval_size": Choice(crop, "the crop's")}
+    if crop is not None and task.resize != "auto":
+        return {}
     sizes = [size for size in source.sizes() if size is not None]
-    return crop_size(sizes, config.model, config.task) if sizes else PAPER_CROP
+    median = " x ".join(f"{n:.0f}" for n in np.median(sizes, axis=0)) if sizes else "unknown"
+    chosen: Choices = {}
+    if task.resize == "auto":
+        box = fit_box(sizes, crop or PAPER_CROP, model) if not task.eval_size else None
+        why = f"the median image, {median}, is above twice the crop"
+        chosen["task.resize"] = Choice("fit", why) if box else Choice("keep", "")
+        if box:
+            chosen["task.eval_size"] = Choice(box, "images are scaled to fit into twice the crop")
+            task = TaskConfig(resize="fit", eval_size=box)
+    fitted = ", scaled so" if task.resize == "fit" else ""
+    why = f"the median image, {median}{fitted}; at most {PAPER_CROP[0]}"
+    value = crop_size(sizes, model, task) if sizes else PAPER_CROP
+    return chosen | {"data.crop_size": Choice(value, why)}
+
+
+def weigh_classes(source: Source) -> Choice:
+    """Weights of the classes in the loss, so that rare ones are learnt in short runs."""
+
+    def count(index: int) -> np.ndarray:
+        try:
+            label = source[index]["label"]
+        except UNREADABLE:  # which training refuses or counts, and check-data names
+            return np.zeros(len(source.class_names), int)
+        valid = label[label != source.ignore_label]
+        return np.bincount(valid, minlength=len(source.class_names))
+
+    masks = evenly_spread(len(source), MOST_MASKS)
+    with ThreadPoolExecutor(READERS) as pool:
+        pixels = sum(pool.map(count, masks), np.zeros(len(source.class_names), int))
+    if not pixels.any():
+        return Choice((), "no mask shows a class")
+    weights = tuple(float(f"{weight:.3g}") for weight in class_weights(pixels))
+    return Choice(weights, f"1 / sqrt(share of the pixels) in {len(masks)} masks")
+
+
+def class_weights(pixels: np.ndarray) -> np.ndarray:
+    """Weights f64[classes] from pixels i64[classes]: 1/sqrt(share), of mean 1 over the pixels.
+
+    At most `MOST_WEIGHT`. A class that never occurs has weight 1.
+    """
+    roots = np.sqrt(pixels / pixels.sum())
+    weights = np.divide(1 / roots.sum(), roots, out=np.ones_like(roots), where=roots > 0)
+    return np.minimum(weights, MOST_WEIGHT)
+
+
+def format_choices(choices: Mapping[str, Choice]) -> str:
+    """A line for each choice that has a reason: setting, value, reason, and the flag that decides.
+
+    As in `steps  1009  22 epochs of 367 images at batch size 8  --steps`.
+    """
+    rows = [
+        (name.partition(".")[2].replace("_", " "), _shown(value), reason, flag_of(name))
+        for name, (value, reason) in choices.items()
+        if reason
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    """A value in a few words."""
+    if not isinstance(value, tuple):
+        return str(value)
+    if len(value) == 2 and not isinstance(value[0], str):
+        return (
+            f"{value[0]} x {value[1]}"
+            if isinstance(value[0], int)
+            else f"{value[0]:g} to {value[1]:g}"
+        )
+    first = ", ".join(map(str, value[:4]))
+    return f"{first}, ... ({len(value)})" if len(value) > 4 else first or "none"

@@ -32,6 +32,29 @@ def fits(size: Size, box: Size) -> bool:
     return size[0] <= box[0] and size[1] <= box[1]
 
 
+def fit_box(sizes: Sequence[Size], crop: Size, model: ModelConfig) -> Size | None:
+    """Height and width to scale images of these sizes into, where most are far above the crop.
+
+    That is, where the median's longer side is above twice the crop's, which it then has; None
+    elsewhere. The box has the median's shape, and is square where some images are upright and some
+    lie.
+    """
+    side = round_up(2 * max(crop) - 1, model.output_stride)
+    h, w = _typical(sizes) if sizes else (0, 0)
+    if max(h, w) <= side:
+        return None
+    h, w = (round_up(max(17, n * side // max(h, w)), model.output_stride) for n in (h, w))
+    return (h, w)
+
+
+def _typical(sizes: Sequence[Size]) -> Size:
+    """The median height and width; the larger of both where some images are upright, some lie."""
+    h, w = (int(side) for side in np.median(sizes, axis=0))
+    if any(a > b for a, b in sizes) and any(a < b for a, b in sizes):
+        h = w = max(h, w)
+    return (h, w)
+
+
 def crop_size(sizes: Sequence[Size], model: ModelConfig, task: TaskConfig) -> Size:
     """A crop k * output_stride + 1 for training images of these sizes, as they are scaled to fit.
 
@@ -40,11 +63,8 @@ def crop_size(sizes: Sequence[Size], model: ModelConfig, task: TaskConfig) -> Si
     """
     if task.resize == "fit" and task.eval_size is not None:
         sizes = [fit_size(size, task.eval_size) for size in sizes]
-    h, w = (int(side) for side in np.median(sizes, axis=0))
-    if any(a > b for a, b in sizes) and any(a < b for a, b in sizes):
-        h = w = max(h, w)
     h, w = (
         round_up(min(max(n, 17), most), model.output_stride)  # a crop has 17 pixels or more
-        for n, most in zip((h, w), PAPER_CROP, strict=True)
+        for n, most in zip(_typical(sizes), PAPER_CROP, strict=True)
     )
     return (h, w)

@@ -50,7 +50,7 @@ def full_precision(model: Network, variables: Any, image: Array) -> Array:
 
     JAX's default is bfloat16 products on a TPU and TF32 on recent NVIDIA GPUs (`ops/__init__.py`).
     """
-    precise = model.config.dtype == "float32"
+    precise = model.config.dtype != "bfloat16"
     with jax.default_matmul_precision("highest") if precise else nullcontext():
         return cast(Array, model.apply(variables, image, train=False))
 

@@ -73,7 +73,8 @@ def layer_options(config: ModelConfig, part: str) -> LayerOptions:
     if part == "deeplab" and config.head_init == "he":
         options = replace(options, inits=HE_INITS)
     decay = config.batch_norm_decay or options.decay
-    return replace(options, decay=decay, dtype=jnp.dtype(config.dtype))
+    dtype = jnp.bfloat16 if config.dtype == "bfloat16" else jnp.float32
+    return replace(options, decay=decay, dtype=dtype)
 
 
 class BatchNorm(nn.Module):

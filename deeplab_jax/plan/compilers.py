@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.errors import JaxRuntimeError
 from jax.experimental import topologies
 
@@ -21,8 +20,7 @@ from deeplab_jax.data.annotations.shapes import VOID
 from deeplab_jax.errors import UserError
 from deeplab_jax.parallel.mesh import device_mesh
 from deeplab_jax.plan.chips import CHIPS, GB, Chip
-from deeplab_jax.training.state import abstract_state
-from deeplab_jax.training.step import compile_train_step
+from deeplab_jax.training.memory import held_bytes, lower_step
 
 # What libtpu would otherwise ask of the machine that it takes for a TPU host.
 TPU_ENVIRONMENT = {
@@ -75,7 +73,7 @@ class Compiled(NamedTuple):
     temporaries: float
     program: float
     peak: float
-    """All that is held at once, at most. Donated outputs take the place of arguments."""
+    """All that is held at once, at most."""
     hlo: str
     hosts: int
 
@@ -155,9 +153,7 @@ def compile_step(config: Config, topology: Topology) -> Compiled:
         raise DoesNotFit(reason[:200]) from error
     m = compiled.memory_analysis()
     arguments, temporaries = m.argument_size_in_bytes / GB, m.temp_size_in_bytes / GB
-    outputs = (m.output_size_in_bytes - m.alias_size_in_bytes) / GB
-    program = m.generated_code_size_in_bytes / GB
-    peak = arguments + outputs + temporaries + program
+    program, peak = m.generated_code_size_in_bytes / GB, held_bytes(m) / GB
     if peak > topology.chip.memory:  # a GPU's compiler does not refuse
         raise DoesNotFit(f"it needs {peak:.1f} GB")
     hosts = len({device.process_index for device in devices})
@@ -166,17 +162,4 @@ def compile_step(config: Config, topology: Topology) -> Compiled:
 
 def lower(config: Config, devices: list[Any]) -> Any:
     """The training step, lowered for these devices."""
-    mesh = device_mesh(config.mesh.shape, devices)
-    state = abstract_state(config, mesh)
-    step: Any = compile_train_step(config, state, mesh, VOID)
-    return step.lower(state, batch_shapes(config))
-
-
-def batch_shapes(config: Config) -> dict[str, Any]:
-    """A global batch as shapes."""
-    shape = (config.train.batch_size, *config.data.crop)
-    label = jax.ShapeDtypeStruct(shape, jnp.uint8)
-    if config.data.one_label:
-        label = jax.ShapeDtypeStruct((shape[0], 1, 1), jnp.uint16)
-    image = jax.ShapeDtypeStruct((*shape, config.model.image_channels), jnp.uint8)
-    return {"image": image, "label": label}
+    return lower_step(config, device_mesh(config.mesh.shape, devices), VOID)

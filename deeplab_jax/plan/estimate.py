@@ -31,7 +31,7 @@ def peak(config: Config, batch_shares: int, *, gpu: bool) -> float:
     """GB that a training step holds at once on a device; `batch_shares`: parts of the batch."""
     train, mesh, crop = config.train, config.mesh, config.data.crop
     model, remat = config.model, config.model.remat
-    images = train.batch_size / batch_shares / train.accumulate / mesh.space
+    images = train.batch / batch_shares / train.accumulate / mesh.space
     if mesh.space > 1:
         images *= HALOS
     kept = GPU if gpu else TPU_XCEPTION if model.backbone.startswith("xception") else TPU

@@ -48,7 +48,7 @@ class Plan:
     @property
     def tflop(self) -> float:
         """10^12 operations of a step on each chip."""
-        images = self.config.train.batch_size / self.topology.size
+        images = self.config.train.batch / self.topology.size
         return 2 * images * self.multiply_adds[1] / 1e12
 
     @cached_property  # a program's text has megabytes
@@ -82,8 +82,9 @@ def make_plan(config: Config, topology: Topology) -> Plan:
       DoesNotFit: the compiler says so; with what to change.
       UserError: the mesh or the batch cannot be split over the topology.
     """
+    config = on_chips(config)
     mesh = abstract_mesh(config.mesh.shape, topology.size)
-    check_batch_size("train.batch_size", config.train.batch_size, mesh, config.train.accumulate)
+    check_batch_size("train.batch_size", config.train.batch, mesh, config.train.accumulate)
     compiled = None
     if installed(compiler_of(topology)):
         try:
@@ -91,6 +92,13 @@ def make_plan(config: Config, topology: Topology) -> Plan:
         except DoesNotFit as error:
             raise DoesNotFit(explain_overflow(config, topology, str(error))) from error
     return Plan(config, topology, estimate_peak(config, topology), compiled)
+
+
+def on_chips(config: Config) -> Config:
+    """`config` with the type of arithmetic that a run chooses on accelerators."""
+    if config.model.dtype != "auto":
+        return config
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="bfloat16"))
 
 
 def estimate_peak(config: Config, topology: Topology) -> float:
@@ -122,7 +130,8 @@ def fit(config: Config, topology: Topology) -> Plan:
     Raises:
       UserError: nothing fits.
     """
-    peaks = [(estimate_peak(c, topology), c) for c in list_candidates(config, topology)]
+    candidates = list_candidates(on_chips(config), topology)
+    peaks = [(estimate_peak(c, topology), c) for c in candidates]
     promising = [c for gb, c in peaks if gb <= topology.chip.memory]
     if peaks and not promising:
         promising = [min(peaks, key=lambda item: item[0])[1]]
@@ -130,7 +139,7 @@ def fit(config: Config, topology: Topology) -> Plan:
         with suppress(DoesNotFit):
             return make_plan(candidate, topology)
     raise UserError(
-        f"--fit: nothing fits {topology.text} at train.batch_size = {config.train.batch_size} and"
+        f"--fit: nothing fits {topology.text} at train.batch_size = {config.train.batch} and"
         f" data.crop_size = {config.data.crop}: make one of them smaller, or take more chips"
     )
 
@@ -152,8 +161,8 @@ def list_candidates(config: Config, topology: Topology) -> Iterator[Config]:
         for n in divisors(topology.size)
         if n % mesh.space == 0 and topology.size % (n * mesh.fsdp) == 0
     ]
-    for parts in divisors(train.batch_size):
-        fitting = [n for n in spaces if train.batch_size % (topology.size // n * parts) == 0]
+    for parts in divisors(train.batch):
+        fitting = [n for n in spaces if train.batch % (topology.size // n * parts) == 0]
         if parts % train.accumulate or not fitting:
             continue
         for remat in remats:
@@ -200,7 +209,7 @@ def format_heading(plan: Plan) -> str:
     mesh, (height, width) = abstract_mesh(c.mesh.shape, topology.size).shape, c.data.crop
     return (
         f"{m.backbone} {m.head}, output stride {m.output_stride}, {height}x{width},"
-        f" {m.dtype}, remat {m.remat}; a batch of {c.train.batch_size}{parts}\n"
+        f" {m.dtype}, remat {m.remat}; a batch of {c.train.batch}{parts}\n"
         f"{topology.text}: {topology.size} x {topology.chip.name},"
         f" mesh {' x '.join(f'{axis} {n}' for axis, n in mesh.items())}; {how}"
     )
@@ -228,7 +237,7 @@ def format_work(plan: Plan) -> str:
     bounds = plan.bounds
     lines += [f"  {name:<22}{ms:>9.1f} ms at least" for name, ms in bounds.items()]
     slowest, hosts = max(bounds.values()), plan.compiled.hosts if plan.compiled else 1
-    images = plan.config.train.batch_size / slowest * 1e3 / hosts
+    images = plan.config.train.batch / slowest * 1e3 / hosts
     peaks = "ms a step, by published peaks: a bound, no prediction"
     lines.append(f"  {'roofline bound':<22}{slowest:>9.1f} {peaks}")
     each = f"for each of {hosts} hosts" if plan.compiled else "in all"

@@ -32,7 +32,7 @@ def evaluate_when_due(evaluator: Evaluator, log: Log, step: int, state: TrainSta
     Unless the best weights are gone, without which a finished run could not end again.
     """
     every = evaluator.config.machine.eval_every
-    if step == 0 or (step % every and step != evaluator.config.train.steps):
+    if step == 0 or (step % every and step != evaluator.config.train.length):
         return
     best, logged = best_folder(evaluator), step in log.evaluated
     lost = ", ".join(missing_files(best))

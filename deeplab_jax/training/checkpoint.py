@@ -45,6 +45,12 @@ class Damaged(Exception):
     """A checkpoint that cannot be read, or whose bytes are not those that were saved."""
 
 
+def list_steps(directory: Path) -> list[int]:
+    """The steps of the checkpoints in a folder, newest first."""
+    names = [path.name for path in directory.glob("*")]
+    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+
 class Checkpoints:
     """The checkpoints under a run's folder, all of one experiment, which `experiment` describes.
 
@@ -93,8 +99,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps of the checkpoints on disk, newest first."""
-        names = [path.name for path in self._directory.glob("*")]
-        return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+        return list_steps(self._directory)
 
     # ---- saving
 

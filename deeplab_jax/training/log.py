@@ -106,7 +106,7 @@ class Log:
     def _write_step(self, step: int, values: dict[str, float]) -> None:
         now = time.monotonic()
         before, start = self._last
-        rate = (step - before) * self._config.train.batch_size / (now - start)
+        rate = (step - before) * self._config.train.batch / (now - start)
         wait = self._waited / (now - start)
         self._last, self._waited = (step, now), 0.0
         timings = {"images_per_second": round(rate, 3), "data_wait": round(wait, 3)}

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from deeplab_jax.config import Config
 from deeplab_jax.data.batches import BadRecords, Batches, for_device, train_batches
 from deeplab_jax.data.checks import warn_of_samples
-from deeplab_jax.data.settle import open_split, settle
+from deeplab_jax.data.settle import Choices, open_split
 from deeplab_jax.data.source import Source, read_as
 from deeplab_jax.data.workers import ReaderFailed
 from deeplab_jax.errors import UserError
@@ -32,6 +32,7 @@ from deeplab_jax.parallel.processes import writes
 from deeplab_jax.progress import Ticker
 from deeplab_jax.training.best import evaluate_when_due, finish, score_best_anew
 from deeplab_jax.training.checkpoint import Checkpoints
+from deeplab_jax.training.choices import settle_run
 from deeplab_jax.training.interruption import Interrupted, Interruption
 from deeplab_jax.training.log import Log, NumbersGoneBad
 from deeplab_jax.training.opening import print_opening
@@ -66,9 +67,10 @@ def fit(config: Config) -> TrainState:
     with ExitStack() as stack:
         stack.enter_context(lock_folder(workdir))
         mesh = device_mesh(config.mesh.shape)
-        check_batch_size("train.batch_size", config.train.batch_size, mesh, config.train.accumulate)
-        settled, source, eval_source = open_sources(config)
-        print_opening(config, settled, source, eval_source)
+        settled, chosen, source, eval_source = open_sources(config, mesh)
+        train = settled.train
+        check_batch_size("train.batch_size", train.batch, mesh, train.accumulate)
+        print_opening(settled, chosen, source, eval_source)
         experiment = describe_experiment(settled, source, eval_source)
         interruption = stack.enter_context(Interruption(settled.machine.hang_seconds))
         checkpoints = stack.enter_context(
@@ -100,13 +102,14 @@ def lock_folder(workdir: Path) -> Iterator[None]:
         ) from error
 
 
-def open_sources(config: Config) -> tuple[Config, Source, Source]:
-    """The settled configuration and both splits, with a sample of each decoded and checked."""
-    train, eval = (open_split(config, s) for s in (config.data.train_split, config.data.eval_split))
-    settled = settle(config, train)
-    train, eval = read_as(train, settled), read_as(eval, settled)
-    warn_of_samples({config.data.train_split: train, config.data.eval_split: eval}, config)
-    return settled, train, eval
+def open_sources(config: Config, mesh: Mesh) -> tuple[Config, Choices, Source, Source]:
+    """Both splits, with a sample of each decoded and checked; what was chosen, and with it all."""
+    train, evaluation = config.data.train_split, config.data.eval_split
+    sources = {split: open_split(config, split) for split in (train, evaluation)}
+    settled, chosen = settle_run(config, sources[train], mesh)
+    sources = {split: read_as(source, settled) for split, source in sources.items()}
+    warn_of_samples(sources, config)
+    return settled, chosen, sources[train], sources[evaluation]
 
 
 def train_over_bad_data(run: Run) -> TrainState:
@@ -142,13 +145,13 @@ def train(run: Run, state: TrainState) -> TrainState:
     with (
         closing(batches_from(run, first + int(state.data_offset))) as batches,
         Log(log_file, first, config, run.source) as log,
-        Ticker("train", config.train.steps, first) as bar,
+        Ticker("train", config.train.length, first) as bar,
     ):
         evaluator.compile(state.averaged)  # now, when an interruption costs nothing
         score_best_anew(evaluator)
         evaluate_when_due(evaluator, log, first, state)  # of a run that was interrupted in it
         try:
-            for step in range(first + 1, config.train.steps + 1):
+            for step in range(first + 1, config.train.length + 1):
                 with log.waiting():
                     batch = next(batches)
                     bad_records.note(batch)
@@ -170,7 +173,7 @@ def train(run: Run, state: TrainState) -> TrainState:
 def save_when_due(run: Run, log: Log, step: int, state: TrainState) -> None:
     """Save after every so many steps, after the last, and when asked to leave; then leave."""
     leaving = run.interruption.must_leave(step)
-    every, last = run.config.machine.checkpoint_every, run.config.train.steps
+    every, last = run.config.machine.checkpoint_every, run.config.train.length
     if step % every == 0 or step == last or leaving:
         log.flush()
         if leaving or not log.skipping:  # else there would be no good one to go back to

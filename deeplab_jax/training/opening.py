@@ -1,46 +1,36 @@
-"""What a run says at its beginning: its data, what was read from them, and its arithmetic."""
+"""What a run says at its beginning: its data, what was chosen and why, and its arithmetic."""
 
 import sys
 from typing import Any
 
 import jax
 
-from deeplab_jax.config import Config, flatten, to_dict
+from deeplab_jax.config import Config
+from deeplab_jax.data.settle import Choices, format_choices
 from deeplab_jax.data.source import Source
 from deeplab_jax.parallel.processes import writes
 
 PRODUCTS = {"gpu": "TF32 where the GPU has it", "tpu": "bfloat16"}  # JAX's default for float32
 
 
-def print_opening(asked: Config, config: Config, source: Source, eval_source: Source) -> None:
+def print_opening(config: Config, chosen: Choices, source: Source, eval_source: Source) -> None:
     """Print it, on the error stream of the process that writes."""
     precision = describe_precision(config.model.dtype, jax.default_backend())
-    for line in (describe_data(asked, config, source, eval_source), precision):
+    lines = (describe_data(config, source, eval_source), format_choices(chosen), precision)
+    for line in lines:
         if line and writes():
             print(line, file=sys.stderr)
 
 
-def describe_data(asked: Config, config: Config, source: Source, eval_source: Source) -> str:
-    """'data: my_data, 12 images to train on and 5 to evaluate, 3 classes (grey, red, blue)'.
-
-    And 'from the data: data.crop_size 33 x 49, task.ignore_label 255': what of `config` was None
-    in what the user `asked` for.
-    """
+def describe_data(config: Config, source: Source, eval_source: Source) -> str:
+    """'data: my_data, 12 images to train on and 5 to evaluate, 3 classes (grey, red, blue)'."""
     name = config.machine.root if config.data.source == "folder" else config.data.source
     names = source.class_names
     first = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-    line = (
+    return (
         f"data: {name}, {len(source)} images to train on and {len(eval_source)} to evaluate,"
         f" {len(names)} classes ({first})"
     )
-    before, after = (flatten(to_dict(c)) for c in (asked, config))
-    found = [
-        f"{field} {describe_value(field, value)}"
-        for field, value in after.items()
-        if before[field] is None and value is not None and field != "model.num_classes"
-        if (field, value) != ("model.channels", 3)
-    ]
-    return f"{line}\nfrom the data: {', '.join(found)}" if found else line
 
 
 def describe_value(field: str, value: Any) -> str:

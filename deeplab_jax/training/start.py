@@ -1,12 +1,19 @@
-"""The weights that a run starts from: random ones, pretrained ones in their place where asked."""
+"""The weights that a run starts from, random ones or pretrained, and the network that is theirs."""
 
+import os
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
 
 from deeplab_jax.config import Config
+from deeplab_jax.config.flags import given
 from deeplab_jax.data.batches import train_batches
 from deeplab_jax.data.classes import other_names
 from deeplab_jax.data.source import Source
@@ -16,9 +23,13 @@ from deeplab_jax.models.build import init_variables
 from deeplab_jax.models.mobilenet import LAST_CONV
 from deeplab_jax.weights.batch_norm import reestimate_batch_norm
 from deeplab_jax.weights.channels import adapt_channels
-from deeplab_jax.weights.files import Weights, load_weights
+from deeplab_jax.weights.files import Weights, find_weights, load_weights, read_about
 
 BATCH_NORM_BATCHES = 8  # of training images, to re-estimate folded BatchNorm
+FROM_NOTHING = (
+    "the network starts from random weights: with ImageNet's, far fewer images and steps are"
+    " enough: --pretrained=DIR, see docs/weights.md"
+)
 # For hundreds of initialisers, run once: a third of the time that a CPU's compiler takes otherwise.
 COMPILE_QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
@@ -28,10 +39,16 @@ def initial_variables(config: Config, source: Source) -> Any:
     init = jax.jit(init_variables, static_argnums=0, compiler_options=COMPILE_QUICKLY)
     variables = init(config.model, jax.random.key(config.train.seed))
     if not config.train.pretrained:
+        if config.data.source != "scenes" and not config.data.one_label:  # those are meant to
+            print(FROM_NOTHING, file=sys.stderr)
         return variables
     pretrained = load_weights(config.train.pretrained, complete=False)
     variables = overlay(variables, pretrained, config, source.class_names)
-    if config.train.reestimate_batch_norm:
+    reestimate = config.train.reestimate_batch_norm
+    if reestimate is None and (reestimate := is_folded(pretrained.variables)):
+        note = "its statistics are measured on training images (--train.reestimate_batch_norm)"
+        print(f"BatchNorm is folded in {config.train.pretrained}: {note}", file=sys.stderr)
+    if reestimate:
         batches = train_batches(source, config, fill=mean_pixel(config.model))
         images = (next(batches)["image"] for _ in range(BATCH_NORM_BATCHES))
         variables = reestimate_batch_norm(variables, build_model(config.model), images)
@@ -44,10 +61,10 @@ def overlay(
     """`variables` with every pretrained module put in place.
 
     A module that the pretrained network lacks (a decoder, say) keeps its random start, as does the
-    last layer of a segmentation model that starts from a classifier; one of another shape is
+    last layer of a segmentation model that starts from a classifier, and of one with other classes
+    than `class_names` unless it is asked for, both of which are said; one of another shape is
     refused. Weights for RGB become weights for other channels (`adapt_channels`). MobileNetV2's
-    1280-channel layer is dropped where this network has none. Classes of other names or in another
-    order than `class_names` are said where the last layer is taken.
+    1280-channel layer is dropped where this network has none.
     """
     origin = config.train.pretrained
     try:
@@ -56,7 +73,9 @@ def overlay(
         raise UserError(f"pretrained = {origin!r}: {error}") from error
     theirs = pretrained.variables
     same_kind = (pretrained.model.head == "classifier") == (config.model.head == "classifier")
-    with_logits = config.train.pretrained_logits and same_kind
+    other = other_classes(pretrained, config.model.classes, class_names)
+    asked = config.train.pretrained_logits
+    with_logits = same_kind and (not other if asked is None else asked)
     taken = [m for m in variables["params"] if m in theirs["params"]]
     taken = [m for m in taken if with_logits or m != "logits"]
     out = {collection: dict(modules) for collection, modules in variables.items()}
@@ -67,18 +86,71 @@ def overlay(
                 module.pop(LAST_CONV, None)
             check_shapes(f"{collection}/{name}", modules[name], module, origin)
             modules[name] = module
-    if "logits" in taken and (other := other_names(pretrained.task.classes, class_names)):
-        print(
-            f"warning: the last layer of {origin} was trained for classes of other names than the"
-            f" data's ({other}); --pretrained_logits=False starts it afresh",
-            file=sys.stderr,
-        )
     left = [m for m in theirs["params"] if m not in taken]
     note = f"; left out: {', '.join(left)}" if left else ""
     print(f"from {origin}: {', '.join(taken)}{note}", file=sys.stderr)
     if adapted:
         print(f"from {origin}: {adapted}", file=sys.stderr)
+    if other and same_kind and "logits" in theirs["params"]:
+        told = f"the last layer of {origin} was trained for other classes than the data's ({other})"
+        what = "it starts afresh; --pretrained_logits=True takes it where only names differ"
+        if with_logits:
+            what = "--pretrained_logits=False starts it afresh"
+        print(f"warning: {told}: {what}", file=sys.stderr)
     return out
+
+
+def other_classes(pretrained: Weights, count: int, names: tuple[str, ...]) -> str:
+    """In what the classes of pretrained weights are not `names`, or not as many; "" in nothing."""
+    if pretrained.model.classes != count:
+        return f"{pretrained.model.classes}, not {count}"
+    return other_names(pretrained.task.classes, names)
+
+
+def is_folded(variables: Any) -> bool:
+    """Whether BatchNorm's statistics say nothing: of a backbone that had them folded in."""
+    stats = flatten_dict(variables["batch_stats"]["backbone"])
+    return all(np.all(value == (path[-1] == "var")) for path, value in stats.items())
+
+
+# ---- the network of the weights, where a folder of data alone is named
+
+
+def weights_at_hand() -> str:
+    """The folder in which ImageNet weights are looked for, if it is there, else "": none."""
+    # Not Path's expanduser, which fails where there is no home.
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(cache) / "deeplab_jax" / "weights" / "imagenet_mobilenet_v2"
+    return str(folder) if folder.is_dir() else ""
+
+
+def on_weights(base: Config, changes: Sequence[str]) -> Config:
+    """`base` from the weights that changes of it name, or those at hand, with the network of these.
+
+    A classifier gets the head of `base`. What the weights do not have starts by its fan-in: from
+    ImageNet that is quicker than the official start.
+    """
+    named = given(changes, "train.pretrained")
+    folder = weights_at_hand() if named is None else named
+    if not folder:
+        return base
+    theirs, _ = read_about(find_weights(Path(folder)))
+    ours = base.model
+    if theirs.head == "classifier":
+        theirs = replace(theirs, head=ours.head, output_stride=ours.output_stride)
+        if theirs.backbone == "mobilenet_v2":  # which has the layer on which the blocks end
+            theirs = replace(theirs, mobilenet_endpoints="blocks")
+    network = replace(
+        theirs,
+        num_classes=None,
+        head_init="he",
+        batch_norm_decay=ours.batch_norm_decay,
+        dtype=ours.dtype,
+        remat=ours.remat,
+    )
+    told = f"its {network.backbone} with the head {network.head}"
+    print(f"starts from {folder} (--pretrained): {told}", file=sys.stderr)
+    return replace(base, model=network, train=replace(base.train, pretrained=folder))
 
 
 def check_shapes(name: str, ours: Any, theirs: Any, origin: str) -> None:

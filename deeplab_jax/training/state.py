@@ -48,7 +48,7 @@ class TrainState:
 
 def init_state(config: Config, variables: Any) -> TrainState:
     """The state before the first step of a run that starts from `variables`."""
-    schedule = make_schedule(config.optim, config.train.steps)
+    schedule = make_schedule(config.optim, config.train.length)
     optimizer = make_optimizer(config.optim, schedule, variables["params"])
     return TrainState(
         step=jnp.int32(0),

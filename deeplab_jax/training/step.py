@@ -107,7 +107,7 @@ def loss_and_stats(
         rngs={"dropout": key},
         mutable=["batch_stats"],
     )
-    losses, valid = pixel_losses(logits, label, ignore_label, train.class_weights)
+    losses, valid = pixel_losses(logits, label, ignore_label, train.class_weights or ())
     if train.hard_pixels < 1.0:
         share = hard_pixel_share(step, train.hard_pixels, train.hard_pixels_ramp)
         return hard_pixel_loss(losses, share), updates["batch_stats"]
@@ -135,7 +135,7 @@ def compile_train_step(
 
     Of `state` only the shapes are used.
     """
-    schedule = make_schedule(config.optim, config.train.steps)
+    schedule = make_schedule(config.optim, config.train.length)
     freeze = config.train.freeze_backbone
     step = partial(
         train_step,

@@ -33,14 +33,16 @@ from deeplab_jax.config import (
     to_dict,
 )
 from deeplab_jax.config.files import find_shipped, names_of
-from deeplab_jax.data.settle import open_split, settle
+from deeplab_jax.data.settle import open_split
 from deeplab_jax.errors import UserError
 from deeplab_jax.files import json_text
 from deeplab_jax.inference.results import evaluate_weights, protocol
 from deeplab_jax.inference.tta import scaled_size
 from deeplab_jax.models.summary import parameters, trace
+from deeplab_jax.parallel.mesh import device_mesh
 from deeplab_jax.progress import duration
 from deeplab_jax.reporting.report import format_column, write_study
+from deeplab_jax.training.choices import settle_run
 from deeplab_jax.training.loop import fit
 from deeplab_jax.training.resume import check_same, recipe
 from deeplab_jax.weights.files import load_weights
@@ -126,7 +128,7 @@ class Study:
         config = changed(self.base, row.changes)
         seed += config.train.seed
         workdir = str(out / slug(first.name) / f"seed{seed}")
-        run = {"machine.workdir": workdir, "machine.eval_every": config.train.steps}
+        run = {"machine.workdir": workdir, "machine.eval_every": config.train.length}
         return changed(config, {"train.seed": seed, **run})
 
 
@@ -201,7 +203,8 @@ def run_study(study: Study, out: Path, seeds: int = 1) -> str:
 
 def run_row(study: Study, row: Row, config: Config) -> Numbers:
     """The numbers of a row: of the run that is there, or of one made now."""
-    config = settle(config, open_split(config, config.data.train_split))
+    source = open_split(config, config.data.train_split)
+    config, _ = settle_run(config, source, device_mesh(config.mesh.shape))
     run = Path(config.machine.workdir)
     folder = run / "evaluation"
     if not is_measured(folder, config):

@@ -10,13 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from folders import encode, palette
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from synthetic import SIZE, square_image, write_squares
 
 from deeplab_jax import cli
-from deeplab_jax.config import load_config_file, load_json, parse
+from deeplab_jax.config import load_json, parse
 from deeplab_jax.data import checks
 from deeplab_jax.data.colors import voc_colormap
 from deeplab_jax.data.datasets import voc
@@ -24,6 +22,7 @@ from deeplab_jax.data.findings import check_split
 from deeplab_jax.data.folder import open_folder
 from deeplab_jax.data.settle import open_split
 from deeplab_jax.errors import UserError
+from deeplab_jax.parallel.mesh import device_mesh
 from deeplab_jax.training.loop import open_sources
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -261,7 +260,8 @@ def test_a_clean_folder_is_clean_and_its_histogram_right(
     out = capsys.readouterr().out
     assert "problems: none" in out and "warnings: none" in out
     assert "all 40 x 56" in out and "PNG RGB (6)" in out
-    assert "3 classes and crops of 49 x 65" in out and "crop_size" not in suggestions(out)
+    assert re.search(r"^crop size +49 x 65 +the median image, 40 x 56; .* --crop-size$", out, re.M)
+    assert re.search(r"^classes +grey, red, blue ", out, re.M) and "suggestions: none" in out
     masks = sorted((tmp_path / "masks" / "train").iterdir())
     labels = np.stack([np.asarray(Image.open(mask)) for mask in masks])
     check = check_split(open_folder(str(tmp_path), "train"), "train")
@@ -272,8 +272,7 @@ def test_a_clean_folder_is_clean_and_its_histogram_right(
     share = 100 * check.pixels[1] / (labels != 255).sum()
     assert re.search(rf"^red +{share:.3f} +6 ", out, re.MULTILINE)
     assert run(tmp_path, tmp_path / "out", "--data.crop_size", "513", "513") == 0
-    out = capsys.readouterr().out
-    assert "crops of 513 x 513" in out and "\n  --data.crop_size 49 65\n" in suggestions(out)
+    assert "crop size" not in capsys.readouterr().out
 
 
 def test_many_problems_of_a_kind_are_one_entry(
@@ -377,7 +376,7 @@ def test_training_warns_of_what_the_check_would(
     config = parse(
         [f"--machine.root={tmp_path}", "--model.num_classes=3"], str(CONFIGS / "folder.py")
     )
-    open_sources(config)
+    open_sources(config, device_mesh((8, 1, 1)))
     lines = capsys.readouterr().err.splitlines()[1:]  # the first is on the layout
     expected = [
         r"no mask holds class 0 \('grey'\): if ids start at 1",
@@ -483,26 +482,6 @@ def test_records_of_a_prepared_data_set_are_named_by_their_ids(
     assert "train  p1: not a readable image" in text
     assert "train  p2 (train) = p2 (val): the same image, byte for byte, in train and val" in text
     assert "train  cat: these classes never occur in train" in text
-
-
-@given(st.lists(st.integers(0, 10**9), min_size=2, max_size=30).filter(any))
-def test_weights_have_mean_one_over_the_pixels(pixels: list[int]) -> None:
-    shares = np.array(pixels) / sum(pixels)
-    weights = checks.class_weights(np.array(pixels))
-    assert (weights * shares).sum() == pytest.approx(1)
-    assert (weights[shares == 0] == 1).all()
-    squares = (weights**2 * shares)[shares > 0]
-    np.testing.assert_allclose(squares, squares[0])
-
-
-def test_weights_are_those_of_camvid() -> None:
-    """The pixels of its 367 masks of train, counted once."""
-    pixels = [
-        *(10682767, 14750079, 623349, 20076880, 2845085, 6166762),
-        *(743859, 714595, 3719877, 405385, 184967),
-    ]
-    expected = load_config_file(str(CONFIGS / "camvid.py")).train.class_weights
-    np.testing.assert_allclose(checks.class_weights(np.array(pixels)), expected, atol=0.005)
 
 
 def test_images_of_very_different_sizes_are_better_fitted(

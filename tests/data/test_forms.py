@@ -4,15 +4,17 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from folders import save
 from PIL import Image
 
-from deeplab_jax.cli import read_config
+from deeplab_jax.arguments import read_config
 from deeplab_jax.data.colors import voc_colormap
 from deeplab_jax.data.datasets import camvid
 from deeplab_jax.data.source import Source
+from deeplab_jax.parallel.mesh import device_mesh
 from deeplab_jax.training.loop import open_sources
 
 CAMVID = Path(__file__).resolve().parents[3] / "shared" / "data" / "camvid"
@@ -152,7 +154,8 @@ def test_every_form_gives_the_same_label_maps(
     for split, some in pairs.items():
         for pair in some:
             write(tmp_path, split, *pair)
-    _, train, val = open_sources(read_config(None, [], tmp_path))
+    config = read_config(None, [], tmp_path)
+    _, _, train, val = open_sources(config, device_mesh((1, 1, 1), jax.devices()[:1]))
     for source, split in ((train, "train"), (val, "val")):
         assert {*NAMES} <= {*source.class_names} <= {*NAMES, "background"}
         assert len(source) == COUNTS[split]

@@ -3,12 +3,24 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from deeplab_jax import Config, DataConfig, MachineConfig, ModelConfig, UserError
-from deeplab_jax.config import TaskConfig
-from deeplab_jax.data.settle import open_data, open_split, settle
+from deeplab_jax.config import TaskConfig, load_config_file, override
+from deeplab_jax.data.settle import (
+    MOST_WEIGHT,
+    Choice,
+    choose,
+    class_weights,
+    format_choices,
+    open_data,
+    open_split,
+    settle,
+)
 from deeplab_jax.data.source import NO_CLASS, Source
 
 NAMES, COLORS = ("grey", "red", "blue"), ((40, 40, 40), (220, 60, 60), (60, 90, 220))
@@ -131,3 +143,102 @@ def test_another_number_of_classes_is_refused(tiny_config: Config) -> None:
     with pytest.raises(UserError, match=r"--model.num_classes=3"):
         open_split(config, "train")
     assert open_data(config, "train").class_names == NAMES
+
+
+# ---- sizes and weights, where configs/folder.py leaves them to the data
+
+
+def write_pairs(root: Path, sizes: list[tuple[int, int]], mask: int = 1) -> None:
+    """Images of these sizes whose masks have class 0 but for one row of class `mask`."""
+    (root / "classes.txt").write_text("no\nyes\n")
+    for kind in ("images", "masks"):
+        (root / kind / "train").mkdir(parents=True)
+        for i, size in enumerate(sizes):
+            array = np.zeros(size, np.uint8)
+            array[:1] = mask
+            Image.fromarray(array).save(root / kind / "train" / f"{i}.png")
+
+
+def open_folder(root: Path, *flags: str) -> tuple[Config, Source]:
+    named = [f"--machine.root={root}", "--data.holdout=0", *flags]
+    config = override(load_config_file("folder"), named)
+    return config, open_split(config, "train")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "flags", "resize", "box", "crop"),
+    [
+        ([(900, 1200)] * 3, (), "fit", (769, 1025), (513, 513)),
+        ([(900, 1200), (1200, 900)], (), "fit", (1025, 1025), (513, 513)),
+        ([(700, 1025)] * 2, (), "keep", None, (513, 513)),
+        ([(40, 56), (40, 56), (1200, 1200)], (), "keep", None, (49, 65)),  # most of them count
+        ([(60, 90)], ("--crop-size=33x33",), "fit", (49, 65), (33, 33)),
+        ([(900, 1200)], ("--task.resize=keep",), "keep", None, (513, 513)),
+        ([(900, 1200)], ("--task.eval_size=513x513",), "keep", (513, 513), (513, 513)),
+    ],
+)
+def test_images_far_above_the_crop_are_scaled(
+    sizes: list[tuple[int, int]],
+    flags: tuple[str, ...],
+    resize: str,
+    box: tuple[int, int] | None,
+    crop: tuple[int, int],
+    tmp_path: Path,
+) -> None:
+    write_pairs(tmp_path, sizes)
+    config, source = open_folder(tmp_path, *flags)
+    chosen, settled = choose(config, source), settle(config, source)
+    assert (settled.task.resize, settled.task.eval_size) == (resize, box)
+    assert settled.data.crop_size == crop
+    assert ("task.resize" in chosen and chosen["task.resize"].reason != "") == (resize == "fit")
+
+
+def test_weights_follow_the_masks_unless_they_are_named(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [(16, 16)] * 3)
+    for name, content in (("1", b"broken"), ("2", b"")):
+        (tmp_path / "masks" / "train" / f"{name}.png").write_bytes(content)
+    config, source = open_folder(tmp_path)
+    weights = settle(config, source).train.class_weights
+    assert weights == pytest.approx(class_weights(np.array([240, 16])), rel=0.01)
+    for flag, named in (("", ()), ("1,2", (1.0, 2.0)), ("auto", weights)):
+        config, source = open_folder(tmp_path, f"--train.class_weights={flag}")
+        assert settle(config, source).train.class_weights == named
+
+
+def test_masks_without_classes_give_no_weights(tmp_path: Path) -> None:
+    write_pairs(tmp_path, [(1, 16)], mask=255)
+    assert settle(*open_folder(tmp_path)).train.class_weights == ()
+
+
+@given(st.lists(st.integers(0, 10**9), min_size=2, max_size=30).filter(any))
+def test_weights_have_mean_one_over_the_pixels(pixels: list[int]) -> None:
+    shares = np.array(pixels) / sum(pixels)
+    weights = class_weights(np.array(pixels))
+    assert (weights[shares == 0] == 1).all() and (weights <= MOST_WEIGHT).all()
+    if (weights < MOST_WEIGHT).all():
+        assert (weights * shares).sum() == pytest.approx(1)
+        squares = (weights**2 * shares)[shares > 0]
+        np.testing.assert_allclose(squares, squares[0])
+
+
+def test_weights_are_those_of_camvid() -> None:
+    """The pixels of its 367 masks of train, counted once."""
+    pixels = [
+        *(10682767, 14750079, 623349, 20076880, 2845085, 6166762),
+        *(743859, 714595, 3719877, 405385, 184967),
+    ]
+    expected = load_config_file("camvid").train.class_weights
+    np.testing.assert_allclose(class_weights(np.array(pixels)), expected, atol=0.005)
+
+
+def test_a_choice_is_a_line_with_its_flag() -> None:
+    choices = {
+        "train.steps": Choice(500, "so many"),
+        "task.colors": Choice(COLORS, ""),
+        "train.class_weights": Choice((1.0, 2.5, 3.0, 1.0, 1.0), "of the masks"),
+    }
+    assert format_choices(choices).splitlines() == [
+        "steps          500                          so many       --steps",
+        "class weights  1.0, 2.5, 3.0, 1.0, ... (5)  of the masks  --train.class_weights",
+    ]
+    assert format_choices({}) == ""

@@ -156,6 +156,12 @@ def test_a_compiled_step_above_the_chip_s_memory_does_not_fit(
     assert found[:4] == (1.0, 8.0, 1.0, 11.0)
 
 
+def test_a_type_left_to_the_device_is_that_of_accelerators() -> None:
+    left_open = dataclasses.replace(VOC, model=dataclasses.replace(VOC.model, dtype="auto"))
+    assert planner.on_chips(left_open).model.dtype == "bfloat16"
+    assert planner.on_chips(VOC) == VOC
+
+
 def test_a_frozen_backbone_only_runs_forward() -> None:
     topology = parse_topology("v5e:2x2")
     frozen = dataclasses.replace(VOC, train=TrainConfig(freeze_backbone=True))

@@ -428,9 +428,12 @@ def test_a_last_layer_of_other_classes_is_said(
     assert "warning" not in capsys.readouterr().err
     other = dataclasses.replace(source, class_names=("grey", "rust", "blue"))  # type: ignore[type-var]
     initial_variables(config, other)
-    assert "other names than the data's (1: 'red' / 'rust')" in capsys.readouterr().err
-    initial_variables(change(config, "train", pretrained_logits=False), other)
-    assert "warning" not in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "other classes than the data's (1: 'red' / 'rust'): it starts afresh" in told
+    taken = initial_variables(change(config, "train", pretrained_logits=True), other)
+    assert "--pretrained_logits=False starts it afresh" in capsys.readouterr().err
+    theirs = load_weights(unbroken).variables["params"]["logits"]
+    jax.tree.map(np.testing.assert_array_equal, taken["params"]["logits"], theirs)
 
 
 def test_pretrained_weights_of_another_class_count(unbroken: Path, tiny_config: Config) -> None:
@@ -438,8 +441,7 @@ def test_pretrained_weights_of_another_class_count(unbroken: Path, tiny_config: 
     config = change(config, "train", pretrained=str(unbroken))
     source = open_split(tiny_config, "train")
     with pytest.raises(UserError, match="--pretrained_logits=False"):
-        initial_variables(config, source)
-    config = change(config, "train", pretrained_logits=False)
+        initial_variables(change(config, "train", pretrained_logits=True), source)
     variables = initial_variables(config, source)
     theirs = load_weights(unbroken).variables
     assert variables["params"]["logits"]["bias"].shape == (4,)
@@ -479,6 +481,7 @@ SMALLEST: dict[str, Any] = {
     "task.range": (0.0, 1.0),
     "model.channels": 1,
     "task.colors": (),
+    "task.values": (),
     "machine.workers": 0,
     "machine.max_bad_records": 0,
     "optim.learning_rate": TINY,
