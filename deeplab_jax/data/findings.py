@@ -123,8 +123,8 @@ def find_warnings(checks: Sequence[SplitCheck], config: Config) -> list[Finding]
         for name, n in zip(train.source.class_names, train.pixels, strict=True)
         if n == 0 and train.pixels.any()
     ]
-    shared = _find_shared_sequences(checks)
-    return [*warn_of_reading(checks, config), *absent, *_find_doubles(checks), *shared]
+    others = [*_find_doubles(checks), *_find_shared_sequences(checks), *_find_overlaps(checks)]
+    return [*warn_of_reading(checks, config), *absent, *others]
 
 
 def warn_of_reading(checks: Sequence[SplitCheck], config: Config) -> list[Finding]:
@@ -212,6 +212,20 @@ def _find_shared_sequences(checks: Sequence[SplitCheck]) -> list[Finding]:
         " of one sequence, neighbours are on both sides, and scores will flatter"
     )
     return [Finding(checks[1].split, where, reason)] if shared else []
+
+
+def _find_overlaps(checks: Iterable[SplitCheck]) -> list[Finding]:
+    """Pixels that shapes of several classes claim."""
+    found = []
+    for check in checks:
+        images = [facts for facts in check.sound if facts.several]
+        if share := sum(facts.several for facts in images) / max(1, check.pixels.sum()):
+            reason = (
+                f"{share:.2%} of the pixels belong to shapes of several classes, in {len(images)}"
+                " images: the shape on top counts; or none, with --data.overlap=ignore"
+            )
+            found.append(Finding(check.split, "all annotations", reason))
+    return found
 
 
 def group_findings(findings: Iterable[Finding]) -> list[list[Finding]]:

@@ -20,12 +20,13 @@ from deeplab_jax.data.codes import Reading, decide
 from deeplab_jax.data.colors import voc_colormap
 from deeplab_jax.data.datasets import cityscapes
 from deeplab_jax.data.decode import Unreadable, read_file
-from deeplab_jax.data.layouts import TEST, TRAIN, VAL, ClassTable, Item, Layout, split_name
+from deeplab_jax.data.layouts import TEST, TRAIN, VAL, ClassTable, Item, Layout, Tile, split_name
 from deeplab_jax.data.masks import list_some, read_mask
 from deeplab_jax.data.pairs import find_pairs, make_layout
 from deeplab_jax.data.source import READERS, Record, Source, digest
 from deeplab_jax.data.tables import find_table, read_table
 from deeplab_jax.data.tally import Tally, add_up, tally
+from deeplab_jax.data.tiles import TILE, cut_large, read_mask_tile
 from deeplab_jax.data.walk import SUFFIXES, Walk, is_hidden, list_folders, walk_images
 from deeplab_jax.errors import UserError
 from deeplab_jax.files import with_retries
@@ -68,7 +69,10 @@ def _content(item: Item) -> tuple[str, int, bytes]:
     """What tells an item from another of its name: the image's bytes counted, the label's read."""
     id, image, label = item
     try:
-        size = len(image) if isinstance(image, bytes) else with_retries(image.stat).st_size
+        file = image.file if isinstance(image, Tile) else image
+        size = len(file) if isinstance(file, bytes) else with_retries(file.stat).st_size
+        if isinstance(label, Tile):  # of which each tells only how large its whole file is
+            label = label._replace(file=Path(str(with_retries(label.file.stat).st_size)))
         data = read_file(label) if isinstance(label, Path) else pickle.dumps(label)
         return id, size, hashlib.blake2b(data, digest_size=16).digest()
     except (Unreadable, OSError):
@@ -145,8 +149,13 @@ def understand(root: Path, data: DataConfig, num_classes: int | None = None) -> 
     there = split_name(data.eval_split) in layout.splits
     splits, held = hold_out(layout.splits, 0.0 if there else data.holdout)
     told = (f"{root}: {layout.told}", *layout.notes, *held)
-    items = [item for split in layout.splits.values() for item in split]
-    masks = tuple(sorted({i.label for i in items if isinstance(i.label, Path)}))
+    cut = {split: cut_large(items) for split, items in splits.items()}
+    splits = {split: items for split, (items, _) in cut.items()}
+    if count := sum(n for _, n in cut.values()):
+        of = f"{count} images of more than 64 megapixels are"
+        told = (*told, f"{of} read as tiles of {TILE} x {TILE} pixels")
+    items = [item for split in splits.values() for item in split]
+    masks = tuple(dict.fromkeys(i.label for i in items if isinstance(i.label, Path | Tile)))
     table = _table(folder, layout, data)
     if not masks or layout.name in ANNOTATIONS:
         if table is None:
@@ -162,7 +171,7 @@ def understand(root: Path, data: DataConfig, num_classes: int | None = None) -> 
 
 
 def _decide(
-    found: Sequence[tuple[Path, Tally]],
+    found: Sequence[tuple[Path | Tile, Tally]],
     table: ClassTable | None,
     data: DataConfig,
     num_classes: int | None,
@@ -203,24 +212,26 @@ def _table(folder: Path, layout: Layout, data: DataConfig) -> ClassTable | None:
     return find_table([folder, *(folder / name for name in list_folders(folder))])
 
 
-def _spread(paths: Sequence[Path], count: int) -> tuple[Path, ...]:
+def _spread(paths: Sequence[T], count: int) -> tuple[T, ...]:
     where = np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int))
     return tuple(paths[i] for i in where)
 
 
-def _state(path: Path) -> int:
+def _state(mask: Path | Tile) -> int:
     try:
-        return path.stat().st_mtime_ns
+        return (mask.file if isinstance(mask, Tile) else mask).stat().st_mtime_ns
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{mask}: cannot be read ({error.strerror})") from error
 
 
 @lru_cache(maxsize=8)  # the masks of all splits are counted once, not once for each split
-def _tally_all(states: tuple[tuple[Path, int], ...]) -> list[tuple[Path, Tally]]:
+def _tally_all(states: tuple[tuple[Path | Tile, int], ...]) -> list[tuple[Path | Tile, Tally]]:
     """The tallies of masks, without those that cannot be read; UserError where none can."""
 
-    def count(path: Path) -> Tally | UserError:
+    def count(path: Path | Tile) -> Tally | UserError:
         try:
+            if isinstance(path, Tile):
+                return tally(read_mask_tile(path))
             return tally(read_mask(read_file(path), str(path)))
         except UserError as error:
             return error
@@ -254,10 +265,13 @@ def find_layout(folder: Path, data: DataConfig) -> Layout:
 
 def _annotated(folder: Path, data: DataConfig) -> Iterator[Found]:
     for name, read in ANNOTATIONS.items():
-        named = data.image_dir or data.mask_dir
         kinds = (name, "ultralytics") if name == "yolo" else (name,)
-        wanted = data.layout in kinds or (data.layout == "auto" and not named)
-        if wanted and (layout := read(folder)) is not None and data.layout in ("auto", layout.name):
+        named = data.image_dir or data.mask_dir
+        if data.layout not in kinds and (data.layout != "auto" or named):
+            continue
+        rows = name == "kaggle" and data.runs == "rows"
+        layout = kaggle.read(folder, by_column=False) if rows else read(folder)
+        if layout is not None and data.layout in ("auto", layout.name):
             yield _with_overlap(layout, data), f"--data.layout={layout.name}"
 
 

@@ -8,9 +8,10 @@ import numpy as np
 
 from deeplab_jax.config import Config
 from deeplab_jax.data.decode import named_white, open_image, open_whole, read_file
+from deeplab_jax.data.layouts import Tile
 from deeplab_jax.data.pixels import FULL, Range, likely_white
 from deeplab_jax.data.source import Source, evenly_spread
-from deeplab_jax.data.tiff import Tiff
+from deeplab_jax.data.tiff import Tiff, open_tiff
 from deeplab_jax.errors import UserError
 
 SAMPLES = 64
@@ -39,6 +40,10 @@ def find_channels_and_range(config: Config, source: Source) -> tuple[int, Range 
     for index in evenly_spread(len(source), SAMPLES):
         try:
             _, image, _ = source.records[index]
+            if isinstance(image, Tile):
+                with open_tiff(image.file, str(image), channels or 1) as tiff:
+                    looks.append(_look_at_tiff(tiff, image[1:]))
+                continue
             content = image if isinstance(image, bytes) else read_file(image)
             looks.append(look_at(content, source.name(index), channels or 1))
         except UserError:
@@ -81,7 +86,7 @@ def look_at(data: bytes, name: str, bands: int = 1) -> Look:
     """Look at an image; so many pages of one channel are taken for channels (`Tiff`)."""
     with open_whole(data, name, bands) as tiff:
         if tiff is not None:
-            return _look_at_tiff(tiff)
+            return _look_at_tiff(tiff, (0, 0, *tiff.size))
     with open_image(data, name) as image:
         if image.mode[0] in "IF":
             values = None if named_white(image) else _thin(np.asarray(image), None)
@@ -90,11 +95,11 @@ def look_at(data: bytes, name: str, bands: int = 1) -> Look:
         return Look(name, 1 if gray else 3)
 
 
-def _look_at_tiff(tiff: Tiff) -> Look:
+def _look_at_tiff(tiff: Tiff, box: tuple[int, int, int, int]) -> Look:
     channels = tiff.channels - tiff.alpha
     if tiff.dtype.itemsize == 1:
         return Look(tiff.name, channels)
-    pixels = tiff.read(0, 0, *tiff.size)[..., :channels]
+    pixels = tiff.read(*box)[..., :channels]
     return Look(tiff.name, channels, _thin(pixels, tiff.nodata))
 
 

@@ -34,6 +34,19 @@ class ClassTable(NamedTuple):
     origin: str = ""
 
 
+class Tile(NamedTuple):
+    """A part of an image or mask that is too large for memory."""
+
+    file: Path
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.file}@{self.top},{self.left}"
+
+
 class Item(NamedTuple):
     """An image, its file or content, and what labels it: a mask's file, or shapes to paint.
 
@@ -41,8 +54,8 @@ class Item(NamedTuple):
     """
 
     id: str
-    image: Path | bytes
-    label: Path | Drawing | None
+    image: Path | bytes | Tile
+    label: Path | Drawing | Tile | None
 
 
 class Layout(NamedTuple):

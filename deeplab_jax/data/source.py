@@ -14,10 +14,12 @@ import numpy as np
 
 from deeplab_jax.config import Color, Config, Size
 from deeplab_jax.data import decode
-from deeplab_jax.data.annotations.shapes import VOID, Drawing, paint
+from deeplab_jax.data.annotations.shapes import VOID, Drawing, paint, paint_counting
 from deeplab_jax.data.decode import RGB, Header, Unreadable
+from deeplab_jax.data.layouts import Tile
 from deeplab_jax.data.masks import MaskCode, read_mask
 from deeplab_jax.data.pixels import Reading, reading_of
+from deeplab_jax.data.tiles import read_image_tile, read_mask_tile
 from deeplab_jax.errors import UserError
 
 NO_CLASS = 65535  # the ignored label of images with one class: above every class id
@@ -28,13 +30,13 @@ UNREADABLE = (UserError, *BROKEN_RECORD)
 
 
 class Example(TypedDict):
-    """One image, encoded, and its mask of class ids u8[h w], or one id u16[1 1].
+    """One image, encoded or a tile u8[h w c], and its labels u8[h w], or one id u16[1 1].
 
     `image_of` decodes the image: turned as EXIF says where it is `upright`, as its `reading` says.
     """
 
     id: str
-    image: bytes
+    image: bytes | np.ndarray
     label: np.ndarray
     upright: bool
     reading: Reading
@@ -47,8 +49,8 @@ class Record(NamedTuple):
     """
 
     id: str
-    image: bytes | Path
-    label: bytes | Path | Drawing | int | None
+    image: bytes | Path | Tile
+    label: bytes | Path | Drawing | Tile | int | None
 
 
 class Records(Protocol):
@@ -87,8 +89,11 @@ class Source:
 
     def __getitem__(self, index: int) -> Example:
         id, image, label = self.records[index]
-        content = decode.read_file(image) if isinstance(image, Path) else image
-        name, upright = _name(image, id), False
+        reading, name, upright = self.reading, _name(image, id), False
+        if isinstance(image, Tile):
+            content: bytes | np.ndarray = read_image_tile(image, reading)
+        else:
+            content = decode.read_file(image) if isinstance(image, Path) else image
         if isinstance(label, int):
             ids: np.ndarray = np.full((1, 1), label, np.uint16)
         elif label is None:
@@ -103,22 +108,23 @@ class Source:
                 raise UserError(f"{name}: the image is {size[1]} x {size[0]} but {theirs}")
         if self.order:
             ids = self._reorder(ids)
-        if ids.dtype == np.uint8:
-            hidden = decode.ignored_pixels(
-                content, name, transparent=self.transparent, exif=upright
-            )
+        if isinstance(content, bytes) and ids.dtype == np.uint8:
+            transparent = self.transparent
+            hidden = decode.ignored_pixels(content, name, transparent=transparent, exif=upright)
             ids = ids if hidden is None else np.where(hidden, np.uint8(VOID), ids)
-        reading = self.reading
         return {"id": id, "image": content, "label": ids, "upright": upright, "reading": reading}
 
     def _read_label(
-        self, label: bytes | Path | Drawing, image: bytes, id: str, image_name: str
+        self, label: bytes | Path | Drawing | Tile, image: bytes | np.ndarray, id: str, of: str
     ) -> np.ndarray:
-        """The label map u8[h w] of a mask or drawing; that of a drawing may depend on the image."""
+        """The label map u8[h w] of a mask or drawing; a drawing's may depend on the image `of`."""
         if isinstance(label, Drawing):
-            return paint(label, id, turn(image, image_name, label.size, self.exif_upright)[0])
+            return paint(label, id, turn(image, of, label.size, self.exif_upright)[0])
         name = _name(label, id)
-        mask = read_mask(decode.read_file(label) if isinstance(label, Path) else label, name)
+        if isinstance(label, Tile):
+            mask = read_mask_tile(label)
+        else:
+            mask = read_mask(decode.read_file(label) if isinstance(label, Path) else label, name)
         assert self.code is not None, "a source of masks has their code"
         return self.code.ids(mask, name)
 
@@ -133,12 +139,13 @@ class Source:
         def size(index: int) -> Size | None:
             try:
                 id, image, label = self.records[index]
+                if isinstance(image, Tile):
+                    return image.height, image.width
                 if isinstance(label, int):
                     return decode.image_size(image, id)
-                if isinstance(label, Drawing):
-                    labelled: Size | None = label.size
-                else:
-                    labelled = None if label is None else decode.image_size(label, id)
+                labelled: Size | None = label.size if isinstance(label, Drawing) else None
+                if isinstance(label, bytes | Path):
+                    labelled = decode.image_size(label, id)
                 return turn(image, id, labelled, self.exif_upright)[0]
             except Unreadable:
                 return None
@@ -161,8 +168,8 @@ class Source:
         return f"{self.records.describe()}, {names}"
 
 
-def _name(data: bytes | Path, id: str) -> str:
-    return str(data) if isinstance(data, Path) else id
+def _name(data: bytes | Path | Tile, id: str) -> str:
+    return id if isinstance(data, bytes) else str(data)
 
 
 def open_source(config: Config, split: str) -> Source:
@@ -193,13 +200,15 @@ def image_of(example: Example, name: str) -> np.ndarray:
 
 
 def turn(
-    image: bytes | Path, name: str, mask_size: Size | None, exif_upright: bool
+    image: bytes | Path | np.ndarray, name: str, mask_size: Size | None, exif_upright: bool
 ) -> tuple[Size, bool, str]:
     """Decide whether an image is read upright or as stored: as its mask's size proves, if it does.
 
     Else as `exif_upright` says. From the headers alone. Returns the size (h, w) that it has then,
     whether EXIF turns it, and why it may not fit.
     """
+    if isinstance(image, np.ndarray):
+        return (image.shape[0], image.shape[1]), False, ""
     h, w = decode.image_size(image, name)
     if (h, w) == mask_size and not exif_upright:
         return (h, w), False, ""  # most images; a PNG's orientation may stand at its end
@@ -220,7 +229,10 @@ def digest(parts: Iterable[object]) -> str:
 
 
 class Facts(NamedTuple):
-    """What is known of one sound example; `pixels` by class id, without the `ignored` ones."""
+    """What is known of one sound example; `pixels` by class id, without the `ignored` ones.
+
+    `several`: how many pixels belong to shapes of several classes.
+    """
 
     position: int
     name: str
@@ -228,18 +240,24 @@ class Facts(NamedTuple):
     header: Header
     pixels: dict[int, int]
     ignored: int
+    several: int = 0
 
 
 def examine(source: Source, index: int) -> Facts:
     """Read an example as training does, raising what that raises (`UNREADABLE`)."""
     example, name = source[index], source.name(index)
-    header = decode.examine_image(example["image"], name, example["reading"])
+    image = example["image"]
+    header = decode.examine_image(image, name, example["reading"])
     if example["upright"] and header.orientation in decode.TURNING:
         header = header._replace(size=header.size[::-1])
-    content = hashlib.blake2b(example["image"], digest_size=16).digest()
+    content = image.tobytes() if isinstance(image, np.ndarray) else image
+    content = hashlib.blake2b(content, digest_size=16).digest()
     values, counts = np.unique_counts(example["label"])
     pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
-    return Facts(index, name, content, header, pixels, pixels.pop(source.ignore_label, 0))
+    label, size = source.records[index].label, (len(example["label"]), len(example["label"][0]))
+    several = paint_counting(label, name, size)[1] if isinstance(label, Drawing) else 0
+    ignored = pixels.pop(source.ignore_label, 0)
+    return Facts(index, name, content, header, pixels, ignored, several)
 
 
 def evenly_spread(count: int, samples: int = 16) -> list[int]:
