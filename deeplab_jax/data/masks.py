@@ -75,8 +75,8 @@ def read_mask(content: bytes, name: str) -> Mask:
         if len(image.getbands()) > 1:
             if ";16" in layout:
                 raise UserError(f"{name}: a mask of 16-bit colours; save it with 8 bits a channel")
-            rgb = image if mode == "RGBA" else image.convert("RGB").convert("RGBA")
-            packed = np.asarray(rgb).view("<u4")[..., 0] & 0xFFFFFF
+            rgb = image if mode in ("RGB", "RGBA") else image.convert("RGB")
+            packed = np.asarray(rgb.convert("RGBA")).view("<u4")[..., 0] & 0xFFFFFF
             return Mask(packed, "color", lossy=lossy)
         values = _as_integers(np.asarray(image), name)
         for bits, step in (("L;2", 85), ("L;4", 17)):  # which PIL spreads over 0 to 255
