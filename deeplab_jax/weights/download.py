@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import json
 import os
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -14,6 +15,7 @@ from deeplab_jax.files import locked, writable_folder, write_atomically
 from deeplab_jax.progress import Ticker
 
 TRIES = 5  # each goes on where the one before was cut
+PAUSE = 0.5  # seconds, times the tries before
 SECONDS = 60.0  # without a byte: the connection is dead
 BLOCK = 2**20
 CHECKSUMS = "checksums.json"  # beside the files: sha256 by name

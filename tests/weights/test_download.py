@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ MOST = 10**6
 class Server(BaseHTTPRequestHandler):
     """Serves CONTENT in the manner that the path's folder says; counts what it is asked."""
 
-    asked: list[str] = []
+    asked: ClassVar[list[str]] = []
     cut_after = 100_000
 
     def log_message(self, *_: object) -> None:
