@@ -62,8 +62,9 @@ def _fetch(url: str, part: Path, most_bytes: int) -> None:
             if isinstance(error, OSError) and error.errno in (28, 122):  # no room, over quota
                 raise UserError(f"{part}: {error.strerror}; make room and try again") from error
             reason = str(getattr(error, "reason", error)) or type(error).__name__
-        if attempt and not part.is_file():
-            break
+            if not part.is_file():  # nobody answers
+                break
+        time.sleep(PAUSE * attempt)
     raise UserError(f"{url}: {reason}; the same command goes on. Without a network: {help_}")
 
 
