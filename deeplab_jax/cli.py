@@ -173,7 +173,8 @@ def predict(arguments: list[str]) -> None:
 def convert(arguments: list[str]) -> None:
     """Official TensorFlow weights, or timm's, into a folder: model.json and model.safetensors.
 
-    --config=voc or such settings as --model.backbone=mobilenet_v2 say which network it is.
+    The network is read off the file; of timm's --model.backbone=xception_65 says which it is.
+    What variables cannot tell is a setting: --model.output_stride=8 --task.eval_size 513 513
     """
     p = Parser("convert", convert.__doc__ or "")
     what = "TF1 checkpoint (prefix or .tar.gz), .npz of TF names, or timm's .safetensors"
@@ -185,17 +186,17 @@ def convert(arguments: list[str]) -> None:
     p.add_argument("--backbone-only", action="store_true", help="for ImageNet checkpoints")
     args, rest = p.read(arguments)
     from deeplab_jax.config import Config, load_config_file
-    from deeplab_jax.config.flags import change
+    from deeplab_jax.config.flags import changes_of
     from deeplab_jax.files import writable_folder
     from deeplab_jax.weights.convert import convert_file
 
     base = load_config_file(args.config) if args.config else Config()
-    sections = change({"model": base.model, "task": base.task}, rest)
+    asked = changes_of({"model": base.model, "task": base.task}, rest)
     report = convert_file(
         args.source,
         writable_folder(args.out.resolve(), "--out"),
-        sections["model"],
-        sections["task"],
+        asked["model"],
+        asked["task"],
         classes=args.classes,
         backbone_only=args.backbone_only,
         fresh_logits=args.fresh_logits,

@@ -109,6 +109,20 @@ def override(base: Config, arguments: Sequence[str]) -> Config:
     return Config(**change(sections, arguments))
 
 
+def changes_of(sections: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """By section the fields that arguments name, and those of `sections` that are no defaults."""
+    changed = change(sections, arguments)
+    return {
+        section: {
+            f.name: getattr(values, f.name)
+            for f in dataclasses.fields(values)
+            if getattr(values, f.name) != f.default
+            or given(arguments, f"{section}.{f.name}") is not None
+        }
+        for section, values in changed.items()
+    }
+
+
 def change(sections: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
     """Sections of a configuration with the changes of `--section.field=value` arguments.
 

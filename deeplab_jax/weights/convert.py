@@ -1,7 +1,7 @@
 """Weights of others into ours: what matched, was left or does not fit; and ours into TF's files."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +14,70 @@ from deeplab_jax.data.datasets import voc
 from deeplab_jax.data.tables import read_table
 from deeplab_jax.errors import UserError
 from deeplab_jax.models.build import init_variables
+from deeplab_jax.weights.detect import check_told, detect_network
 from deeplab_jax.weights.files import Weights, save_weights
 from deeplab_jax.weights.readers import import_tensorflow, read_arrays
 from deeplab_jax.weights.slots import fill, find_unused, shorten
 from deeplab_jax.weights.tf_names import tf_slots, unfold_batch_norm
 from deeplab_jax.weights.timm import check_network, timm_slots
 
+OWN_NAMES = ("pspnet", "unet")  # heads without official checkpoints
+
 
 def convert_file(
     source: str,
     out: Path,
-    model: ModelConfig,
-    task: TaskConfig,
+    model: Mapping[str, Any],
+    task: Mapping[str, Any],
     *,
-    classes: Path | None,
-    backbone_only: bool,
-    fresh_logits: bool,
+    classes: Path | None = None,
+    backbone_only: bool = False,
+    fresh_logits: bool = False,
 ) -> str:
     """Write a file of another program's weights as a folder of ours; returns what matched.
 
+    The network is read off the file. `model` and `task` are settings beside that: what variables
+    cannot tell, as the output stride.
+
     Raises:
-      UserError: the file is no readable one, or does not fit the network.
+      UserError: the file is no readable one, or does not fit; a setting contradicts it.
     """
-    names, colors = class_list(classes, model.classes)
+    arrays, timm = read_arrays(source), source.endswith(".safetensors")
+    network = find_network(arrays, source, model, timm=timm)
     variables, report = convert_variables(
-        read_arrays(source),
-        model,
-        timm=source.endswith(".safetensors"),
-        backbone_only=backbone_only,
-        fresh_logits=fresh_logits,
+        arrays, network, timm=timm, backbone_only=backbone_only, fresh_logits=fresh_logits
     )
-    model = replace(model, num_classes=model.classes)
-    save_weights(out, Weights(model, replace(task, classes=names, colors=colors), variables))
-    return report
+    about = TaskConfig(**task)
+    if classes is not None or not about.classes:
+        names, colors = class_list(classes, network.classes)
+        about = replace(about, classes=names, colors=colors)
+    network = replace(network, num_classes=network.classes)
+    save_weights(out, Weights(network, about, variables))
+    return f"{describe_network(network)}\n{report}"
+
+
+def find_network(
+    arrays: Mapping[str, np.ndarray], source: str, asked: Mapping[str, Any], *, timm: bool
+) -> ModelConfig:
+    """The network of arrays with the settings that were asked for.
+
+    Of timm's names, and of networks without official names, these alone say it.
+
+    Raises:
+      UserError: a setting contradicts the arrays, or they are of no known network.
+    """
+    if timm or asked.get("head") in OWN_NAMES:
+        return ModelConfig(**asked)
+    found = detect_network({name: array.shape for name, array in arrays.items()}, source)
+    check_told(asked, found, source)
+    return replace(found, **asked)
+
+
+def describe_network(model: ModelConfig) -> str:
+    """The fields that are not at their default, as 'backbone mobilenet_v2, num_classes 21'."""
+    usual = asdict(ModelConfig())
+    told = [f"{name} {value}" for name, value in asdict(model).items() if value != usual[name]]
+    return f"network: {', '.join(told)}"
 
 
 def class_list(file: Path | None, count: int) -> tuple[tuple[str, ...], tuple[Color, ...]]:
