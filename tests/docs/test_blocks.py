@@ -24,7 +24,7 @@ from deeplab_jax import Config
 from deeplab_jax.cli import main
 from deeplab_jax.config import load_config_file
 from deeplab_jax.config.flags import change, fields
-from deeplab_jax.config.formats import MOVED, SHORT, today
+from deeplab_jax.config.formats import GONE, MOVED, SHORT, today
 
 LANGUAGES = ("sh", "python", "")  # "": what is printed or drawn
 
@@ -110,12 +110,12 @@ def test_python_that_is_not_run_is_python(page: Path, block: Block) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_settings_that_the_text_names_exist(page: Path) -> None:
-    """`--section.field`, of today or of format 0, and `section.field`."""
+    """`--section.field`, of today or of before, and `section.field`."""
     names = {field.name for _, _, found in fields() for field in found}
-    files = {"model.json", "model.safetensors", "train.py"}
+    files = {"data.json", "data.yaml", "model.json", "model.safetensors", "train.py"}
     sections = "|".join(field.name for field in dataclasses.fields(Config))
     text = "\n".join(prose(page))
     for setting in re.findall(rf"[`\s]--((?:{sections})\.\w+)", text):
-        assert today(setting) in names, f"{page.name}: --{setting}"
+        assert today(setting) in {*names, *GONE}, f"{page.name}: --{setting}"
     for setting in re.findall(rf"`((?:{sections})\.\w+)(?:=\w+)?`", text):
         assert setting in names | files, f"{page.name}: {setting}"
