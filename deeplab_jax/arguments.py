@@ -66,21 +66,36 @@ class Parser(argparse.ArgumentParser):
 def read_config(
     name: str | None, changes: list[str], data: Path | None = None, *, trains: bool = False
 ) -> "Config":
-    """The configuration of a name or, without one, of a folder of data; and its changes."""
+    """The configuration of a name or, without one, of a folder of data; and its changes.
+
+    `data` may also be the data.json of check-data, which has the settings as well.
+    """
     from deeplab_jax.config import load_config_file, override
 
-    if data is not None and data.suffix == ".json":  # which check-data wrote
-        name, data = str(data), None
-    base = load_config_file(name or ("folder" if data else "scenes"))
-    if data is not None:
-        from deeplab_jax.data.settle import settings_for
+    if data is not None and data.suffix == ".json":
+        base = _load_settings(data)
+    else:
+        base = load_config_file(name or ("folder" if data else "scenes"))
+        if data is not None:
+            from deeplab_jax.data.settle import settings_for
 
-        base = settings_for(base, data, named=name is not None)
-        if trains and name is None:
-            from deeplab_jax.training.start import on_weights
+            base = settings_for(base, data, named=name is not None)
+    if trains and data is not None and name is None:
+        from deeplab_jax.training.start import on_weights
 
-            base = on_weights(base, changes)
+        base = on_weights(base, changes)
     return override(base, changes)
+
+
+def _load_settings(file: Path) -> "Config":
+    from deeplab_jax.config import load_config_file
+
+    try:
+        return load_config_file(str(file))
+    except UserError as error:
+        raise UserError(
+            f"{error}\n{file} is no data.json of check-data; DATA is the folder of images and masks"
+        ) from error
 
 
 def load_at(

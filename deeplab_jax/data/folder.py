@@ -100,14 +100,21 @@ class Understood(NamedTuple):
 
 
 def open_folder(
-    root: str | Path, split: str, *, data: DataConfig = FOLDER, num_classes: int | None = None
+    root: str | Path,
+    split: str,
+    *,
+    data: DataConfig = FOLDER,
+    num_classes: int | None = None,
+    table: ClassTable | None = None,
 ) -> Source:
     """Open a split of a folder, whatever its layout; what was understood is said on stderr.
+
+    `table`: the classes, where they are known already.
 
     Raises:
       UserError: nothing is understood, or more than one thing; or there is no such split.
     """
-    found = understand(Path(root), data, num_classes)
+    found = understand(Path(root), data, num_classes, table)
     for line in found.told:
         _say_once(line)
     split = split_name(split)
@@ -138,7 +145,12 @@ def _say_once(text: str) -> None:
 # ---- understanding
 
 
-def understand(root: Path, data: DataConfig, num_classes: int | None = None) -> Understood:
+def understand(
+    root: Path,
+    data: DataConfig,
+    num_classes: int | None = None,
+    table: ClassTable | None = None,
+) -> Understood:
     """Find the layout, the classes and the meaning of masks; hold images out where need be.
 
     Raises:
@@ -156,8 +168,9 @@ def understand(root: Path, data: DataConfig, num_classes: int | None = None) -> 
         told = (*told, f"{of} read as tiles of {TILE} x {TILE} pixels")
     items = [item for split in splits.values() for item in split]
     masks = tuple(dict.fromkeys(i.label for i in items if isinstance(i.label, Path | Tile)))
-    table = _table(folder, layout, data)
+    table = table or _table(folder, layout, data)
     if not masks or layout.name in ANNOTATIONS:
+        _refuse_settings_of_masks(data, layout.told)
         if table is None:
             raise UserError(f"{root}: no list of classes: write one class name a line, classes.txt")
         colors = table.colors or voc_colormap(len(table.names))
@@ -168,6 +181,14 @@ def understand(root: Path, data: DataConfig, num_classes: int | None = None) -> 
     reading, doubt = _decide(found, table, data, num_classes)
     told = (*told, *reading.told)
     return Understood(layout, splits, reading.names, reading.colors, reading, told, doubt)
+
+
+def _refuse_settings_of_masks(data: DataConfig, told: str) -> None:
+    """Raise UserError where settings say what masks hold, and there are none."""
+    for name in ("label_map", "zero", "ignore_label", "edges"):
+        value = getattr(data, name)
+        if value != getattr(FOLDER, name):
+            raise UserError(f"data.{name} = {value!r} is for masks, and the labels are {told}")
 
 
 def _decide(
@@ -206,7 +227,14 @@ def _fits(read: Callable[[Iterable[Tally]], Reading], one: Tally) -> bool:
 
 def _table(folder: Path, layout: Layout, data: DataConfig) -> ClassTable | None:
     if data.classes:
-        return read_table(Path(data.classes).expanduser())
+        table, theirs = read_table(Path(data.classes).expanduser()), layout.table
+        if theirs is not None and len(theirs.names) != len(table.names):
+            raise UserError(
+                f"{table.origin} lists {len(table.names)} classes, and {theirs.origin}"
+                f" {len(theirs.names)} ({list_some(theirs.names, FEW)}): leave --data.classes out,"
+                " or list as many"
+            )
+        return table
     if layout.table is not None:
         return layout.table
     return find_table([folder, *(folder / name for name in list_folders(folder))])

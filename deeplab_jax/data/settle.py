@@ -228,7 +228,7 @@ def format_choices(choices: Mapping[str, Choice]) -> str:
     As in `steps  1009  22 epochs of 367 images at batch size 8  --steps`.
     """
     rows = [
-        (name.partition(".")[2].replace("_", " "), _shown(value), reason, flag_of(name))
+        (name.partition(".")[2].replace("_", " "), _shown(name, value), reason, flag_of(name))
         for name, (value, reason) in choices.items()
         if reason
     ]
@@ -237,15 +237,13 @@ def format_choices(choices: Mapping[str, Choice]) -> str:
     return "\n".join(lines)
 
 
-def _shown(value: Any) -> str:
+def _shown(name: str, value: Any) -> str:
     """A value in a few words."""
     if not isinstance(value, tuple):
         return str(value)
-    if len(value) == 2 and not isinstance(value[0], str):
-        return (
-            f"{value[0]} x {value[1]}"
-            if isinstance(value[0], int)
-            else f"{value[0]:g} to {value[1]:g}"
-        )
+    if name == "task.range":
+        return f"{value[0]:g} to {value[1]:g}"
+    if name.endswith("_size"):
+        return f"{value[0]} x {value[1]}"
     first = ", ".join(map(str, value[:4]))
     return f"{first}, ... ({len(value)})" if len(value) > 4 else first or "none"

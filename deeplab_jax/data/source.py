@@ -16,7 +16,7 @@ from deeplab_jax.config import Color, Config, Size
 from deeplab_jax.data import decode
 from deeplab_jax.data.annotations.shapes import VOID, Drawing, paint, paint_counting
 from deeplab_jax.data.decode import RGB, Header, Unreadable
-from deeplab_jax.data.layouts import Tile
+from deeplab_jax.data.layouts import ClassTable, Tile
 from deeplab_jax.data.masks import MaskCode, read_mask
 from deeplab_jax.data.pixels import Reading, reading_of
 from deeplab_jax.data.tiles import read_image_tile, read_mask_tile
@@ -178,7 +178,10 @@ def open_source(config: Config, split: str) -> Source:
         from deeplab_jax.data.folder import open_folder
 
         root, classes = config.machine.root, config.model.num_classes
-        source = open_folder(root, split, data=config.data, num_classes=classes)
+        known = None
+        if config.data.label_map and config.task.classes:
+            known = ClassTable(config.task.classes, config.task.colors, origin="task.classes")
+        source = open_folder(root, split, data=config.data, num_classes=classes, table=known)
     else:
         from deeplab_jax.data.tfds import open_prepared  # TFDS takes a while to import
 

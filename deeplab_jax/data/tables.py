@@ -152,6 +152,8 @@ def _entries_of_lines(lines: list[str], path: Path) -> list[Entry]:
     entries: dict[str, Entry] = {}
     for i, line in numbered:
         match, foreign = PLAIN.fullmatch(line), FOREIGN.search(line)
+        if path.suffix.lower() == ".csv":  # as that of Roboflow's classification
+            foreign = foreign or re.search(",", line)
         if not match or match["name"] in entries or foreign:
             why = f" (because of {foreign[0]!r})" if foreign else ""
             raise UserError(

@@ -83,7 +83,8 @@ def _go_on(url: str, part: Path, most_bytes: int) -> bool:
         total = there + int(rest) if rest and rest.isdigit() else None
         if total is not None and total > most_bytes:
             raise _too_large(url, total, most_bytes)
-        with part.open("ab" if there else "wb") as file:
+        with part.open("ab") as file:
+            file.truncate(there)
             done = _copy(answer, file, url, there, total, most_bytes)
     return total is None or done == total
 

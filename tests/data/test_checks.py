@@ -497,3 +497,13 @@ def test_images_of_very_different_sizes_are_better_fitted(
     assert "--task.resize=fit --task.eval_size 49 65" in out
     advised = ("--task.resize=fit", "--task.eval_size", "49", "65")
     assert run(tmp_path, tmp_path / "out", *advised) == 0
+
+
+def test_a_background_that_the_list_lacks_is_kept_in_the_settings(tmp_path: Path) -> None:
+    write_squares(tmp_path, {"train": 3, "val": 2})
+    (tmp_path / "classes.txt").write_text("red\nblue\n")
+    assert (
+        run(tmp_path, tmp_path / "out", "--model.num_classes=None", "--data.zero=background") == 0
+    )
+    source = open_split(load_json(tmp_path / "out" / "data.json"), "train")
+    assert source.class_names == ("background", "red", "blue")
