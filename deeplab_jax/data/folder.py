@@ -2,44 +2,30 @@
 
 import hashlib
 import pickle
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
-
-import numpy as np
+from typing import NamedTuple
 
 from deeplab_jax.config import Color, DataConfig
-from deeplab_jax.data.annotations import coco, cvat, kaggle, labelme, yolo
-from deeplab_jax.data.annotations.shapes import VOID, Drawing
-from deeplab_jax.data.codes import Reading, decide
+from deeplab_jax.data.annotations.shapes import VOID
+from deeplab_jax.data.codes import Reading
 from deeplab_jax.data.colors import voc_colormap
-from deeplab_jax.data.datasets import cityscapes
 from deeplab_jax.data.decode import Unreadable, read_file
 from deeplab_jax.data.layouts import TEST, TRAIN, VAL, ClassTable, Item, Layout, Tile, split_name
-from deeplab_jax.data.masks import list_some, read_mask
-from deeplab_jax.data.pairs import find_pairs, make_layout
-from deeplab_jax.data.source import READERS, Record, Source, digest
+from deeplab_jax.data.look import ANNOTATIONS, find_layout, say_once
+from deeplab_jax.data.masks import list_some
+from deeplab_jax.data.meaning import FEW, find_meaning
+from deeplab_jax.data.source import Record, Source, digest
 from deeplab_jax.data.tables import find_table, read_table
-from deeplab_jax.data.tally import Tally, add_up, tally
-from deeplab_jax.data.tiles import TILE, cut_large, read_mask_tile
-from deeplab_jax.data.walk import SUFFIXES, Walk, is_hidden, list_folders, walk_images
+from deeplab_jax.data.tiles import READERS, TILE, cut_large
+from deeplab_jax.data.walk import list_folders
 from deeplab_jax.errors import UserError
 from deeplab_jax.files import with_retries
 
 FOLDER = DataConfig(source="folder")
-FEW = 4  # names shown
-MASKS_LOOKED_AT = 256  # where a list of classes says what the masks' values are
-ANNOTATIONS = {m.__name__.rpartition(".")[2]: m.read for m in (coco, labelme, yolo, cvat, kaggle)}
-
-TEXTS = (".txt", ".csv", ".json", ".xml", ".yaml", ".yml", ".md")  # beside images
-
-Found = tuple[Layout, str]  # and the flag that chooses it
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,7 +47,8 @@ class Folder:
         Nothing of where and when: the data may be copied while a run is interrupted. What masks
         mean stands in the configuration (data.label_map).
         """
-        contents = digest([self.void, *_read_each(_content, self.items)])
+        with ThreadPoolExecutor(READERS) as pool:
+            contents = digest([self.void, *pool.map(_content, self.items)])
         return f"{len(self)} pairs (contents {contents})"
 
 
@@ -77,11 +64,6 @@ def _content(item: Item) -> tuple[str, int, bytes]:
         return id, size, hashlib.blake2b(data, digest_size=16).digest()
     except (Unreadable, OSError):
         return id, -1, b"unreadable"
-
-
-def _read_each(read: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
-    with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(read, items))
 
 
 class Understood(NamedTuple):
@@ -116,7 +98,7 @@ def open_folder(
     """
     found = understand(Path(root), data, num_classes, table)
     for line in found.told:
-        _say_once(line)
+        say_once(line)
     split = split_name(split)
     if split not in found.splits:
         there = list_some(found.splits)
@@ -134,12 +116,6 @@ def open_folder(
         # Labelling tools show images upright.
         exif_upright=data.exif_upright or found.layout.name in ANNOTATIONS,
     )
-
-
-@cache
-def _say_once(text: str) -> None:
-    # Both splits are of the same folder.
-    print(text, file=sys.stderr)
 
 
 # ---- understanding
@@ -175,10 +151,7 @@ def understand(
             raise UserError(f"{root}: no list of classes: write one class name a line, classes.txt")
         colors = table.colors or voc_colormap(len(table.names))
         return Understood(layout, splits, table.names, colors, None, told)
-    every = table is None and not data.label_map
-    chosen = masks if every else _spread(masks, MASKS_LOOKED_AT)
-    found = _tally_all(tuple((path, _state(path)) for path in chosen))
-    reading, doubt = _decide(found, table, data, num_classes)
+    reading, doubt = find_meaning(masks, table, data, num_classes)
     told = (*told, *reading.told)
     return Understood(layout, splits, reading.names, reading.colors, reading, told, doubt)
 
@@ -189,40 +162,6 @@ def _refuse_settings_of_masks(data: DataConfig, told: str) -> None:
         value = getattr(data, name)
         if value != getattr(FOLDER, name):
             raise UserError(f"data.{name} = {value!r} is for masks, and the labels are {told}")
-
-
-def _decide(
-    found: Sequence[tuple[Path | Tile, Tally]],
-    table: ClassTable | None,
-    data: DataConfig,
-    num_classes: int | None,
-) -> tuple[Reading, str]:
-    """The reading of masks, or of most: then also what is wrong with the others.
-
-    Raises:
-      UserError: there is none; it names a mask.
-    """
-
-    def read(tallies: Iterable[Tally]) -> Reading:
-        return decide(add_up(tallies), table, data, num_classes)
-
-    try:
-        return read(one for _, one in found), ""
-    except UserError as error:
-        odd = [path for path, one in found if not _fits(read, one)]
-        usual = [one for path, one in found if path not in odd]
-        such = f"\nSuch are {len(odd)} of {len(found)} masks: {list_some(odd, FEW)}"
-        if not odd or len(odd) > len(usual):
-            raise UserError(f"{error}{such if odd else ''}") from error
-        return read(usual), f"{error}{such}"
-
-
-def _fits(read: Callable[[Iterable[Tally]], Reading], one: Tally) -> bool:
-    try:
-        read([one])
-    except UserError:
-        return False
-    return True
 
 
 def _table(folder: Path, layout: Layout, data: DataConfig) -> ClassTable | None:
@@ -238,125 +177,6 @@ def _table(folder: Path, layout: Layout, data: DataConfig) -> ClassTable | None:
     if layout.table is not None:
         return layout.table
     return find_table([folder, *(folder / name for name in list_folders(folder))])
-
-
-def _spread(paths: Sequence[T], count: int) -> tuple[T, ...]:
-    where = np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int))
-    return tuple(paths[i] for i in where)
-
-
-def _state(mask: Path | Tile) -> int:
-    try:
-        return (mask.file if isinstance(mask, Tile) else mask).stat().st_mtime_ns
-    except OSError as error:
-        raise UserError(f"{mask}: cannot be read ({error.strerror})") from error
-
-
-@lru_cache(maxsize=8)  # the masks of all splits are counted once, not once for each split
-def _tally_all(states: tuple[tuple[Path | Tile, int], ...]) -> list[tuple[Path | Tile, Tally]]:
-    """The tallies of masks, without those that cannot be read; UserError where none can."""
-
-    def count(path: Path | Tile) -> Tally | UserError:
-        try:
-            if isinstance(path, Tile):
-                return tally(read_mask_tile(path))
-            return tally(read_mask(read_file(path), str(path)))
-        except UserError as error:
-            return error
-
-    paths = [path for path, _ in states]
-    found = _read_each(count, paths)
-    sound = [(p, one) for p, one in zip(paths, found, strict=True) if isinstance(one, Tally)]
-    if not sound:
-        raise next(one for one in found if isinstance(one, UserError))
-    return sound
-
-
-def find_layout(folder: Path, data: DataConfig) -> Layout:
-    """The one layout that fits a folder.
-
-    Raises:
-      UserError: none does, with what there is; or several, each with the flag that chooses it.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is missing: there is no such folder (--machine.root)")
-    found = list(_annotated(folder, data))
-    if not any(layout.name == "ultralytics" for layout, _ in found):  # whose masks are pairs, too
-        found += _masked(folder, data)
-    if len(found) == 1:
-        return found[0][0]
-    if not found:
-        raise UserError(_say_what_is_there(folder, data))
-    readings = "\n  - ".join(f"{layout.told}: {flag}" for layout, flag in found)
-    raise UserError(f"{folder} can be understood in several ways; choose one:\n  - {readings}")
-
-
-def _annotated(folder: Path, data: DataConfig) -> Iterator[Found]:
-    for name, read in ANNOTATIONS.items():
-        kinds = (name, "ultralytics") if name == "yolo" else (name,)
-        named = data.image_dir or data.mask_dir
-        if data.layout not in kinds and (data.layout != "auto" or named):
-            continue
-        rows = name == "kaggle" and data.runs == "rows"
-        layout = kaggle.read(folder, by_column=False) if rows else read(folder)
-        if layout is not None and data.layout in ("auto", layout.name):
-            yield _with_overlap(layout, data), f"--data.layout={layout.name}"
-
-
-def _with_overlap(layout: Layout, data: DataConfig) -> Layout:
-    """The layout with the shapes' overlap as it is asked for."""
-    if data.overlap == "paint":
-        return layout
-
-    def change(item: Item) -> Item:
-        if not isinstance(item.label, Drawing):
-            return item
-        return item._replace(label=item.label._replace(overlap=data.overlap))
-
-    splits = {split: tuple(map(change, items)) for split, items in layout.splits.items()}
-    return layout._replace(splits=splits)
-
-
-def _masked(folder: Path, data: DataConfig) -> Iterator[Found]:
-    if data.layout in ("auto", "cityscapes") and (layout := cityscapes.read(folder)):
-        yield layout, "--data.layout=cityscapes"
-        return
-    if data.layout not in ("auto", "pairs"):
-        return
-    walk = walk_images(folder)
-    others = Walk([], Counter({k: n for k, n in walk.passed_over.items() if k not in TEXTS}))
-    if others.passed_over:
-        _say_once(f"{folder}: {others.describe()}")
-    for path in walk.images:
-        shown = str(path).encode(errors="backslashreplace").decode()
-        if shown != str(path):
-            raise UserError(f"{shown}: the name is not in UTF-8 (an old archive?); rename it")
-    cvat_list = (folder / "labelmap.txt").is_file()
-    named = [name if name != "." else "" for name in (data.image_dir, data.mask_dir)]
-    every = find_pairs(walk.images, folder, *named)
-    for pairs in every:
-        inner = sorted({p.parent.parent for p in _spread(sorted(pairs.images.values()), 8)})
-        layout = make_layout(pairs, [folder, *inner], empty_is_background=cvat_list)
-        several = len(every) > 1
-        yield layout, f"--data.mask_dir={pairs.mask_dir}" if several else "--data.layout=pairs"
-
-
-def _say_what_is_there(folder: Path, data: DataConfig) -> str:
-    """What to tell of a folder that is not understood: what it holds, and what would be."""
-    images = walk_images(folder).images
-    names = [p.name + ("/" if p.is_dir() else "") for p in sorted(folder.iterdir())]
-    there = list_some(name for name in names if not is_hidden(name)) or "nothing"
-    if not images:
-        kinds = ", ".join(sorted(SUFFIXES))
-        return f"{folder} holds no images ({kinds}); in it there are {there}"
-    asked = f" as --data.layout={data.layout}" if data.layout != "auto" else ""
-    return (
-        f"{folder} is not understood{asked}: {len(images)} images, such as {images[0]}, and no"
-        f" masks or annotations that belong to them; in it there are {there}. Understood are"
-        " images/ and masks/, with or without train/ and val/ in them, NAME.jpg beside"
-        " NAME_mask.png, COCO, LabelMe, YOLO, CVAT, Roboflow, VOC, Cityscapes (docs/data.md)."
-        " Folders of other names: --data.image_dir and --data.mask_dir"
-    )
 
 
 # ---- splits
