@@ -177,7 +177,7 @@ def convert(arguments: list[str]) -> None:
     What variables cannot tell is a setting: --model.output_stride=8 --task.eval_size 513 513
     """
     p = Parser("convert", convert.__doc__ or "")
-    what = "TF1 checkpoint (prefix or .tar.gz), .npz of TF names, or timm's .safetensors"
+    what = "TF1 checkpoint (prefix, folder or .tar.gz), .npz of TF names, or timm's .safetensors"
     p.add_argument("source", help=what)
     p.add_argument("--out", required=True, type=Path, help="folder to write")
     p.add_config()

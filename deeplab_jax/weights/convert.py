@@ -16,7 +16,7 @@ from deeplab_jax.errors import UserError
 from deeplab_jax.models.build import init_variables
 from deeplab_jax.weights.detect import check_told, detect_network
 from deeplab_jax.weights.files import Weights, save_weights
-from deeplab_jax.weights.readers import import_tensorflow, read_arrays
+from deeplab_jax.weights.readers import read_arrays
 from deeplab_jax.weights.slots import fill, find_unused, shorten
 from deeplab_jax.weights.tf_names import tf_slots, unfold_batch_norm
 from deeplab_jax.weights.timm import check_network, timm_slots
@@ -148,6 +148,18 @@ def write_tf_arrays(target: str, arrays: Mapping[str, np.ndarray]) -> None:
             write_checkpoint(target, arrays)
     except OSError as e:
         raise UserError(f"{target}: cannot be written ({e})") from e
+
+
+def import_tensorflow() -> Any:
+    """TensorFlow, which is needed to write its checkpoints and for nothing else."""
+    try:
+        import tensorflow
+    except ImportError as e:
+        raise UserError(
+            "TensorFlow writes its checkpoints, and it is not here: pip install tensorflow-cpu, or"
+            " write an .npz, --out FILE.npz"
+        ) from e
+    return tensorflow
 
 
 def write_checkpoint(prefix: str, arrays: Mapping[str, np.ndarray]) -> None:

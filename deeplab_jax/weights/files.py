@@ -29,17 +29,18 @@ from deeplab_jax.config.formats import current
 from deeplab_jax.errors import UserError
 from deeplab_jax.files import json_text
 from deeplab_jax.models.build import abstract_variables
+from deeplab_jax.weights.claims import READABLE
 from deeplab_jax.weights.readers import (
     FLOATS,
     NO_PICKLES,
     PICKLES,
-    READABLE,
     TARS,
     open_safetensors,
     read_safetensors,
     read_shapes,
 )
 from deeplab_jax.weights.slots import Slot, check_fit, fill
+from deeplab_jax.weights.tf_checkpoint import is_checkpoint
 
 FORMAT = 1
 FILES = ("model.json", "model.safetensors")
@@ -182,11 +183,12 @@ def advise(given: Path) -> str:
     """What to do with a path that is no folder of weights."""
     if given.suffix.lower() in PICKLES:
         return NO_PICKLES
-    if given.is_file() and not given.name.endswith((".safetensors", ".npz", ".index", *TARS)):
+    named = given.name.endswith((".safetensors", ".npz", ".index", *TARS))
+    known = (given.is_file() and named) or is_checkpoint(given)
+    if given.is_file() and not known:
         return f"{given.name} is not of a kind that can be read, here or by `convert`: {READABLE}"
     if (given / "checkpoints").is_dir():
         return "this run has no evaluation yet: the same training command, run again, goes on to it"
-    is_source = given.is_file() or Path(f"{given}.index").is_file()
-    for source in [given] if is_source else sorted(given.glob("*.index")):
+    for source in [given] if known else sorted(given.glob("*.index")):
         return CONVERT.format(source)
     return "give a run's folder after its first evaluation, or one that `deeplab convert` wrote"

@@ -4,11 +4,9 @@ A file is data, never code. What it claims is checked before it is believed: its
 what is read of it, and no path in an archive is followed.
 """
 
-import glob
 import gzip
 import io
 import math
-import re
 import tarfile
 import tempfile
 import zipfile
@@ -17,15 +15,16 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+import ml_dtypes
 import numpy as np
 from numpy.lib import format as npy
 from safetensors import safe_open
 
 from deeplab_jax.errors import UserError
+from deeplab_jax.weights.claims import MAX_BYTES, MAX_MEMBERS, explain, size_limit
+from deeplab_jax.weights.tf_checkpoint import is_checkpoint, read_checkpoint
+from deeplab_jax.weights.tf_tables import MAGIC
 
-MAX_BYTES = 2 * 2**30  # what a file may unpack to; the largest official one has about 1 GB
-MAX_RATIO = 100  # of unpacked to packed bytes: weights are noise, which hardly shrinks
-MAX_MEMBERS = 10_000  # xception_71 with an optimiser's slots has 1300 arrays
 MAX_HEADER_BYTES = 2**20  # of safetensors; that of xception_71, with 802 arrays, has 0.1 MB
 FLOATS = ("F16", "BF16", "F32", "F64")  # safetensors' names of what weights may be
 NUMBERS = (*FLOATS, "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64")  # counts beside them
@@ -36,14 +35,21 @@ NO_PICKLES = (
     "a pickle can run code when it is read, so none is: where PyTorch is, write its state dict by"
     " safetensors.torch.save_file, and then `deeplab convert model.safetensors --out FOLDER`"
 )
-READABLE = "a TensorFlow checkpoint (its prefix, or a .tar.gz), an .npz or timm's .safetensors"
+OBJECT = "/.ATTRIBUTES/VARIABLE_VALUE"
+NO_OBJECTS = (
+    "a checkpoint of TensorFlow 2's objects (names end in /.ATTRIBUTES/VARIABLE_VALUE), but the"
+    " official networks are those of TensorFlow 1: give such a one, as of the zoo, or an .npz of"
+    " its variables under the official names"
+)
 
 
 def read_arrays(source: str) -> dict[str, np.ndarray]:
-    """Arrays by name from an .npz, a TF1 checkpoint prefix, the .tar.gz of one, or .safetensors.
+    """Arrays by name from an .npz, a TF1 checkpoint or the .tar.gz of one, or .safetensors.
+
+    Numbers alone: a checkpoint's strings, booleans and complex numbers are no weights.
 
     Raises:
-      UserError: the file is missing, of another kind, or unreadable; or TensorFlow is missing.
+      UserError: the file is missing, of another kind, or unreadable.
     """
     path = Path(source)
     if path.suffix.lower() in PICKLES:
@@ -54,24 +60,13 @@ def read_arrays(source: str) -> dict[str, np.ndarray]:
         return read_npz(path)
     if path.name.endswith(TARS):
         with tempfile.TemporaryDirectory() as folder:
-            return read_checkpoint(extract_checkpoint(path, Path(folder)))
-    return read_checkpoint(re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", source))
-
-
-def size_limit(file: Path) -> int:
-    """Bytes that a packed file may unpack to."""
-    return min(MAX_BYTES, MAX_RATIO * file.stat().st_size)
-
-
-@contextmanager
-def explain(file: object, kind: str) -> Iterator[None]:
-    """Let whatever goes wrong in reading a file be one error, which names it."""
-    try:
-        yield
-    except (UserError, MemoryError):
-        raise
-    except Exception as e:  # OSError, BadZipFile, zlib.error, NotImplementedError, TensorFlow's ...
-        raise UserError(f"{file}: not a readable {kind} ({e}); was it copied whole?") from e
+            arrays = read_checkpoint(extract_checkpoint(path, Path(folder)))
+    else:
+        arrays = read_checkpoint(path)
+    if any(name.endswith(OBJECT) for name in arrays):
+        raise UserError(f"{source}: {NO_OBJECTS}")
+    numbers = (np.integer, np.floating, ml_dtypes.bfloat16)
+    return {name: array for name, array in arrays.items() if issubclass(array.dtype.type, numbers)}
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -103,54 +98,21 @@ def read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     return np.frombuffer(stream.read(), dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def import_tensorflow() -> Any:
-    """TensorFlow, which is needed for its checkpoints alone."""
-    try:
-        import tensorflow
-    except ImportError as e:
-        raise UserError("TensorFlow's checkpoints need it: pip install tensorflow-cpu") from e
-    return tensorflow
-
-
-def read_checkpoint(prefix: str) -> dict[str, np.ndarray]:
-    """Variables of a TF1 checkpoint, read as variables only: nothing of it is run."""
-    if not Path(f"{prefix}.index").is_file():
-        inside = sorted(str(file.with_suffix("")) for file in Path(prefix).glob("*.index"))
-        there = f"in this folder there are {', '.join(inside)}; " if inside else ""
-        raise UserError(f"{prefix}: no checkpoint there (PREFIX.index); {there}give {READABLE}")
-    load_checkpoint = import_tensorflow().train.load_checkpoint
-    with explain(prefix, "TensorFlow checkpoint"):
-        reader = load_checkpoint(prefix)
-        check_variables(reader, prefix)
-        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-
-
-def check_variables(reader: Any, prefix: str) -> None:
-    """Raise ValueError unless all variables are numbers and take no more than the data files."""
-    shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
-    for name, dtype in dtypes.items():
-        if not (dtype.is_floating or dtype.is_integer):
-            raise ValueError(f"{name} has type {dtype.name}, allowed are numbers")
-    total = sum(math.prod(shape) * dtypes[name].size for name, shape in shapes.items())
-    files = glob.glob(f"{glob.escape(prefix)}.data-*")
-    limit = min(MAX_BYTES, sum(Path(file).stat().st_size for file in files))
-    if len(shapes) > MAX_MEMBERS or total > limit:
-        raise ValueError(f"{len(shapes)} variables claim {total} bytes of {limit}")
-
-
 def extract_checkpoint(archive: Path, folder: Path) -> str:
-    """Unpack the .index and .data files of a tar into `folder`; returns the checkpoint's prefix."""
+    """Unpack a checkpoint's files of a tar into `folder`; returns the checkpoint's prefix."""
     with explain(archive, "tar archive"):
         with archive.open("rb") as file:
             gzipped = file.read(2) == b"\x1f\x8b"
         with gzip.open(archive) if gzipped else archive.open("rb") as stream:
             for name, data in read_tar(stream, size_limit(archive)):
-                if ".index" in name or ".data-" in name:
+                if ".index" in name or ".data-" in name or data.endswith(MAGIC):
                     (folder / name).write_bytes(data)
-    prefixes = sorted(p.name.removesuffix(".index") for p in folder.glob("?*.index"))
-    if not prefixes:
+    found = sorted(folder.glob("?*.index")) or [
+        p for p in sorted(folder.iterdir()) if is_checkpoint(p)
+    ]
+    if not found:
         raise UserError(f"{archive}: holds no checkpoint (no *.index file); is it a frozen graph?")
-    return str(folder / prefixes[0])
+    return str(found[0]).removesuffix(".index")
 
 
 def read_tar(stream: BinaryIO | gzip.GzipFile, limit: int) -> Iterator[tuple[str, bytes]]:
