@@ -74,7 +74,8 @@ def find_newest(folder: Path) -> Path:
         path = PureWindowsPath(name)  # which knows both kinds of slashes
         if not path.name:
             raise ValueError(f"model_checkpoint_path = {name!r} is no file")
-        return inside(folder, path.name if path.anchor else path.as_posix())
+        # The folder of its files must be inside, not the prefix: ../FOLDER means ../FOLDER.index.
+        return inside(folder, "." if path.anchor else path.parent.as_posix()) / path.name
 
 
 def unescape(match: re.Match[bytes]) -> bytes:

@@ -38,7 +38,6 @@ from deeplab_jax.data.decode import decode_image, image_size
 from deeplab_jax.data.masks import plain_code, read_mask
 from deeplab_jax.models.build import abstract_variables
 from deeplab_jax.weights import from_tf_variables, to_tf_variables
-from deeplab_jax.weights.convert import write_tf_arrays
 from deeplab_jax.weights.files import Weights, load_weights, save_weights
 from deeplab_jax.weights.readers import extract_checkpoint, read_arrays
 
@@ -352,15 +351,6 @@ def tars(rng: Rng, sound: Path, work: Path) -> None:
     assert sum(f.stat().st_size for f in inside.iterdir()) <= 100 * len(data)
 
 
-def checkpoints(rng: Rng, sound: Path, work: Path) -> None:
-    """One of the two files of a TF1 checkpoint damaged."""
-    damaged = pick(("model.index", "model.data-00000-of-00001"), rng)
-    for name in ("model.index", "model.data-00000-of-00001"):
-        data = (sound / name).read_bytes()
-        (work / name).write_bytes(damage(data, rng) if name == damaged else data)
-    assert same_shapes(from_tf_variables(read_arrays(str(work / "model")), TINY_MODEL))
-
-
 def repair_tar(data: bytes) -> bytes:
     """Every block's checksum made right, as if it were a header."""
     blocks = [bytearray(data[at : at + 512]) for at in range(0, len(data), 512)]
@@ -371,7 +361,7 @@ def repair_tar(data: bytes) -> bytes:
     return b"".join(blocks)
 
 
-@pytest.mark.parametrize("read", [folders, archives, tars, checkpoints])
+@pytest.mark.parametrize("read", [folders, archives, tars])
 def test_damaged_weights(
     read: Callable[[Rng, Path, Path], None], sound: Path, tmp_path: Path
 ) -> None:
@@ -386,10 +376,5 @@ def test_damaged_weights(
             work.rmdir()
         assert sorted(p.name for p in tmp_path.iterdir()) == ["seed"]  # nothing outside
 
-    if read is checkpoints:
-        reason = "writing and reading TF1 checkpoints needs TensorFlow: pip install tensorflow-cpu"
-        pytest.importorskip("tensorflow", reason=reason)
-        arrays = to_tf_variables(load_weights(sound / "folder").variables, TINY_MODEL)
-        write_tf_arrays(str(sound / "model"), arrays)
     weights.__name__ = read.__name__
     fuzz(weights, tmp_path, megabytes=300)

@@ -160,6 +160,7 @@ def test_the_newest_of_a_folder(tmp_path: Path, text: str, newest: str) -> None:
         ("", "there is no model_checkpoint_path"),
         ('model_checkpoint_path: "../b"', "leads out of"),
         ('model_checkpoint_path: "in/../../b"', "leads out of"),
+        ('model_checkpoint_path: "../runs"', "leads out of"),
         ('model_checkpoint_path: "."', "is no file"),
         ('model_checkpoint_path: "gone"', r"runs.gone: no checkpoint there.*there are .*a.*; give"),
     ],
