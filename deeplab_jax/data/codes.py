@@ -330,11 +330,10 @@ def _number(
 def _one_too_many(n: int, names: Sequence[str], *, zero: bool) -> str:
     """What to tell of masks of values up to n, with or without `zero`, and n names."""
     readings = [f"{n} marks pixels to ignore: --data.ignore_label={n}"]
-    if names[0].lower() not in BACKGROUND_NAMES:
-        first = f"1 is the first class, {names[0]!r}"
-        readings.append(f"0 marks pixels to ignore, and {first}: --data.zero=ignore")
-        if zero:
-            readings.append(f"0 is background, and {first}: --data.zero=background")
+    first = f"1 is the first class, {names[0]!r}"
+    readings.append(f"0 marks pixels to ignore, and {first}: --data.zero=ignore")
+    if zero and names[0].lower() not in BACKGROUND_NAMES:
+        readings.append(f"0 is background, and {first}: --data.zero=background")
     readings.append(f"the list lacks the class {n}: add its name")
     told = f"the masks hold {n}, and there are {n} classes, 0 to {n - 1}; they do not tell whether"
     return "\n  - ".join([told, *readings])
