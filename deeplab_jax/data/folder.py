@@ -15,6 +15,7 @@ import numpy as np
 
 from deeplab_jax.config import Color, DataConfig
 from deeplab_jax.data.annotations import coco, cvat, kaggle, labelme, yolo
+from deeplab_jax.data.annotations.foreign import name_foreign
 from deeplab_jax.data.annotations.shapes import VOID, Drawing
 from deeplab_jax.data.codes import Reading, decide
 from deeplab_jax.data.colors import voc_colormap
@@ -158,7 +159,7 @@ def understand(root: Path, data: DataConfig, num_classes: int | None = None) -> 
     chosen = masks if every else _spread(masks, MASKS_LOOKED_AT)
     found = _tally_all(tuple((path, _state(path)) for path in chosen))
     reading, doubt = _decide(found, table, data, num_classes)
-    told = (*told, *reading.told)
+    told = (*told, *reading.told, *_warn_of_one_value(found))
     return Understood(layout, splits, reading.names, reading.colors, reading, told, doubt)
 
 
@@ -194,6 +195,16 @@ def _fits(read: Callable[[Iterable[Tally]], Reading], one: Tally) -> bool:
     except UserError:
         return False
     return True
+
+
+def _warn_of_one_value(found: Sequence[tuple[Path, Tally]]) -> list[str]:
+    if len({value for _, one in found for value in one.colors or one.values}) > 1:
+        return []
+    where = found[0][0].parent
+    return [
+        f"warning: the masks in {where} are all of one value, of which nothing is learnt: if they"
+        " are not those that you mean, set --data.mask_dir"
+    ]
 
 
 def _table(folder: Path, layout: Layout, data: DataConfig) -> ClassTable | None:
@@ -264,7 +275,7 @@ def _annotated(folder: Path, data: DataConfig) -> Iterator[Found]:
         kinds = (name, "ultralytics") if name == "yolo" else (name,)
         wanted = data.layout in kinds or (data.layout == "auto" and not named)
         if wanted and (layout := read(folder)) is not None and data.layout in ("auto", layout.name):
-            layout = _with_overlap(divide_layout(layout, [folder]), data)
+            layout = _with_overlap(divide_layout(layout, _only_folders(folder)), data)
             yield layout, f"--data.layout={layout.name}"
 
 
@@ -307,7 +318,8 @@ def _masked(folder: Path, data: DataConfig) -> Iterator[Found]:
         if shown != str(path):
             raise UserError(f"{shown}: the name is not in UTF-8 (an old archive?); rename it")
     named = [name if name != "." else "" for name in (data.image_dir, data.mask_dir)]
-    every = find_pairs(walk.images, folder, *named)
+    found = (find_pairs(walk.images, one, *named) for one in _only_folders(folder))
+    every = next(filter(None, found), [])
     dirs = [("image_dir", [p.image_dir for p in every]), ("mask_dir", [p.mask_dir for p in every])]
     for i, pairs in enumerate(every):
         bases = _between(folder, pairs.images.values())
@@ -332,6 +344,8 @@ def _say_what_is_there(folder: Path, data: DataConfig) -> str:
     if not images:
         kinds = ", ".join(sorted(SUFFIXES))
         return f"{folder} holds no images ({kinds}); in it there are {there}"
+    if foreign := name_foreign(folder):
+        return f"{folder} is not understood: {foreign}"
     asked = f" as --data.layout={data.layout}" if data.layout != "auto" else ""
     return (
         f"{folder} is not understood{asked}: {len(images)} images, such as {images[0]}, and no"

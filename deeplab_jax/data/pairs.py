@@ -118,11 +118,11 @@ def _join(groups: Mapping[str, list[Place]]) -> dict[str, list[Place]]:
     above: dict[str, dict[str, str]] = defaultdict(dict)  # by words, the folders between them
     for group in groups:
         parts = group.split("/")
-        words = [part for part in parts if "*" in part or is_word(part)]
-        above["/".join(words)]["/".join(part for part in parts if part not in words)] = group
+        said = [part for part in parts if "*" in part or is_word(part)]
+        above["/".join(said)]["/".join(part for part in parts if part not in said)] = group
     joined = dict(groups)
     for words, inner in above.items():
-        others = (o for w, o in above.items() if w != words)
+        others = (other for key, other in above.items() if key != words)
         if not any(len(inner.keys() & other.keys()) > 1 for other in others):
             continue
         places = [
@@ -216,12 +216,13 @@ def _pair_by_ends(places: list[Place], group: str) -> Pairs | None:
         e for e in ends if not MASK_ENDS.isdisjoint(re.split(SEPARATORS, "".join(e).lower()))
     ]
     for mask, image in product(of_masks, ends):
-        pairs = named[mask].keys() & named[image].keys()
-        if image not in of_masks and 4 * len(pairs) > len(places):
-            paths = ({key: p.path for key, p in named[end].items()} for end in (image, mask))
+        count = len(named[mask].keys() & named[image].keys())
+        if image not in of_masks and 4 * count > len(places):
+            images = {key: p.path for key, p in named[image].items()}
+            masks = {key: p.path for key, p in named[mask].items()}
             names = f"named {'NAME'.join(image)} and {'NAME'.join(mask)}"
             told = f"images and masks in {_show(group)}, {names}"
-            return Pairs(*paths, told, group, group)
+            return Pairs(images, masks, told, group, group)
     return None
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deeplab_jax.config import Color
+from deeplab_jax.data.annotations.gather import class_name
 from deeplab_jax.data.annotations.shapes import VOID
 from deeplab_jax.data.colors import parse_color, voc_colormap
 from deeplab_jax.data.layouts import BACKGROUND_NAMES, VOID_NAMES, ClassTable
@@ -143,6 +144,7 @@ def read_table(path: Path) -> ClassTable:
 
 def make_table(entries: list[Entry], origin: str) -> ClassTable:
     """The table of entries; raises UserError, naming `origin`, for what is doubled or too much."""
+    entries = [e._replace(name=class_name(e.name, origin)) for e in entries]
     classes = [e for e in entries if e.name.lower() not in VOID_NAMES]
     names = [e.name for e in classes]
     merged = len(set(names)) < len(names) and all(e.value is not None for e in classes)

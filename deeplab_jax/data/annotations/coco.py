@@ -78,13 +78,16 @@ def read(folder: Path) -> Layout | None:
 
 
 def _find_exports(folder: Path) -> list[Export]:
-    beside = [(folder / name / ROBOFLOW, name) for name in list_folders(folder)]
+    inside = list_folders(folder)
+    roboflow = [(folder / name / ROBOFLOW, name) for name in inside]
+    splits = [name for name in inside if split_name(name) in (TRAIN, VAL, TEST)]
     instances = list_files(folder / "annotations", ".json")
     named = [path for path in instances if path.name.startswith("instances_")]
     places = (
-        [(path, word) for path, word in beside if path.is_file()],
+        [(path, word) for path, word in roboflow if path.is_file()],
         [(path, _word(path)) for path in named or instances],
         [(path, _word(path)) for path in list_files(folder, ".json")],
+        [(path, name) for name in splits for path in list_files(folder / name, ".json")],
     )
     for place in places:
         if len(place) > MAX_FILES:
