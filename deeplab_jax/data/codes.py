@@ -4,6 +4,7 @@ Where one reading alone fits, it is taken, and told. Where two do, neither is: t
 each with the flag that chooses it.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -15,7 +16,14 @@ from deeplab_jax.data.annotations.shapes import VOID
 from deeplab_jax.data.colors import parse_color, voc_colormap
 from deeplab_jax.data.datasets import camvid
 from deeplab_jax.data.layouts import BACKGROUND_NAMES, VOID_NAMES, ClassTable
-from deeplab_jax.data.masks import Edges, MaskCode, hexadecimal, list_some, pack, unpack
+from deeplab_jax.data.masks import (
+    Edges,
+    MaskCode,
+    hexadecimal,
+    list_some,
+    pack,
+    unpack,
+)
 from deeplab_jax.data.tally import Tally
 from deeplab_jax.errors import UserError
 
@@ -24,6 +32,7 @@ SOFT = 0.25  # of all pixels: at most so many are soft edges
 RARE = 0.01  # of all pixels: a value beyond that is no part of a soft edge
 LABEL_FLAG = "--data.label_map"
 VOC_BORDER = pack((224, 224, 192))
+WHITE = pack((255, 255, 255))  # of gray masks, 255
 BINARY = ("background", "foreground")
 
 
@@ -56,7 +65,7 @@ def decide(
         found = found._replace(values=found.values + Counter(dict(found.nodata)), nodata=())
     if table is not None and table.by_color and (found.colored or _are_colors(found, table)):
         known = {pack(color): i for color, i in table.by_color}
-        known.setdefault(VOC_BORDER, VOID)
+        known.setdefault(VOC_BORDER if found.colored or found.palettes else WHITE, VOID)
         edges, told = _edges(found, set(known), data, table.origin, by_color=True)
         return _reading(known, table.names, table.colors, edges, told, by_color=True)
     if found.colored or _clash(found.palettes):
@@ -148,6 +157,9 @@ def _are_colors(found: Tally, table: ClassTable) -> bool:
     if found.palettes:  # indices are ids, unless a colour or another mask contradicts
         pairs = [(i, color) for i, color in found.palettes if color in own]
         return _clash(found.palettes) or any(own[color] != ids.get(i) for i, color in pairs)
+    gray = all(len({*color}) == 1 for color, _ in table.by_color)
+    if gray and {color & 255 for color in known} >= found.values.keys() - {VOID}:
+        return True
     return found.share(known, of_colors=True) > 1 - SOFT and max(found.values) >= len(ids)
 
 
@@ -174,7 +186,7 @@ def _by_colors_alone(found: Tally, table: ClassTable | None, data: DataConfig) -
             f" pixels):\n{lines}"
         )
         if table is not None and not found.colored:
-            pairs = " ".join(f"'{i}={name}'" for i, name in enumerate(table.names[:16]))
+            pairs = _flags(enumerate(table.names[:16]))
             advice = (
                 "Their palettes differ, which ids have no need of. "
                 f"{advice}\nOr, if the indices are ids all the same: {LABEL_FLAG} {pairs}"
@@ -270,9 +282,12 @@ def _ask_for_map(counts: Counter[int], names: Sequence[str], void: int) -> str:
     known = dict(enumerate(names))
     if names and void in counts:  # else it may be a gray level like the others
         known[void] = "void"
-    shown = (f"{value}={known.get(value, 'NAME')}" for value in common)
-    flags = " ".join(f"'{flag}'" if " " in flag else flag for flag in shown)
+    flags = _flags((value, known.get(value, "NAME")) for value in common)
     return f"say what each stands for, 'void' for ignored pixels: {LABEL_FLAG} {flags}"
+
+
+def _flags(pairs: Iterable[tuple[int, str]]) -> str:
+    return " ".join(shlex.quote(f"{value}={name}") for value, name in pairs)
 
 
 class More(NamedTuple):

@@ -71,7 +71,10 @@ def read_mask(content: bytes, name: str) -> Mask:
         layout, mode = image.info[LAYOUT], image.mode
         lossy = _is_lossy(image, content)
         if mode == "P":
-            return Mask(np.asarray(image), "palette", _palette(image))
+            palette = _palette(image)
+            if image.format != "GIF" or not is_gray(np.array(palette)).all():
+                return Mask(np.asarray(image), "palette", palette)
+            image = image.convert("L")  # of which a GIF has indices, in any order
         if mode in ("LA", "RGBA"):
             _refuse_alpha_alone(image, name)
         if mode in ("LA", "PA", "La"):

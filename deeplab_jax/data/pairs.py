@@ -302,7 +302,7 @@ def make_layout(pairs: Pairs, bases: Iterable[Path], *, empty_is_background: boo
     if lists:
         divided = divide([rest for _, rest in sorted(images)], lists)
         splits = defaultdict(list, {s: [("", id) for id in ids] for s, ids in divided.items()})
-        if TRAIN not in lists:  # all others: without those that have no mask
+        if TRAIN in splits and TRAIN not in lists:  # all others: without those that have no mask
             splits[TRAIN] = [key for key in splits[TRAIN] if empty_is_background or key in masks]
         told += f"; splits by {list_some(file for file, _ in lists.values())}"
     masked = {split for split, keys in splits.items() if any(key in masks for key in keys)}

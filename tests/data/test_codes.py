@@ -254,9 +254,7 @@ def test_palettes() -> None:
     reading = read([other, encode(palette(row(0, 1, 2), COLORS))], None)
     assert reading.code.by_color and len(reading.names) == 3
     both = [other, encode(palette(row(0, 1, 2), COLORS))]
-    with pytest.raises(
-        UserError, match=r"(?s)palettes differ.*NAME #008000.*label_map '0=a' '1=b'"
-    ):
+    with pytest.raises(UserError, match=r"(?s)palettes differ.*NAME #008000.*label_map 0=a 1=b"):
         read(both, ABC)
     assert ids(read(both, ABC, label_map=("0=a", "1=b", "2=c")), other) == [0, 1, 2]
 
@@ -265,6 +263,19 @@ def test_gray_colours_of_a_table() -> None:
     table = ClassTable(("a", "b"), by_color=(((0, 0, 0), 0), ((100, 100, 100), 1)))
     mask = encode(Image.fromarray(row(0, 100)).convert("RGB"))
     assert ids(read([mask], table), mask) == [0, 1]
+
+
+def test_gray_colours_in_another_order_than_ids() -> None:
+    """Supervisely's machine masks; void needs no colour."""
+    table = ClassTable(
+        ("a", "b", "c"), by_color=tuple(((v, v, v), i) for i, v in enumerate((0, 2, 1)))
+    )
+    mask = encode(row(0, 1, 2, 255))
+    assert ids(read([mask], table), mask) == [0, 2, 1, VOID]
+    shades = ClassTable(
+        ("a", "b", "c"), by_color=tuple(((v, v, v), i) for i, v in enumerate((0, 9, 99)))
+    )
+    assert ids(read([mask], shades), mask) == [0, 1, 2, VOID]  # which are only to be drawn in
 
 
 # ---- all of them

@@ -57,6 +57,13 @@ def test_gray_of_few_bits_is_divided_back(bits: int) -> None:
     np.testing.assert_array_equal(read_mask(gray_png(values, bits), "m").values, values)
 
 
+@pytest.mark.parametrize("values", [[0, 255], [255, 255], [2, 0], [1, 1]])
+def test_gray_of_a_gif_is_no_index(values: list[int]) -> None:
+    """GIF has palettes alone, and Pillow leaves out what a file does not use."""
+    data = encode(np.array([values], np.uint8), "GIF")
+    assert plain_code(255).ids(read_mask(data, "m"), "m").tolist() == [values]
+
+
 def test_one_bit_is_zeros_and_ones() -> None:
     mask = read_mask(encode(Image.fromarray(IDS > 1)), "m")
     np.testing.assert_array_equal(mask.values, (IDS > 1).astype(np.uint8))

@@ -182,6 +182,7 @@ def test_cvat_masks(tmp_path: Path) -> None:
         "# label:color_rgb:parts:actions\nant:61,61,245::\nbackground:0,0,0::\ncat:250,50,83::\n"
     )
     (tmp_path / "labelmap.txt").write_text(labels)
+    assert understand(tmp_path, DataConfig(source="folder")).layout.notes == ()
     source = open_folder(tmp_path, "train", data=DataConfig(source="folder", holdout=0.0))
     assert source.class_names == ("background", "ant", "cat") and ids_of(source) == [
         "a",
