@@ -363,6 +363,21 @@ def _which_nodata(value: int, names: Sequence[str]) -> str:
     )
 
 
+def find_mixture(found: Iterable[tuple[object, Tally]], reading: Reading) -> str:
+    """What is wrong if some masks of two classes hold 0 and 1, and others 0 and 255; else ""."""
+    if reading.code.by_color or dict(reading.code.table) != {0: 0, 1: 1, VOID: VOID}:
+        return ""
+    kinds = {values: name for name, one in found if (values := frozenset(one.values)) - {0}}
+    ones, high = frozenset((0, 1)), frozenset((0, VOID))
+    if not ({ones, high} <= kinds.keys() and kinds.keys() <= {ones, high, ones - {0}, high - {0}}):
+        return ""
+    return (
+        f"some masks hold 0 and 1, such as {kinds[ones]}, others 0 and 255, such as {kinds[high]}:"
+        f" is 255 {reading.names[1]!r} there? Save all alike; if it is to be ignored:"
+        f" {LABEL_FLAG} {_flags([*enumerate(reading.names), (VOID, 'void')])}"
+    )
+
+
 def to_label_map(code: MaskCode, names: Sequence[str]) -> tuple[str, ...]:
     """A code as `data.label_map` takes it, in the order of the classes."""
     return tuple(

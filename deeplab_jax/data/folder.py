@@ -17,7 +17,7 @@ from deeplab_jax.config import Color, DataConfig
 from deeplab_jax.data.annotations import coco, cvat, kaggle, labelme, yolo
 from deeplab_jax.data.annotations.foreign import name_foreign
 from deeplab_jax.data.annotations.shapes import VOID, Drawing
-from deeplab_jax.data.codes import Reading, decide
+from deeplab_jax.data.codes import Reading, decide, find_mixture
 from deeplab_jax.data.colors import voc_colormap
 from deeplab_jax.data.datasets import cityscapes
 from deeplab_jax.data.decode import Unreadable, read_file
@@ -179,7 +179,8 @@ def _decide(
         return decide(add_up(tallies), table, data, num_classes)
 
     try:
-        return read(one for _, one in found), ""
+        reading = read(one for _, one in found)
+        return reading, "" if data.label_map else find_mixture(found, reading)
     except UserError as error:
         odd = [path for path, one in found if not _fits(read, one)]
         usual = [one for path, one in found if path not in odd]

@@ -278,6 +278,21 @@ def test_masks_of_one_value_are_told(tmp_path: Path, capsys: pytest.CaptureFixtu
 # ---- folders that are wrong: the message names it
 
 
+def test_masks_of_two_habits_are_asked_about(tmp_path: Path) -> None:
+    make_folder(tmp_path, ["a", "b"])
+    make_folder(tmp_path, ["c"], value=255)
+    source = open_two(tmp_path)
+    assert re.search(r"0 and 255, such as .*c\.png.*label_map .*255=void", source.doubt)
+    with pytest.raises(UserError, match="some masks hold 0 and 1"):
+        check_source(source)
+    told = DataConfig(source="folder", label_map=("0=sky", "1=road", "255=void"))
+    assert open_folder(tmp_path, "train", data=told).doubt == ""
+    make_folder(tmp_path, ["d"])
+    both = np.array([[0, 1, 255, 0, 0, 0, 0, 0]] * 6, np.uint8)  # so 255 is no class
+    save(tmp_path / "masks" / "train" / "d.png", both)
+    assert open_two(tmp_path).doubt == ""
+
+
 def test_structure_errors(tmp_path: Path) -> None:
     make_folder(tmp_path, ["a", "b"])
     with pytest.raises(UserError, match="no split 'test'; there are train"):
