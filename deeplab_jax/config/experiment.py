@@ -77,8 +77,6 @@ class DataConfig:
     edges: Literal["auto", "ignore", "nearest"] = heeded("auto", "folder")
     """What becomes of mask pixels between colours or values, as soft edges have: ignored, or taken
     for the nearest; auto: ignored, and the nearest where masks are JPEG."""
-    runs: Literal["columns", "rows"] = heeded("columns", "folder")
-    """Which way the run lengths of a CSV go: down columns, as Kaggle's, or along rows."""
     overlap: Literal["paint", "ignore"] = heeded("paint", "folder")
     """Pixels in annotations of several classes: of the one on top, or ignored."""
     exif_upright: bool = heeded(False, "folder")

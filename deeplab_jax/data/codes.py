@@ -4,12 +4,11 @@ Where one reading alone fits, it is taken, and told. Where two do, neither is: t
 each with the flag that chooses it.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
-
-import numpy as np
 
 from deeplab_jax.config import Color, DataConfig
 from deeplab_jax.config.experiment import LABEL_MAP
@@ -17,7 +16,14 @@ from deeplab_jax.data.annotations.shapes import VOID
 from deeplab_jax.data.colors import parse_color, voc_colormap
 from deeplab_jax.data.datasets import camvid
 from deeplab_jax.data.layouts import BACKGROUND_NAMES, VOID_NAMES, ClassTable
-from deeplab_jax.data.masks import Edges, MaskCode, hexadecimal, list_some, pack, unpack
+from deeplab_jax.data.masks import (
+    Edges,
+    MaskCode,
+    hexadecimal,
+    list_some,
+    pack,
+    unpack,
+)
 from deeplab_jax.data.tally import Tally
 from deeplab_jax.errors import UserError
 
@@ -26,6 +32,7 @@ SOFT = 0.25  # of all pixels: at most so many are soft edges
 RARE = 0.01  # of all pixels: a value beyond that is no part of a soft edge
 LABEL_FLAG = "--data.label_map"
 VOC_BORDER = pack((224, 224, 192))
+WHITE = pack((255, 255, 255))  # of gray masks, 255
 BINARY = ("background", "foreground")
 
 
@@ -54,17 +61,20 @@ def decide(
     """
     if data.label_map:
         return _as_told(found, table, data)
+    if data.zero == "class":  # whatever the files say of it
+        found = found._replace(values=found.values + Counter(dict(found.nodata)), nodata=())
     if table is not None and table.by_color and (found.colored or _are_colors(found, table)):
         known = {pack(color): i for color, i in table.by_color}
-        known.setdefault(VOC_BORDER, VOID)
+        known.setdefault(VOC_BORDER if found.colored or found.palettes else WHITE, VOID)
         edges, told = _edges(found, set(known), data, table.origin, by_color=True)
         return _reading(known, table.names, table.colors, edges, told, by_color=True)
-    if found.colored or (_clash(found.palettes) and table is None):
+    if found.colored or _clash(found.palettes):
         return _by_colors_alone(found, table, data)
-    if found.lossy and not _is_binary(found.values):
+    if found.lossy and not _is_binary(found):
         raise UserError(
-            "the masks are JPEG, which changes class ids: save them as PNG; JPEG is read of masks"
-            " of two values, 0 and 255, or in the colours of a list of classes"
+            "the masks are JPEG (or WebP with loss), which changes class ids: save them as PNG;"
+            " JPEG is read of masks of two values, 0 and 255, or in the colours of a list of"
+            " classes"
         )
     return _by_values(found, table, data, num_classes)
 
@@ -147,6 +157,9 @@ def _are_colors(found: Tally, table: ClassTable) -> bool:
     if found.palettes:  # indices are ids, unless a colour or another mask contradicts
         pairs = [(i, color) for i, color in found.palettes if color in own]
         return _clash(found.palettes) or any(own[color] != ids.get(i) for i, color in pairs)
+    gray = all(len({*color}) == 1 for color, _ in table.by_color)
+    if gray and {color & 255 for color in known} >= found.values.keys() - {VOID}:
+        return True
     return found.share(known, of_colors=True) > 1 - SOFT and max(found.values) >= len(ids)
 
 
@@ -168,10 +181,17 @@ def _by_colors_alone(found: Tally, table: ClassTable | None, data: DataConfig) -
     if table is not None or found.lossy or len(solid) > MOST_COLORS:
         whose = f"and {table.origin} gives none" if table else "and no list says what they mean"
         lines = "\n".join(f"  NAME {hexadecimal(color)}" for color in sorted(solid)[:16])
-        raise UserError(
-            f"the masks are in colours, {whose}: {each}. Write a class in every line of classes.txt"
-            f" with its colour ('void' for ignored pixels):\n{lines}"
+        advice = (
+            f"Write a class in every line of classes.txt with its colour ('void' for ignored"
+            f" pixels):\n{lines}"
         )
+        if table is not None and not found.colored:
+            pairs = _flags(enumerate(table.names[:16]))
+            advice = (
+                "Their palettes differ, which ids have no need of. "
+                f"{advice}\nOr, if the indices are ids all the same: {LABEL_FLAG} {pairs}"
+            )
+        raise UserError(f"the masks are in colours, {whose}: {each}. {advice}")
     solid.sort(key=unpack)
     edges, told = _edges(found, set(solid), data, "the list of classes", by_color=True)
     told = [
@@ -200,36 +220,41 @@ def _by_values(
         edges, told = _edges(found, set(known), data, table.origin if table else "", by_color=False)
         return _reading(known, names, colors, edges, told)
     n = len(names) or num_classes
-    asked = data.ignore_label is not None or data.zero != "auto"
-    if n in (2, None) and not asked and _is_binary(found.values):
+    asked = data.ignore_label is not None or data.zero not in ("auto", "class")
+    if n in (2, None) and not asked and _is_binary(found):
         return _binary(found, table, data)
     values = sorted(set(found.values) - {void})
     if n is None:
-        n = _count(values, found.values)
+        n = _count(values, found.values, void)
         names = tuple(f"class {i}" for i in range(n))
         told = [f"the masks hold {n} classes, named 'class 0' to 'class {n - 1}': there is no list"]
     else:
         names, told = names or tuple(f"class {i}" for i in range(n)), []
-    known, more = _number(values, names, data, found.values)
+    known, more = _number(values, names, data, found.values, void)
+    if lost := [v for v, _ in found.nodata if v in known and void != v and data.zero == "auto"]:
+        raise UserError(_which_nodata(lost[0], names))
     if more.background:
         names, colors = ("background", *names), ()
     edges, soft = _edges(found, {*known, void}, data, "the list of classes", by_color=False)
     return _reading({**known, void: VOID}, names, colors, edges, [*told, *more.told, *soft])
 
 
-def _is_binary(values: Counter[int]) -> bool:
+def _is_binary(found: Tally) -> bool:
     """Whether 0 and a value too high to be an id hold nearly all pixels.
 
     Values near them, as JPEG makes of them, count with them.
     """
+    values = found.values
     low, high = min(values, default=0), max(values, default=0)
     if low != 0 or high < 4:
         return False
     near, between = (high - low) // 8, (high - low) // 4
     ends = sum(n for v, n in values.items() if v - low <= near or high - v <= near)
-    soft = any(low + between < v < high - between for v in values)  # no ids from 1, and 255
-    spread = len(values) > 8 and soft and ends > (1 - SOFT) * values.total()
-    return len(values) == 2 or spread
+    if found.lossy:  # were there ids from 1, JPEG would leave more of them
+        soft = 2 * sum(values[v] for v in (1, 2, 3)) < values[high]
+    else:  # no ids from 1, and 255
+        soft = len(values) > 8 and any(low + between < v < high - between for v in values)
+    return len(values) == 2 or (soft and ends > (1 - SOFT) * values.total())
 
 
 def _binary(found: Tally, table: ClassTable | None, data: DataConfig) -> Reading:
@@ -242,22 +267,27 @@ def _binary(found: Tally, table: ClassTable | None, data: DataConfig) -> Reading
     return _reading({0: 0, high: 1}, names, colors, edges, [told, *soft])
 
 
-def _count(values: Sequence[int], counts: Counter[int]) -> int:
+def _count(values: Sequence[int], counts: Counter[int], void: int) -> int:
     """How many classes there are by the values alone; raises UserError where there are gaps."""
     n = max([*values, 1]) + 1
     if n <= 2 * max(len(values), 2):
         return n
-    raise UserError(_ask_for_map(values, counts, "there is no list of classes"))
+    there = f"the masks hold {list_some(values)}, and there is no list of classes"
+    raise UserError(f"{there}: {_ask_for_map(counts, (), void)}")
 
 
-def _ask_for_map(values: Sequence[int], counts: Counter[int], why: str) -> str:
-    """What to tell of values that are no ids: `why`, and a map to fill in."""
-    common = sorted(v for v, n in counts.most_common(16) if v in values)
-    flags = " ".join(f"{value}=NAME" for value in common)
-    return (
-        f"the masks hold {list_some(values)}, and {why}: say what each stands for, 'void' for"
-        f" ignored pixels: {LABEL_FLAG} {flags}"
-    )
+def _ask_for_map(counts: Counter[int], names: Sequence[str], void: int) -> str:
+    """Advice to name the values that are no ids by a map, filled in as far as it is known."""
+    common = sorted(v for v, _ in counts.most_common(16))
+    known = dict(enumerate(names))
+    if names and void in counts:  # else it may be a gray level like the others
+        known[void] = "void"
+    flags = _flags((value, known.get(value, "NAME")) for value in common)
+    return f"say what each stands for, 'void' for ignored pixels: {LABEL_FLAG} {flags}"
+
+
+def _flags(pairs: Iterable[tuple[int, str]]) -> str:
+    return " ".join(shlex.quote(f"{value}={name}") for value, name in pairs)
 
 
 class More(NamedTuple):
@@ -272,6 +302,7 @@ def _number(
     names: Sequence[str],
     data: DataConfig,
     counts: Counter[int],
+    void: int,
 ) -> tuple[dict[int, int], More]:
     """Which class each value is; raises UserError where that is open."""
     n, there = len(names), set(values)
@@ -297,30 +328,54 @@ def _number(
             told = f"{n} is ignored: these are CamVid's 11 classes, and {n} is its void"
             return {**same, n: VOID}, More((told,))
         raise UserError(_one_too_many(n, names, zero=0 in there))
-    if len(values) == n and min(np.diff(values), default=0) > 1:
-        raise UserError(_ask_for_map(values, counts, f"there are {n} classes"))
-    beyond = [v for v in values if v >= n]
-    many = "are they gray levels, or numbers of single objects?"
-    few = (
-        f"is the list of classes complete? Or say what they are: {LABEL_FLAG} {beyond[0]}=NAME ..."
-    )
+    many = len(values) - len(there & same.keys()) > 8
+    gray = len(counts) == n and not there & {*range(1, n)}
+    advice = _ask_for_map(counts, names if 0 in there and not gray else (), void)
     raise UserError(
-        f"the masks hold {list_some(beyond)}, beyond the ids 0 to {n - 1} of the {n} classes: "
-        + (many if len(beyond) > 8 else few)
+        f"the masks hold {list_some(counts if gray else there - same.keys())}, and the ids of the"
+        f" {n} classes are 0 to {n - 1}: "
+        + (
+            "are they gray levels, or numbers of single objects?"
+            if many
+            else f"is the list of classes complete? Else {advice}"
+        )
     )
 
 
 def _one_too_many(n: int, names: Sequence[str], *, zero: bool) -> str:
     """What to tell of masks of values up to n, with or without `zero`, and n names."""
     readings = [f"{n} marks pixels to ignore: --data.ignore_label={n}"]
-    if names[0].lower() not in BACKGROUND_NAMES:
-        first = f"1 is the first class, {names[0]!r}"
-        readings.append(f"0 marks pixels to ignore, and {first}: --data.zero=ignore")
-        if zero:
-            readings.append(f"0 is background, and {first}: --data.zero=background")
+    first = f"1 is the first class, {names[0]!r}"
+    readings.append(f"0 marks pixels to ignore, and {first}: --data.zero=ignore")
+    if zero and names[0].lower() not in BACKGROUND_NAMES:
+        readings.append(f"0 is background, and {first}: --data.zero=background")
     readings.append(f"the list lacks the class {n}: add its name")
     told = f"the masks hold {n}, and there are {n} classes, 0 to {n - 1}; they do not tell whether"
     return "\n  - ".join([told, *readings])
+
+
+def _which_nodata(value: int, names: Sequence[str]) -> str:
+    """What to tell of masks whose files mark a value as no data that is also a class."""
+    return (
+        f"the masks' files mark {value} as no data (GDAL), and it is the class {names[value]!r};"
+        f" they do not tell whether\n  - it is to be ignored: --data.ignore_label={value}\n  - it"
+        " is that class: --data.zero=class"
+    )
+
+
+def find_mixture(found: Iterable[tuple[object, Tally]], reading: Reading) -> str:
+    """What is wrong if some masks of two classes hold 0 and 1, and others 0 and 255; else ""."""
+    if reading.code.by_color or dict(reading.code.table) != {0: 0, 1: 1, VOID: VOID}:
+        return ""
+    kinds = {values: name for name, one in found if (values := frozenset(one.values)) - {0}}
+    ones, high = frozenset((0, 1)), frozenset((0, VOID))
+    if not ({ones, high} <= kinds.keys() and kinds.keys() <= {ones, high, ones - {0}, high - {0}}):
+        return ""
+    return (
+        f"some masks hold 0 and 1, such as {kinds[ones]}, others 0 and 255, such as {kinds[high]}:"
+        f" is 255 {reading.names[1]!r} there? Save all alike; if it is to be ignored:"
+        f" {LABEL_FLAG} {_flags([*enumerate(reading.names), (VOID, 'void')])}"
+    )
 
 
 def to_label_map(code: MaskCode, names: Sequence[str]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from deeplab_jax.data.codes import Reading
 from deeplab_jax.data.colors import voc_colormap
 from deeplab_jax.data.decode import Unreadable, read_file
 from deeplab_jax.data.layouts import TEST, TRAIN, VAL, ClassTable, Item, Layout, Tile, split_name
-from deeplab_jax.data.look import ANNOTATIONS, find_layout, say_once
+from deeplab_jax.data.look import ANNOTATIONS, between, find_layout, say_once
 from deeplab_jax.data.masks import list_some
 from deeplab_jax.data.meaning import FEW, find_meaning
 from deeplab_jax.data.source import Record, Source, digest
@@ -176,7 +176,10 @@ def _table(folder: Path, layout: Layout, data: DataConfig) -> ClassTable | None:
         return table
     if layout.table is not None:
         return layout.table
-    return find_table([folder, *(folder / name for name in list_folders(folder))])
+    items = [item for split in layout.splits.values() for item in split]
+    paths = [p for item in items for p in (item.image, item.label) if isinstance(p, Path)]
+    inside = (folder / name for name in list_folders(folder))
+    return find_table(dict.fromkeys([folder, *inside, *between(folder, paths)]))
 
 
 # ---- splits

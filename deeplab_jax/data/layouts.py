@@ -1,5 +1,6 @@
 """What a folder of data holds, as it is understood."""
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ BACKGROUND_NAMES = ("background", "_background_")
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLIT_NAMES = {  # in lower case, as other tools call them
     TRAIN: ("train", "training"),
-    VAL: ("val", "valid", "validation", "eval"),
+    VAL: ("val", "valid", "validation", "eval", "dev"),
     TEST: ("test", "testing"),
 }
 
@@ -73,6 +74,6 @@ class Layout(NamedTuple):
 
 
 def split_name(name: str) -> str:
-    """A split's name as it is used here: "Validation" and "valid" are val; others stay."""
-    lower = name.lower()
+    """A split's name as it is used here: "Validation" and "val2017" are val; others stay."""
+    lower = re.sub(r"20\d\d$", "", name.lower())
     return next((ours for ours, theirs in SPLIT_NAMES.items() if lower in theirs), name)

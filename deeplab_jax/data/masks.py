@@ -12,19 +12,21 @@ from PIL import Image
 from deeplab_jax.config import Color
 from deeplab_jax.data.annotations.shapes import VOID
 from deeplab_jax.data.decode import LAYOUT, open_image
+from deeplab_jax.data.tiff import GDAL_NODATA, equals, parse_nodata
 from deeplab_jax.errors import UserError
 
 Edges = Literal["refuse", "ignore", "nearest"]
 UNKNOWN = 256  # in a table, of what it does not list
 MOST_SOFT = 0.5  # of a mask's pixels that may be soft edges
-NODATA = 42113  # GDAL's TIFF tag
+NEAR = 32  # levels: so far, lossy compression moves a colour
+HIGHEST = 65535
 
 
 class Mask(NamedTuple):
     """What a file holds: `values` u8 or u16 [h w]; of colours u32 [h w], as `pack` makes them.
 
-    `palette` has the packed colours of a palette's indices; `lossy`: it was stored as JPEG;
-    `nodata`: the value that a GeoTIFF marks pixels without data by.
+    `palette` has the packed colours of a palette's indices; `lossy`: it was stored as JPEG, or as
+    such a WebP; `nodata`: the value that a GeoTIFF marks pixels without data by.
     """
 
     values: np.ndarray
@@ -67,9 +69,14 @@ def read_mask(content: bytes, name: str) -> Mask:
     """
     with open_image(content, name) as image:
         layout, mode = image.info[LAYOUT], image.mode
-        lossy = image.format in ("JPEG", "MPO")
+        lossy = _is_lossy(image, content)
         if mode == "P":
-            return Mask(np.asarray(image), "palette", _palette(image))
+            palette = _palette(image)
+            if image.format != "GIF" or not is_gray(np.array(palette)).all():
+                return Mask(np.asarray(image), "palette", palette)
+            image = image.convert("L")  # of which a GIF has indices, in any order
+        if mode in ("LA", "RGBA"):
+            _refuse_alpha_alone(image, name)
         if mode in ("LA", "PA", "La"):
             image = image.getchannel(0)
         if len(image.getbands()) > 1:
@@ -78,10 +85,36 @@ def read_mask(content: bytes, name: str) -> Mask:
             rgb = image if mode in ("RGB", "RGBA") else image.convert("RGB")
             packed = np.asarray(rgb.convert("RGBA")).view("<u4")[..., 0] & 0xFFFFFF
             return Mask(packed, "color", lossy=lossy)
-        values = _as_integers(np.asarray(image), name)
+        stored, nodata = np.asarray(image), _nodata(image)
+        if nodata is not None and not (0 <= nodata < HIGHEST and nodata.is_integer()):
+            stored = np.where(equals(stored, nodata), HIGHEST, stored)  # as -9999 or nan
+            nodata = HIGHEST
+        values = _as_integers(stored, name)
         for bits, step in (("L;2", 85), ("L;4", 17)):  # which PIL spreads over 0 to 255
             values = values // step if bits in layout else values
-        return Mask(values, "gray", lossy=lossy, nodata=_nodata(image))
+        return Mask(values, "gray", lossy=lossy, nodata=None if nodata is None else int(nodata))
+
+
+def _is_lossy(image: Image.Image, content: bytes) -> bool:
+    """Whether an image is compressed in a way that changes values; a WebP without loss says so."""
+    packed = str(image.info.get("compression", ""))
+    return (
+        image.format in ("JPEG", "MPO")
+        or (image.format == "WEBP" and b"VP8L" not in content)
+        or (image.format == "TIFF" and packed.endswith("jpeg"))
+    )
+
+
+def _refuse_alpha_alone(image: Image.Image, name: str) -> None:
+    """Raise UserError where all that a mask shows is in its transparency, which is not read."""
+    low, high = image.getchannel("A").getextrema()
+    if low != high and all(
+        len({*image.getchannel(band).getextrema()}) == 1 for band in image.getbands()[:-1]
+    ):
+        raise UserError(
+            f"{name}: the mask has one colour, and only its transparency differs: save it without"
+            " transparency, each class in a value or colour of its own"
+        )
 
 
 def _palette(image: Image.Image) -> tuple[int, ...]:
@@ -102,9 +135,8 @@ def _as_integers(values: np.ndarray, name: str) -> np.ndarray:
     return values.astype(np.uint8 if high <= 255 else np.uint16)
 
 
-def _nodata(image: Image.Image) -> int | None:
-    text = str(getattr(image, "tag_v2", {}).get(NODATA, "")).strip("\0 ")
-    return int(text) if text.isdigit() else None
+def _nodata(image: Image.Image) -> float | None:
+    return parse_nodata(getattr(image, "tag_v2", {}).get(GDAL_NODATA, ""))
 
 
 # ---- to class ids
@@ -114,6 +146,7 @@ def _nodata(image: Image.Image) -> int | None:
 class MaskCode:
     """From what masks hold to class ids: pairs of a value, or packed colour, and an id or VOID.
 
+    What a mask marks as no data is VOID, unless it is listed.
     `edges` says what becomes of what is not listed, as anti-aliased edges are not: refused, ignored
     or taken for the nearest that is listed.
     """
@@ -130,15 +163,14 @@ class MaskCode:
         """
         values, table = self._looked_up(mask, name)
         found = table[values]
+        if mask.nodata is not None:
+            found[(found == UNKNOWN) & (mask.values == mask.nodata)] = VOID
         unknown = found == UNKNOWN
         if unknown.any():
             if mask.kind == "palette" and self.by_color:
                 values = np.array(mask.palette, np.uint32)[values]
             self._settle(found, unknown, values, name)
-        ids: np.ndarray = found.astype(np.uint8)
-        if mask.nodata is not None:
-            ids[mask.values == mask.nodata] = VOID
-        return ids
+        return found.astype(np.uint8)
 
     def _looked_up(self, mask: Mask, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The values of a mask, and the table u16[n] of their ids."""
@@ -154,28 +186,26 @@ class MaskCode:
     def _settle(
         self, found: np.ndarray, unknown: np.ndarray, values: np.ndarray, name: str
     ) -> None:
-        found_values, counts = np.unique_counts(values[unknown])
-        others = Counter(dict(zip(found_values.tolist(), counts.tolist(), strict=True)))
-        if self.edges == "refuse" or others.total() > MOST_SOFT * found.size:
+        strange, which, counts = np.unique(values[unknown], return_inverse=True, return_counts=True)
+        keys = np.array([value for value, id in self.table if id != VOID])
+        ids = np.array([id for _, id in self.table if id != VOID])
+        apart = np.abs(
+            _coordinates(strange, self.by_color)[:, None] - _coordinates(keys, self.by_color)
+        )
+        far = (
+            apart.max(-1).min(1) > NEAR if self.edges == "nearest" else np.ones(len(strange), bool)
+        )
+        if self.edges == "refuse" or counts[far].sum() > MOST_SOFT * found.size:
             show = hexadecimal if self.by_color else str
+            others = Counter(dict(zip(strange.tolist(), counts.tolist(), strict=True)))
             what = list_some(f"{show(v)} ({n} pixels)" for v, n in others.most_common())
             known = list_some(show(value) for value, _ in self.table)
             ask = (
                 "" if self.edges != "refuse" else "; --data.edges=ignore or nearest, if soft edges"
             )
             raise UserError(f"{name}: the mask holds {what}; listed are {known}{ask}")
-        if self.edges == "ignore":
-            found[unknown] = VOID
-            return
-        keys = np.array([value for value, id in self.table if id != VOID])
-        ids = np.array([id for _, id in self.table if id != VOID])
-        strange = np.array([*others])
-        distance = np.abs(
-            _coordinates(strange, self.by_color)[:, None] - _coordinates(keys, self.by_color)
-        )
-        nearest = ids[np.square(distance).sum(-1).argmin(1)]
-        order = strange.argsort()
-        found[unknown] = nearest[order][np.searchsorted(strange[order], values[unknown])]
+        nearest = ids[np.square(apart).sum(-1).argmin(1)]
+        found[unknown] = VOID if self.edges == "ignore" else nearest[which]
 
 
 @lru_cache(maxsize=4)
@@ -189,6 +219,7 @@ def _table(pairs: tuple[tuple[int, int], ...], by_color: bool) -> np.ndarray:
 def _coordinates(values: np.ndarray, by_color: bool) -> np.ndarray:
     """What distances are taken between: f64[n 3] of colours, f64[n 1] of values."""
     shifts = (0, 8, 16) if by_color else (0,)
+    values = values.astype(int)
     return np.stack([values >> shift & (255 if by_color else 65535) for shift in shifts], -1) * 1.0
 
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from deeplab_jax.config import DataConfig
-from deeplab_jax.data.codes import Reading, decide
+from deeplab_jax.data.codes import Reading, decide, find_mixture
 from deeplab_jax.data.decode import read_file
 from deeplab_jax.data.layouts import ClassTable, Tile
 from deeplab_jax.data.masks import list_some, read_mask
@@ -37,7 +37,19 @@ def find_meaning(
     every = table is None and not data.label_map
     chosen = tuple(masks) if every else spread(masks, LOOKED_AT)
     found = _tally_all(tuple((mask, _state(mask)) for mask in chosen))
-    return _decide(found, table, data, num_classes)
+    reading, doubt = _decide(found, table, data, num_classes)
+    return reading._replace(told=(*reading.told, *_warn_of_one_value(found))), doubt
+
+
+def _warn_of_one_value(found: Sequence[tuple[Mask, Tally]]) -> list[str]:
+    if len({value for _, one in found for value in one.colors or one.values}) > 1:
+        return []
+    first = found[0][0]
+    where = (first.file if isinstance(first, Tile) else first).parent
+    return [
+        f"warning: the masks in {where} are all of one value, of which nothing is learnt: if they"
+        " are not those that you mean, set --data.mask_dir"
+    ]
 
 
 def _decide(
@@ -56,7 +68,8 @@ def _decide(
         return decide(add_up(tallies), table, data, num_classes)
 
     try:
-        return read(one for _, one in found), ""
+        reading = read(one for _, one in found)
+        return reading, "" if data.label_map else find_mixture(found, reading)
     except UserError as error:
         odd = [path for path, one in found if not _fits(read, one)]
         usual = [one for path, one in found if path not in odd]

@@ -1,7 +1,6 @@
 """Which images and masks below a folder belong together, by the words in their paths.
 
-A path says what a file is (`masks`, `SegmentationClass`, `trainannot`), of which split (`train`),
-and, with these words and a constant prefix or suffix taken away, to which other it belongs.
+With these and a constant prefix or suffix taken away, a path says to which other it belongs.
 """
 
 import re
@@ -11,102 +10,40 @@ from itertools import product, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from deeplab_jax.data.layouts import SPLIT_NAMES, Item, Layout, split_name
+from deeplab_jax.data.layouts import SPLIT_NAMES, TRAIN, Item, Layout, split_name
+from deeplab_jax.data.lists import divide, read_lists
 from deeplab_jax.data.masks import list_some
+from deeplab_jax.data.places import (
+    IMAGE_WORDS,
+    MASK_WORDS,
+    SEPARATORS,
+    Place,
+    choose,
+    is_word,
+    place,
+    says_images,
+    says_masks,
+    split_in,
+)
 from deeplab_jax.errors import UserError
-from deeplab_jax.files import read_user_text
 
-# Words of folders, in lower case.
-MASK_WORDS = frozenset((
-    "mask", "masks", "label", "labels", "annotation", "annotations", "ann", "anns", "ann_dir",
-    "annot", "gt", "groundtruth", "ground_truth", "segmentationclass", "segmentationclassaug",
-    "segmentationclasspng", "segmentation", "segmentations", "semantic", "target", "targets",
-    "truth", "masks_machine", "masks_png", "labelsapproved_full", "labeledapproved_full",
-    "labelids", "segmentationclasscontext",
-))  # fmt: skip
-# Of folders with other renderings of masks, or with single objects.
-OTHER_WORDS = frozenset((
-    "segmentationobject", "segmentationobjectpng", "segmentationclassvisualization",
-    "visualization", "visualizations", "segmentationobjectvisualization", "semantic_rgb",
-    "instance", "instances", "masks_human", "overlay", "overlays", "color", "colors", "preview",
-    "previews", "instance_masks", "segmentationclassnpy",
-))  # fmt: skip
-IMAGE_WORDS = frozenset((
-    "image", "images", "img", "imgs", "img_dir", "jpegimages", "image_2", "photo", "photos",
-    "rgb", "input", "inputs", "picture", "pictures", "images_png", "data", "x", "frames",
-    "701_stillsraw_full",
-))  # fmt: skip
-LISTS = ("", "ImageSets/Segmentation", "ImageSets/SegmentationContext", "splits", "lists")
-NO_LISTS = ("classes", "labelmap", "label_colors", "labels", "class_names", "codes", "readme")
+ANNOT = "annot"  # CVAT's and SegNet's folder of masks is that of images and this
+MASK_ENDS = MASK_WORDS | {"seg", "lbl", "l", "p", "manual"}  # of names, beside those of folders
 LOOKED_AT = 50  # masks, to find how they are named
 FEW = 4  # names shown of files that have no partner
-_SPLITS = {word: ours for ours, words in SPLIT_NAMES.items() for word in words}
 
 
 Key = tuple[str, str]  # split, and path without suffix
-Lists = dict[str, tuple[Path, list[str]]]  # by split
-
-
-class Place(NamedTuple):
-    """A file by its path's words: its `group`, a folder with splits written *, and split.
-
-    `rest` is what remains: the folders below the group, and the name without suffix.
-    """
-
-    group: str
-    split: str
-    rest: str
-    path: Path
 
 
 class Pairs(NamedTuple):
-    """Images and masks of one reading; `mask_dir`: the setting that chooses it."""
+    """Images and masks of one reading, and the settings that choose it, of folders with SPLIT."""
 
     images: dict[Key, Path]
     masks: dict[Key, Path]
     told: str
+    image_dir: str
     mask_dir: str
-
-
-def place(path: Path, root: Path) -> Place:
-    """What a file's path says; `root` is the folder of data."""
-    *folders, name = path.relative_to(root).parts
-    split, group, after = "", [], 0
-    for i, folder in enumerate(folders):
-        found, pattern = _split_in(folder)
-        if found and not split:
-            split = found
-        if found or _is_word(folder):
-            after = i + 1
-        group.append(pattern)
-    if after == 0 and folders:
-        after = 1
-    rest = "/".join([*folders[after:], name.rpartition(".")[0]])
-    return Place("/".join(group[:after]), split, rest, path)
-
-
-def _split_in(folder: str) -> tuple[str, str]:
-    """The split that a folder's name says, or "", and the name with * in its place.
-
-    Other words may stand beside it: trainannot, train_labels, images_val.
-    """
-    lower = folder.lower()
-    if lower in _SPLITS:
-        return split_name(folder), "*"
-    for word in sorted(_SPLITS, key=len, reverse=True):
-        for other in (lower.removeprefix(word), lower.removesuffix(word)):
-            if other != lower and _is_word(other.strip("_- ")):
-                return _SPLITS[word], lower.replace(word, "*")
-    return "", folder
-
-
-def _is_word(folder: str) -> bool:
-    return folder.lower() in MASK_WORDS | OTHER_WORDS | IMAGE_WORDS
-
-
-def _says(group: str, words: frozenset[str]) -> bool:
-    parts = group.lower().split("/")
-    return any(part.replace("*", "").strip("_- ") in words for part in parts)
 
 
 # ---- pairing
@@ -117,13 +54,15 @@ def find_pairs(files: Sequence[Path], root: Path, image_dir: str, mask_dir: str)
 
     `image_dir` and `mask_dir`, where they are not "", name the folders.
     """
+    image_dir, mask_dir = (_pattern(folder, root) for folder in (image_dir, mask_dir))
     groups: dict[str, list[Place]] = defaultdict(list)
     for file in files:
         where = _named(file, root, image_dir, mask_dir) or place(file, root)
         groups[where.group].append(where)
-    masks = [g for g in groups if _says(g, MASK_WORDS) and not _says(g, OTHER_WORDS)]
-    images = [g for g in groups if g not in masks and not _says(g, OTHER_WORDS)]
-    images = [g for g in images if _says(g, IMAGE_WORDS)] or images
+    groups = _join(groups)
+    masks = choose(filter(says_masks, groups), MASK_WORDS)
+    images = [*filter(says_images, groups)]
+    images = choose(images, IMAGE_WORDS) or images
     if image_dir or mask_dir:
         images = [image_dir] if image_dir else [g for g in images if g != mask_dir]
         masks = [mask_dir] if mask_dir else [g for g in masks if g != image_dir]
@@ -136,20 +75,63 @@ def find_pairs(files: Sequence[Path], root: Path, image_dir: str, mask_dir: str)
     if not found and not masks:
         found = [p for g in images for p in [_pair_in_one(groups[g], g)] if p]
         if not found and len(images) == 2:
-            a, b = sorted(images, key=lambda g: _are_jpeg(groups[g]), reverse=True)
-            found = [p for p in [_pair(groups[a], groups[b], a, b)] if p]
+            found = _pair_unnamed(groups, *images)
     return found
+
+
+def _pair_unnamed(groups: Mapping[str, list[Place]], a: str, b: str) -> list[Pairs]:
+    """Pairs of two folders whose names say little: images are JPEG, or either may be the masks."""
+    jpegs = _are_jpeg(groups[a]) - _are_jpeg(groups[b]) or b.endswith(ANNOT) - a.endswith(ANNOT)
+    orders = [(a, b)] * (jpegs >= 0) + [(b, a)] * (jpegs <= 0)
+    return [p for i, m in orders for p in [_pair(groups[i], groups[m], i, m)] if p]
+
+
+def _pattern(folder: str, root: Path) -> str:
+    """A folder that a user names, below `root`, with * for splits: SPLIT/labels, ./masks/."""
+    path = Path(folder).expanduser()
+    path = path.relative_to(root) if path.is_absolute() and path.is_relative_to(root) else path
+    return "" if str(path) == "." else path.as_posix().strip("/").replace("SPLIT", "*")
 
 
 def _named(file: Path, root: Path, image_dir: str, mask_dir: str) -> Place | None:
     """The place of a file in a folder that the user has named; splits are folders in it."""
-    for folder in (mask_dir, image_dir):
-        if folder and file.is_relative_to(root / folder):
-            *inner, _ = parts = file.relative_to(root / folder).parts
-            split = split_name(inner[0]) if inner and split_name(inner[0]) in SPLIT_NAMES else ""
-            rest = "/".join(parts[1 if split else 0 :]).rpartition(".")[0]
-            return Place(folder, split, rest, file)
+    parts = file.relative_to(root).parts
+    for folder in filter(None, (mask_dir, image_dir)):
+        n, split = len(folder.split("/")), ""
+        if len(parts) <= n:
+            continue
+        for name, wanted in zip(parts, folder.split("/"), strict=False):
+            found, pattern = split_in(name)
+            split = split or found
+            if wanted not in (name, pattern):
+                break
+        else:
+            inner = split_name(parts[n]) if len(parts) > n + 1 else ""
+            below = not split and inner in SPLIT_NAMES
+            rest = "/".join(parts[n + below :]).rpartition(".")[0]
+            return Place(folder, inner if below else split, rest, file)
     return None
+
+
+def _join(groups: Mapping[str, list[Place]]) -> dict[str, list[Place]]:
+    """Folders of images, and of masks, in each of several others (Urban/images) as one group."""
+    above: dict[str, dict[str, str]] = defaultdict(dict)  # by words, the folders between them
+    for group in groups:
+        parts = group.split("/")
+        said = [part for part in parts if "*" in part or is_word(part)]
+        above["/".join(said)]["/".join(part for part in parts if part not in said)] = group
+    joined = dict(groups)
+    for words, inner in above.items():
+        others = (other for key, other in above.items() if key != words)
+        if not any(len(inner.keys() & other.keys()) > 1 for other in others):
+            continue
+        places = [
+            p._replace(group=words, rest=f"{between}/{p.rest}".lstrip("/"))
+            for between, group in inner.items()
+            for p in joined.pop(group)
+        ]
+        joined[words] = places
+    return joined
 
 
 def _are_jpeg(places: Iterable[Place]) -> int:
@@ -159,6 +141,8 @@ def _are_jpeg(places: Iterable[Place]) -> int:
 def _pair(images: list[Place], masks: list[Place], i: str, m: str) -> Pairs | None:
     """Pair two groups whose names are the same, or but for a constant prefix and suffix."""
     ours, theirs = _by_key(images), _by_key(masks)
+    if not ours.keys() & theirs.keys():  # there may be a folder more: annotations/trimaps
+        ours, theirs = _by_key(_without_folder(images)), _by_key(_without_folder(masks))
     told = f"images in {_show(i)}, masks in {_show(m)}"
     if not ours.keys() & theirs.keys():
         rests = [k[1] for k in ours], [k[1] for k in theirs]
@@ -169,7 +153,16 @@ def _pair(images: list[Place], masks: list[Place], i: str, m: str) -> Pairs | No
             theirs = {(s, rename(rest)): path for (s, rest), path in theirs.items()}
         if not ours.keys() & theirs.keys():
             return None
-    return Pairs(ours, theirs, told, m)
+    return Pairs(ours, theirs, told, i.replace("*", "SPLIT"), m.replace("*", "SPLIT"))
+
+
+def _without_folder(places: list[Place]) -> list[Place]:
+    """Places without the first folders of their `rest` that all of them have."""
+    while len(first := {p.rest.partition("/")[0] for p in places if "/" in p.rest}) == 1:
+        if not all("/" in p.rest for p in places):
+            break
+        places = [p._replace(rest=p.rest.removeprefix(f"{min(first)}/")) for p in places]
+    return places
 
 
 def _by_key(places: Iterable[Place]) -> dict[Key, Path]:
@@ -187,7 +180,9 @@ def _pair_in_one(places: list[Place], group: str) -> Pairs | None:
     jpegs = [p for p in places if p.path.suffix.lower() in (".jpg", ".jpeg")]
     others = [p for p in places if p not in jpegs]
     if jpegs and {(p.split, p.rest) for p in jpegs} & {(p.split, p.rest) for p in others}:
-        return Pairs(_by_key(jpegs), _by_key(others), f"{there}: JPEG and other files", group)
+        return Pairs(
+            _by_key(jpegs), _by_key(others), f"{there}: JPEG and other files", group, group
+        )
     names = {(p.split, p.rest) for p in places}
     ends: Counter[tuple[str, str]] = Counter()
     for split, rest in names:
@@ -199,13 +194,36 @@ def _pair_in_one(places: list[Place], group: str) -> Pairs | None:
             if (split, folder + slash + after) in names:
                 ends[name[: cut.end()], ""] += 1
     if not ends:
-        return None
+        return _pair_by_ends(places, group)
     end, _ = ends.most_common(1)[0]
     masks = [p for p in places if _strip(p.rest, end) != p.rest]
     images = [p for p in places if p not in masks]
     stripped = [p._replace(rest=_strip(p.rest, end)) for p in masks]
     told = f"{there}, masks named {end[0]}NAME{end[1]}"
-    return Pairs(_by_key(images), _by_key(stripped), told, group)
+    return Pairs(_by_key(images), _by_key(stripped), told, group, group)
+
+
+def _pair_by_ends(places: list[Place], group: str) -> Pairs | None:
+    """Pairs within one folder where both have ends: NAME_sat.jpg, NAME_mask.png."""
+    named: dict[tuple[str, str], dict[Key, Place]] = defaultdict(dict)
+    for p in places:
+        name = _name(p.rest)
+        for cut in re.finditer(SEPARATORS, name):
+            for end in (("", name[cut.start() :]), (name[: cut.end()], "")):
+                named[end][p.split, _strip(p.rest, end)] = p
+    ends = sorted(named, key=lambda end: len(named[end]), reverse=True)[:LOOKED_AT]
+    of_masks = [
+        e for e in ends if not MASK_ENDS.isdisjoint(re.split(SEPARATORS, "".join(e).lower()))
+    ]
+    for mask, image in product(of_masks, ends):
+        count = len(named[mask].keys() & named[image].keys())
+        if image not in of_masks and 4 * count > len(places):
+            images = {key: p.path for key, p in named[image].items()}
+            masks = {key: p.path for key, p in named[mask].items()}
+            names = f"named {'NAME'.join(image)} and {'NAME'.join(mask)}"
+            told = f"images and masks in {_show(group)}, {names}"
+            return Pairs(images, masks, told, group, group)
+    return None
 
 
 def _show(group: str) -> str:
@@ -282,7 +300,10 @@ def make_layout(pairs: Pairs, bases: Iterable[Path], *, empty_is_background: boo
         splits[key[0]].append(key)
     lists = read_lists(bases) if splits.keys() == {""} else {}
     if lists:
-        splits = _by_lists(images, lists)
+        divided = divide([rest for _, rest in sorted(images)], lists)
+        splits = defaultdict(list, {s: [("", id) for id in ids] for s, ids in divided.items()})
+        if TRAIN in splits and TRAIN not in lists:  # all others: without those that have no mask
+            splits[TRAIN] = [key for key in splits[TRAIN] if empty_is_background or key in masks]
         told += f"; splits by {list_some(file for file, _ in lists.values())}"
     masked = {split for split, keys in splits.items() if any(key in masks for key in keys)}
     notes = tuple(
@@ -306,51 +327,3 @@ def _refuse_lone(images: Sequence[object], masks: Sequence[object], count: int) 
                 f"{len(alone)} {what} have no {other} of the same name (there are {count} images):"
                 f" {list_some(alone, FEW)}"
             )
-
-
-def read_lists(bases: Iterable[Path]) -> Lists:
-    """Lists of images by split, as train.txt and ImageSets/Segmentation/val.txt: file and lines."""
-    for base, folder in product(bases, LISTS):
-        files = sorted((base / folder).glob("*.txt"))
-        found = {
-            split_name(f.stem): (f, _lines(f)) for f in files if f.stem.lower() not in NO_LISTS
-        }
-        named = {s: v for s, v in found.items() if s in SPLIT_NAMES or folder}
-        if named:
-            return named
-    return {}
-
-
-def _lines(file: Path) -> list[str]:
-    lines = [line.strip() for line in read_user_text(file).splitlines()]
-    return [line for line in lines if line and not line.startswith("#")]
-
-
-def _by_lists(images: Mapping[Key, Path], lists: Lists) -> dict[str, list[Key]]:
-    """The images that each list names: by as much of the path's end as there is."""
-    known: dict[str, list[Key]] = defaultdict(list)
-    for key in images:
-        parts = key[1].split("/")
-        for i in range(len(parts)):
-            known["/".join(parts[i:])].append(key)
-    for file, lines in lists.values():
-        if doubled := [line for line, n in Counter(lines).items() if n > 1]:
-            raise UserError(f"{file} lists {doubled[0]} more than once")
-    return {
-        split: [_find_listed(line, known, file) for line in lines]
-        for split, (file, lines) in lists.items()
-        if lines
-    }
-
-
-def _find_listed(line: str, known: Mapping[str, list[Key]], file: Path) -> Key:
-    """The image that a list's line names, with or without folders and suffix."""
-    # A line may name the mask too; a name may hold spaces.
-    for text in (line, line.split()[0]):
-        parts = text.replace("\\", "/").strip("/").split("/")
-        for i in range(len(parts)):
-            tail = "/".join(parts[i:])
-            for name in (tail, tail.rpartition(".")[0]):
-                if len(found := known.get(name, [])) == 1:
-                    return found[0]
-    raise UserError(f"{file} lists {line!r}, which is the name of no image, or of several")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deeplab_jax.config import Color
+from deeplab_jax.data.annotations.gather import class_name
 from deeplab_jax.data.annotations.shapes import VOID
 from deeplab_jax.data.colors import parse_color, voc_colormap
 from deeplab_jax.data.layouts import BACKGROUND_NAMES, VOID_NAMES, ClassTable
@@ -14,13 +15,19 @@ from deeplab_jax.errors import UserError
 from deeplab_jax.files import read_user_text
 
 ADE20K = "objectInfo150.txt"
+SUPERVISELY = "obj_class_to_machine_color.json"
+MAPILLARY = ("config_v2.0.json", "config_v1.2.json")  # of which a download has both
 # Where a folder's table is looked for, in this order.
 FILES = (
     *("classes.txt", "classes.json", "classes.csv", "dataset_meta.json", "labelmap.txt"),
-    *("label_colors.txt", "class_dict.csv", "labels.txt", "class_names.txt", "codes.txt"),
-    *(ADE20K, "config_v2.0.json", "config_v1.2.json", "_classes.csv"),
+    *("label_colors.txt", "class_dict.csv", "class_dict_seg.csv", "labels.txt", "class_names.txt"),
+    *("codes.txt", ADE20K, *MAPILLARY, "_classes.csv", SUPERVISELY),
 )
+# Which are tables in some data sets (Mapillary, nnU-Net), and something else in others.
+PERHAPS = ("config.json", "dataset.json")
+HEAD = 2**16  # bytes, in which they name labels
 _RGB = r"(?P<red>\d+)[\s,;]+(?P<green>\d+)[\s,;]+(?P<blue>\d+)"
+_HEX = r"(?:[\s,;:=]+(?:#|0x)(?P<hex>[0-9a-fA-F]{6}))?"
 # What every line of a file must match, in this order; the header, where there is one.
 GRAMMARS = tuple(
     re.compile(pattern)
@@ -30,20 +37,31 @@ GRAMMARS = tuple(
         # ADE20K's objectInfo150.txt
         r"\s*(?P<value>\d+)\s+[\d.]+\s+\d+\s+\d+\s+[01]\s+(?P<name>\S.*?)\s*",
         rf"\s*{_RGB}[\s,;]+(?P<name>\S.*?)\s*",  # CamVid's label_colors.txt
-        rf"\s*(?P<name>[^\d\s].*?)[\s,;:=(\[]+{_RGB}[)\]]?\s*",  # class_dict.csv
-        r"\s*(?P<value>\d+)\s*[:=,;\t]\s*(?P<name>[^\s,;].*?)\s*",  # Roboflow's _classes.csv
+        rf"\s*(?P<place>\d+)[\s,;:]+(?P<name>[^\d\s].*?)[\s,;:]+{_RGB}\s*",
+        rf"\s*(?P<name>[^\d\s].*?)\s*[,;]\s*(?P<place>\d+)\s*[,;]\s*{_RGB}\s*",
+        # class_dict.csv; with an alpha of 255, or other columns
+        rf"\s*(?P<name>[^\d\s].*?)[\s,;:=(\[\"]+{_RGB}[)\]\"]?\s*(?:[,;]\s*(?:255\s*|(?!\d).*))?",
+        rf"\s*(?P<value>\d+)\s*[:=,;\t]\s*(?P<name>[^\s,;].*?){_HEX}\s*",  # Roboflow's _classes.csv
         r"\s*(?P<name>[^\d\s].*?)\s*[:=,;\t]\s*(?P<value>\d+)\s*",
-        r"\s*(?P<place>\d+)[.)]?\s+(?P<name>\S.*?)\s*",  # counted; see `_is_counted`
-        r"\s*(?P<name>[^#]*[^#\s])(?:\s+#(?P<hex>[0-9a-fA-F]{6}))?\s*",  # our own
+        rf"\s*(?P<place>\d+)[.)]?\s+(?P<name>\S.*?){_HEX}\s*",  # counted; see `_is_counted`
+        rf"\s*(?P<name>[^#]*?[^#\s]){_HEX}\s*",  # our own
     )
 )
 PLAIN = GRAMMARS[-1]
-HEADER = re.compile(r"(?i)\s*(name\W+r\W+g\W+b|r\W+g\W+b\W+name|pixel value\W+class|idx\W.*)\s*")
+_NAMED = r"(name|class|label)"
+_HEAD = r"\W+r(ed)?\W+g(reen)?\W+b(lue)?"
+HEADER = re.compile(
+    rf"(?i)\s*({_NAMED}{_HEAD}(\W.*)?|r\W+g\W+b\W+name|(pixel )?value\W+class|idx\W.*"
+    rf"|names?|class(es)?|(id|index|value)\W+{_NAMED}({_HEAD})?"
+    rf"|{_NAMED}\W+(id|index|value|colou?r|rgb)({_HEAD})?)\s*"
+)
+CLASSIFICATION = re.compile(r"(?i)\s*(filename|class_index)\s*,.*")
 # Parts of tables and programs that would else become part of a name.
 FOREIGN = re.compile(
     r"^\W*\d+\s*[,:;=\t]|(?:\d+[\s,:;]+){2}\d+\W*$|[\[\]{}\"=<>;\t]|^\s*[-*']\s*\S|[,:]\s*$"
 )
 MOST = 255  # classes
+WRAPPERS = ("classes", "names", "categories", "id2label")  # what JSON calls a list of them
 
 
 class Entry(NamedTuple):
@@ -55,23 +73,41 @@ class Entry(NamedTuple):
 
 
 def find_table(folders: Iterable[Path]) -> ClassTable | None:
-    """The first table of these folders (`FILES`); colours that it lacks, from another of theirs."""
-    files = [folder / name for folder in folders for name in FILES]
+    """The first table of these folders (`FILES`); colours that it lacks, from another of theirs.
+
+    Raises:
+      UserError: it is malformed, or Mapillary's for two versions of the masks.
+    """
+    folders = [*folders]
+    files = [folder / name for folder in folders for name in (*FILES, *PERHAPS)]
     table: ClassTable | None = None
-    for file in filter(Path.is_file, files):
-        if table is None:
-            table = read_table(file)
-            continue
+    for file in filter(_may_be_table, files):
         try:
             other = read_table(file)
         except UserError:
+            if table is None and file.name in FILES:
+                raise
             continue  # a file that only has such a name
+        if table is None:
+            table = other
+            both = [file.with_name(name) for name in MAPILLARY]
+            if file in both and all(map(Path.is_file, both)):
+                flags = " or ".join(f"--data.classes={one}" for one in both)
+                raise UserError(f"{file.parent} lists classes for two kinds of masks: {flags}")
+            continue
         if other.colors and not table.colors and set(other.names) == set(table.names):
             colors = tuple(other.colors[other.names.index(name)] for name in table.names)
             ids = {i: table.names.index(name) for i, name in enumerate(other.names)} | {VOID: VOID}
             by_color = tuple((color, ids[i]) for color, i in other.by_color)
             return table._replace(colors=colors, by_color=by_color)
     return table
+
+
+def _may_be_table(file: Path) -> bool:
+    if not file.is_file() or file.name in FILES:
+        return file.is_file()
+    with file.open("rb") as stream:
+        return b'"labels"' in stream.read(HEAD)
 
 
 def read_table(path: Path) -> ClassTable:
@@ -88,8 +124,15 @@ def read_table(path: Path) -> ClassTable:
         raise UserError(f"{path} is missing: write one class name a line, or 'name #rrggbb'")
     text = read_user_text(path)
     if path.suffix.lower() == ".json":
-        return make_table(_entries_of_json(text, path), str(path))
+        entries = _entries_of_json(text, path)
+        if path.name == SUPERVISELY and not any(e.value == 0 for e in entries):
+            colored = any(e.color for e in entries)
+            black = Entry("background", (0, 0, 0)) if colored else Entry("background", None, 0)
+            entries.insert(0, black)  # which is not listed
+        return make_table(entries, str(path))
     lines = text.rstrip().splitlines()
+    if lines and CLASSIFICATION.fullmatch(lines[0]):
+        raise UserError(f"{path}:1: {lines[0]!r:.60} is a table for classification, not for masks")
     if len(lines) == 1 and "," in lines[0] and not FOREIGN.search(lines[0]):
         lines = lines[0].split(",")
     entries = _entries_of_lines(lines, path)
@@ -101,6 +144,7 @@ def read_table(path: Path) -> ClassTable:
 
 def make_table(entries: list[Entry], origin: str) -> ClassTable:
     """The table of entries; raises UserError, naming `origin`, for what is doubled or too much."""
+    entries = [e._replace(name=class_name(e.name, origin)) for e in entries]
     classes = [e for e in entries if e.name.lower() not in VOID_NAMES]
     names = [e.name for e in classes]
     merged = len(set(names)) < len(names) and all(e.value is not None for e in classes)
@@ -147,13 +191,13 @@ def _entries_of_lines(lines: list[str], path: Path) -> list[Entry]:
     ]
     for grammar in GRAMMARS[:-1]:
         matches = [grammar.fullmatch(line) for _, line in told]
-        if told and all(matches) and _is_counted(grammar, matches):
+        if told and all(matches) and _is_counted(grammar, matches) and not _is_foreign(matches):
             return [_entry(match, path, i) for match, (i, _) in zip(matches, told, strict=True)]
     entries: dict[str, Entry] = {}
     for i, line in numbered:
         match, foreign = PLAIN.fullmatch(line), FOREIGN.search(line)
-        if path.suffix.lower() == ".csv":  # as that of Roboflow's classification
-            foreign = foreign or re.search(",", line)
+        if match and path.suffix.lower() == ".csv":
+            foreign = foreign or re.search(",.*", match["name"])
         if not match or match["name"] in entries or foreign:
             why = f" (because of {foreign[0]!r})" if foreign else ""
             raise UserError(
@@ -162,6 +206,10 @@ def _entries_of_lines(lines: list[str], path: Path) -> list[Entry]:
             )
         entries[match["name"]] = _entry(match, path, i)
     return [*entries.values()]
+
+
+def _is_foreign(matches: Iterable[re.Match[str] | None]) -> bool:
+    return any(match and FOREIGN.search(match["name"]) for match in matches)
 
 
 def _is_counted(grammar: re.Pattern[str], matches: list[re.Match[str] | None]) -> bool:
@@ -177,12 +225,15 @@ def _entry(match: re.Match[str] | None, path: Path, line: int) -> Entry:
     value = found.get("value") or found.get("place")
     if value is not None and int(value) > 65535:
         raise UserError(f"{path}:{line}: the value {value}; allowed are 0 to 65535")
-    if found.get("hex"):
-        return Entry(found["name"], parse_color(found["hex"]))
-    if found.get("red") is None:
-        return Entry(found["name"], None, None if value is None else int(value))
-    rgb = [int(found[part]) for part in ("red", "green", "blue")]
-    return Entry(found["name"], _color(rgb, f"{path}:{line}"))
+    color = parse_color(found["hex"]) if found.get("hex") else None
+    if found.get("red") is not None:
+        rgb = [int(found[part]) for part in ("red", "green", "blue")]
+        color = _color(rgb, f"{path}:{line}")
+    return Entry(found["name"], color, None if value is None else int(value))
+
+
+def _is_rgb(value: Any) -> bool:
+    return isinstance(value, list) and all(type(part) is int for part in value)
 
 
 def _color(rgb: Any, where: str) -> Color:
@@ -203,6 +254,9 @@ def _entries_of_json(text: str, path: Path) -> list[Entry]:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error})") from error
+    inner = [data[key] for key in WRAPPERS if key in data] if isinstance(data, dict) else []
+    if inner and isinstance(inner[0], dict | list) and not _is_rgb(inner[0]):
+        data = inner[0]
     entries = _entries_of(data, str(path))
     if not entries:
         raise UserError(
@@ -227,7 +281,9 @@ def _entries_of(data: Any, where: str) -> list[Entry]:
             entries.append(Entry(key.strip(), parse_color(item[1:])))
         elif isinstance(item, str) and re.fullmatch(r"\d{1,5}", key):
             entries.append(Entry(item.strip(), None, int(key)))
-        elif isinstance(item, int) and 0 <= item <= 65535:
+        elif isinstance(item, dict) and {"id", "value", "color"} & item.keys():
+            entries.append(_entry_of_item({"name": key, **item}, where))
+        elif type(item) is int and 0 <= item <= 65535 and not re.search(r"\d\W+\d", key):
             entries.append(Entry(key.strip(), None, item))
         else:
             raise UserError(f"{where}: {key!r:.60}: {item!r:.60} is no class with colour or value")
@@ -251,7 +307,10 @@ def _entry_of_item(item: Any, where: str) -> Entry:
     """An entry of a JSON list: a name, or an object with name, color, and id or value."""
     if isinstance(item, str):
         return Entry(item.strip())
-    name = item.get("readable", item.get("name")) if isinstance(item, dict) else None
+    keys = ("readable", "name", "title")
+    name = (
+        next((item[key] for key in keys if key in item), None) if isinstance(item, dict) else None
+    )
     if not isinstance(name, str):
         raise UserError(f"{where}: {item!r:.60} has no name")
     value, color = item.get("id", item.get("value")), item.get("color")

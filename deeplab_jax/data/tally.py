@@ -13,6 +13,7 @@ class Tally(NamedTuple):
     """How often masks hold what, in pixels: `values`, gray or indices; `colors`, packed.
 
     `colored`: there are colours beside grays; `mixed`: in some masks, and small values in others.
+    `nodata`: pairs of a value that files mark as no data, not counted in the others, and a count.
     """
 
     values: Counter[int]
@@ -21,6 +22,7 @@ class Tally(NamedTuple):
     palettes: frozenset[tuple[int, int]] = frozenset()
     lossy: bool = False
     mixed: bool = False
+    nodata: tuple[tuple[int, int], ...] = ()
 
     def share(self, some: Iterable[int], *, of_colors: bool) -> float:
         """The share of the pixels that has some of the values, or colours."""
@@ -35,8 +37,8 @@ def tally(mask: Mask) -> Tally:
     found, which = np.unique(flat[starts], return_inverse=True)
     pixels = np.bincount(which, np.diff(np.append(starts, flat.size))).astype(int)
     counts = Counter(dict(zip(found.tolist(), pixels.tolist(), strict=True)))
-    if mask.nodata is not None:
-        counts.pop(mask.nodata, None)
+    nodata = Counter({v: n for v, n in counts.items() if v == mask.nodata})
+    counts -= nodata
     if mask.kind == "color":
         gray = bool(is_gray(found).all())
         values = Counter({value & 255: n for value, n in counts.items()} if gray else {})
@@ -48,18 +50,20 @@ def tally(mask: Mask) -> Tally:
             colors[color] += counts[i]
         return Tally(counts, colors, palettes=pairs)
     colors = Counter({v * 0x010101: n for v, n in counts.items() if v <= 255})
-    return Tally(counts, colors, lossy=mask.lossy)
+    return Tally(counts, colors, lossy=mask.lossy, nodata=(*nodata.items(),))
 
 
 def add_up(tallies: Iterable[Tally]) -> Tally:
     """The tally of several masks."""
-    values, colors = Counter[int](), Counter[int]()
+    values, colors, nodata = Counter[int](), Counter[int](), Counter[int]()
     palettes: set[tuple[int, int]] = set()
     colored = lossy = ids = False
     for one in tallies:
         values.update(one.values)
         colors.update(one.colors)
+        nodata.update(dict(one.nodata))
         palettes |= one.palettes
         colored, lossy = colored or one.colored, lossy or one.lossy
         ids |= not one.palettes and one.values.keys() - {0, 255} != set()
-    return Tally(values, colors, colored, frozenset(palettes), lossy, colored and ids)
+    mixed = colored and ids
+    return Tally(values, colors, colored, frozenset(palettes), lossy, mixed, (*nodata.items(),))

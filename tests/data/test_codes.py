@@ -8,6 +8,7 @@ from folders import encode, palette
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from deeplab_jax.config import DataConfig
 from deeplab_jax.data.annotations.shapes import VOID
@@ -17,6 +18,7 @@ from deeplab_jax.data.datasets import camvid
 from deeplab_jax.data.layouts import ClassTable
 from deeplab_jax.data.masks import read_mask
 from deeplab_jax.data.tally import add_up, tally
+from deeplab_jax.data.tiff import GDAL_NODATA
 from deeplab_jax.errors import UserError
 
 ABC = ClassTable(("a", "b", "c"), origin="classes.txt")
@@ -114,8 +116,57 @@ def test_soft_edges_of_binary_masks() -> None:
 
 def test_jpeg_of_ids_is_refused() -> None:
     ids = np.random.default_rng(0).integers(0, 3, (40, 40)).astype(np.uint8)
-    with pytest.raises(UserError, match="JPEG, which changes class ids"):
+    with pytest.raises(UserError, match=r"JPEG .*, which changes class ids"):
         read([encode(ids, "JPEG")])
+
+
+def test_binary_jpeg_with_hard_edges() -> None:
+    """JPEG leaves some values beside 0 and 255, and none between; ids beside 255 leave more."""
+    sharp = np.kron(np.random.default_rng(0).random((6, 6)) > 0.7, np.ones((9, 11))) > 0
+    jpeg = encode(sharp.astype(np.uint8) * 255, "JPEG")
+    for table in (None, ClassTable(("no", "yes"))):
+        found = np.array(ids(read([jpeg], table), jpeg))
+        assert (found != sharp.ravel()).mean() < 0.01
+    labels = sharp.astype(np.uint8)
+    labels[:, ::11] = 255
+    with pytest.raises(UserError, match="JPEG"):
+        read([encode(labels, "JPEG")], ClassTable(("no", "yes")))
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "flags"),
+    [
+        ((0, 1, 34), ("a", "b c", "d"), ("0=a", "'1=b c'", "34=NAME")),
+        ((0, 128, 255), ("a", "b", "c"), ("0=NAME", "128=NAME", "255=NAME")),  # gray levels
+        ((0, 128, 255), ("a", "b"), ("0=a", "128=NAME", "255=void")),
+        ((0, 128, 255), (), ("0=NAME", "128=NAME", "255=NAME")),
+        ((1, 2, 3), ("a", "b"), ("1=NAME", "2=NAME", "3=NAME")),
+    ],
+)
+def test_the_map_to_fill_in_has_every_value(
+    values: tuple[int, ...], names: tuple[str, ...], flags: tuple[str, ...]
+) -> None:
+    with pytest.raises(UserError) as caught:
+        read(masks_of(row(*values)), ClassTable(names) if names else None)
+    assert f"--data.label_map {' '.join(flags)}" in str(caught.value)
+
+
+def test_no_data_that_may_be_a_class_is_asked_about() -> None:
+    """QGIS marks the value around what it draws, 0, as no data."""
+    tags = ImageFileDirectory_v2()
+    tags[GDAL_NODATA] = "0"
+    for values, table in (((0, 1, 2), ABC), ((0, 255), None), ((0, 1), None)):
+        mask = encode(row(*values), "TIFF", tiffinfo=tags)
+        with pytest.raises(
+            UserError, match=r"(?s)mark 0 as no data .*--data\.zero=class"
+        ) as caught:
+            read([mask], table)
+        assert "--data.ignore_label=0" in str(caught.value)
+        assert ids(read([mask], table, zero="class"), mask) == [*range(len(values))]
+    mask = encode(row(0, 1, 2), "TIFF", tiffinfo=tags)
+    assert ids(read([mask], ABC, ignore_label=0), mask) == [VOID, 1, 2]
+    mask = encode(row(0, 1, 2, 3), "TIFF", tiffinfo=tags)  # beside all of the classes
+    assert ids(read([mask], ABC), mask) == [VOID, 0, 1, 2]
 
 
 def test_gray_levels_are_asked_for_and_the_advice_works() -> None:
@@ -202,12 +253,29 @@ def test_palettes() -> None:
     assert ids(read([other], ABC), other) == [0, 1, 2]
     reading = read([other, encode(palette(row(0, 1, 2), COLORS))], None)
     assert reading.code.by_color and len(reading.names) == 3
+    both = [other, encode(palette(row(0, 1, 2), COLORS))]
+    with pytest.raises(UserError, match=r"(?s)palettes differ.*NAME #008000.*label_map 0=a 1=b"):
+        read(both, ABC)
+    assert ids(read(both, ABC, label_map=("0=a", "1=b", "2=c")), other) == [0, 1, 2]
 
 
 def test_gray_colours_of_a_table() -> None:
     table = ClassTable(("a", "b"), by_color=(((0, 0, 0), 0), ((100, 100, 100), 1)))
     mask = encode(Image.fromarray(row(0, 100)).convert("RGB"))
     assert ids(read([mask], table), mask) == [0, 1]
+
+
+def test_gray_colours_in_another_order_than_ids() -> None:
+    """Supervisely's machine masks; void needs no colour."""
+    table = ClassTable(
+        ("a", "b", "c"), by_color=tuple(((v, v, v), i) for i, v in enumerate((0, 2, 1)))
+    )
+    mask = encode(row(0, 1, 2, 255))
+    assert ids(read([mask], table), mask) == [0, 2, 1, VOID]
+    shades = ClassTable(
+        ("a", "b", "c"), by_color=tuple(((v, v, v), i) for i, v in enumerate((0, 9, 99)))
+    )
+    assert ids(read([mask], shades), mask) == [0, 1, 2, VOID]  # which are only to be drawn in
 
 
 # ---- all of them

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from annotated import make_images, write
 from folders import ids_of, make_folder, open_two, save
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -247,7 +248,49 @@ def test_the_range_reaches_what_is_read(tmp_path: Path) -> None:
         assert (image == value).all()  # type: ignore[comparison-overlap]
 
 
+def test_annotations_a_folder_deeper_and_their_lists(tmp_path: Path) -> None:
+    """What is unpacked is often the only folder of another; lists divide annotated images too."""
+    inside = tmp_path / "my export"
+    make_images(inside, *(f"{name}.jpg" for name in "abc"))
+    for name in "abc":
+        shape = {"label": "cat", "points": [[1, 1], [5, 1], [5, 3]], "shape_type": "polygon"}
+        sheet = {"imagePath": f"{name}.jpg", "imageHeight": 4, "imageWidth": 6, "shapes": [shape]}
+        write(inside / f"{name}.json", sheet)
+    (inside / "train.txt").write_text("c\na.jpg\n")
+    (inside / "val.txt").write_text("b\n")
+    assert [Path(id).name for id in ids_of(open_folder(tmp_path, "train"))] == ["c", "a"]
+    assert [Path(id).name for id in ids_of(open_folder(tmp_path, "val"))] == ["b"]
+
+
+def test_a_list_of_classes_may_lie_deeper(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a" / "b" / "c", ["p", "q"])
+    (tmp_path / "a" / "b" / "c" / "classes.txt").write_text("sky\nroad\n")
+    assert open_folder(tmp_path, "train").class_names == ("sky", "road")
+
+
+def test_masks_of_one_value_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path / "images" / "a.png", np.zeros((6, 8, 3), np.uint8))
+    save(tmp_path / "masks" / "a.png", np.full((6, 8), 1, np.uint8))
+    open_folder(tmp_path, "train")
+    assert re.search(r"masks in .*masks are all of one value.*mask_dir", capsys.readouterr().err)
+
+
 # ---- folders that are wrong: the message names it
+
+
+def test_masks_of_two_habits_are_asked_about(tmp_path: Path) -> None:
+    make_folder(tmp_path, ["a", "b"])
+    make_folder(tmp_path, ["c"], value=255)
+    source = open_two(tmp_path)
+    assert re.search(r"0 and 255, such as .*c\.png.*label_map .*255=void", source.doubt)
+    with pytest.raises(UserError, match="some masks hold 0 and 1"):
+        check_source(source)
+    told = DataConfig(source="folder", label_map=("0=sky", "1=road", "255=void"))
+    assert open_folder(tmp_path, "train", data=told).doubt == ""
+    make_folder(tmp_path, ["d"])
+    both = np.array([[0, 1, 255, 0, 0, 0, 0, 0]] * 6, np.uint8)  # so 255 is no class
+    save(tmp_path / "masks" / "train" / "d.png", both)
+    assert open_two(tmp_path).doubt == ""
 
 
 def test_structure_errors(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from deeplab_jax.data.annotations.shapes import VOID
-from deeplab_jax.data.masks import NODATA, MaskCode, pack, plain_code, read_mask, unpack
+from deeplab_jax.data.masks import MaskCode, pack, plain_code, read_mask, unpack
+from deeplab_jax.data.tiff import GDAL_NODATA
 from deeplab_jax.errors import UserError
 
 COLORS = np.array([(0, 0, 0), (250, 50, 83), (50, 183, 250)], np.uint8)
@@ -56,6 +57,13 @@ def test_gray_of_few_bits_is_divided_back(bits: int) -> None:
     np.testing.assert_array_equal(read_mask(gray_png(values, bits), "m").values, values)
 
 
+@pytest.mark.parametrize("values", [[0, 255], [255, 255], [2, 0], [1, 1]])
+def test_gray_of_a_gif_is_no_index(values: list[int]) -> None:
+    """GIF has palettes alone, and Pillow leaves out what a file does not use."""
+    data = encode(np.array([values], np.uint8), "GIF")
+    assert plain_code(255).ids(read_mask(data, "m"), "m").tolist() == [values]
+
+
 def test_one_bit_is_zeros_and_ones() -> None:
     mask = read_mask(encode(Image.fromarray(IDS > 1)), "m")
     np.testing.assert_array_equal(mask.values, (IDS > 1).astype(np.uint8))
@@ -86,6 +94,9 @@ def test_what_is_not_listed() -> None:
         expected[0, 0] = value
         np.testing.assert_array_equal(code.ids(mask, "m.png"), expected)
     nothing = read_mask(encode(np.full((2, 3, 3), 99, np.uint8)), "m.png")
+    blurred = np.clip(COLORS[IDS].astype(int) + 5, 0, 255).astype(np.uint8)  # all but exact
+    code = MaskCode(True, BY_COLOR.table, "nearest")
+    np.testing.assert_array_equal(code.ids(read_mask(encode(blurred), "m"), "m"), IDS)
     with pytest.raises(UserError, match=r"holds #636363 \(6 pixels\)"):  # no edge of anything
         MaskCode(True, BY_COLOR.table, "ignore").ids(nothing, "m.png")
     with pytest.raises(UserError, match=r"holds 7 \(1 pixels\); listed are 0, 1, 255"):
@@ -109,9 +120,18 @@ def test_16_bits_and_nodata() -> None:
     code = MaskCode(False, ((0, 0), (7, 1), (1000, 2), (65535, VOID)))
     np.testing.assert_array_equal(code.ids(read_mask(encode(values), "m"), "m"), [[0, 1, 2, VOID]])
     tags = ImageFileDirectory_v2()
-    tags[NODATA] = "0"
+    tags[GDAL_NODATA] = "0"
     mask = read_mask(encode(IDS, "TIFF", tiffinfo=tags), "m")
-    np.testing.assert_array_equal(plain_code(3).ids(mask, "m"), np.where(IDS == 0, VOID, IDS))
+    code = MaskCode(False, ((1, 1), (2, 2)))
+    np.testing.assert_array_equal(code.ids(mask, "m"), np.where(IDS == 0, VOID, IDS))
+    np.testing.assert_array_equal(plain_code(3).ids(mask, "m"), IDS)  # a class, if it is listed
+
+
+@pytest.mark.parametrize(("nodata", "dtype"), [("-9999", np.int16), ("nan", np.float32)])
+def test_no_data_that_is_no_value_of_masks(nodata: str, dtype: type) -> None:
+    values = np.array([[0, 1, float(nodata) if nodata == "nan" else -9999]])
+    data = encode(values.astype(dtype), "TIFF", tiffinfo={GDAL_NODATA: nodata})
+    assert plain_code(2).ids(read_mask(data, "m"), "m").tolist() == [[0, 1, VOID]]
 
 
 def test_what_would_mislead_is_refused() -> None:
@@ -120,5 +140,12 @@ def test_what_would_mislead_is_refused() -> None:
     with pytest.raises(UserError, match=r"m: a mask of int32 from -1"):
         read_mask(encode(np.array([[0, -1]], np.int32), "TIFF"), "m")
     assert read_mask(encode(IDS, "JPEG"), "m").lossy
+    gray = np.repeat(IDS[..., None], 3, -1)
+    assert read_mask(encode(gray, "WEBP", quality=50), "m").lossy
+    assert not read_mask(encode(gray, "WEBP", lossless=True), "m").lossy
+    assert read_mask(encode(np.repeat(gray, 8, 0), "TIFF", compression="jpeg"), "m").lossy
+    drawn = np.dstack([np.zeros((2, 3, 3), np.uint8), IDS * 127])
+    with pytest.raises(UserError, match="m: the mask has one colour, and only its transparency"):
+        read_mask(encode(drawn), "m")
     with pytest.raises(UserError, match="holds colours, such as #fa3253"):
         plain_code(3).ids(read_mask(encode(COLORS[IDS]), "m"), "m")

@@ -50,6 +50,10 @@ BOTH = {"train": ["a", "b"], "val": ["c"]}
         ("images/SPLIT/NAME.jpg", "masks/SPLIT/mask_NAME.png"),
         ("JPEGImages/SPLIT/NAME.jpg", "SegmentationClass/SPLIT/NAME.png"),
         ("data/images/SPLIT/NAME.JPG", "data/masks/SPLIT/NAME.PNG"),
+        ("images/SPLIT2017/NAME.jpg", "annotations/SPLIT2017/NAME.png"),
+        ("Task1_SPLIT_Input/NAME.jpg", "Task1_SPLIT_GroundTruth/NAME_segmentation.png"),
+        ("SPLIT/NAME_sat.jpg", "SPLIT/NAME_mask.png"),
+        ("segmentation/images/SPLIT/NAME.jpg", "segmentation/masks/SPLIT/NAME.png"),
     ],
 )
 def test_splits_in_folders(tmp_path: Path, image: str, mask: str) -> None:
@@ -83,6 +87,11 @@ def test_splits_have_many_names(tmp_path: Path, words: tuple[str, str]) -> None:
         ("a/NAME.jpg", "b/NAME.png"),
         ("NAME.png", "labels/NAME.png"),
         ("top_NAME_RGB.png", "gt/top_NAME_label.png"),
+        ("top_NAME_RGB.png", "top_NAME_label.png"),
+        ("data/image_NAME.png", "data/mask_NAME.png"),
+        ("images/NAME.jpg", "annotations/trimaps/NAME.png"),
+        ("images/NAME.ppm", "labels-ah/NAME.ah.ppm"),
+        ("set/imagesTr/NAME_0000.png", "set/labelsTr/NAME.png"),
     ],
 )
 def test_without_splits(tmp_path: Path, image: str, mask: str) -> None:
@@ -114,6 +123,50 @@ def test_lists(tmp_path: Path, folder: str) -> None:
         found(tmp_path)
 
 
+@pytest.mark.parametrize("names", ["Urban/SPLIT", "SPLIT/Urban"])
+def test_folders_of_several_places(tmp_path: Path, names: str) -> None:
+    """LoveDA: Train/Urban/images_png and Train/Rural/images_png are one data set."""
+    found_all = {"Train": ["Rural/a", "Urban/a"], "Val": ["Rural/b", "Urban/b"]}
+    for split, files in found_all.items():
+        for place, name in (file.split("/") for file in files):
+            folder = tmp_path / names.replace("SPLIT", split).replace("Urban", place)
+            save(folder / "images_png" / f"{name}.png", IMAGE)
+            save(folder / "masks_png" / f"{name}.png", MASK)
+    assert found(tmp_path) == {"train": found_all["Train"], "val": found_all["Val"]}
+
+
+def test_a_list_of_one_split_leaves_the_others_for_training(tmp_path: Path) -> None:
+    """fast.ai's CamVid has valid.txt alone."""
+    make(tmp_path, [f"images/{n}.png" for n in "abcd"], [f"labels/{n}_P.png" for n in "abc"])
+    (tmp_path / "valid.txt").write_text("b.png\n")
+    assert found(tmp_path) == {"val": ["b"], "train": ["a", "c"]}
+
+
+def test_folders_that_say_nothing_are_asked_about(tmp_path: Path) -> None:
+    """And the advice, pasted, works; also of folders below a split."""
+    make(tmp_path / "flat", [f"a/{n}.png" for n in "pq"], [f"b/{n}.png" for n in "pq"])
+    with pytest.raises(UserError, match="several ways") as caught:
+        found(tmp_path / "flat")
+    assert "--data.image_dir=a --data.mask_dir=b" in str(caught.value)
+    both = {"image_dir": "a", "mask_dir": "b"}
+    assert found(tmp_path / "flat", **both) == {"train": ["p", "q"]}
+    files = [f"train/a/{n}.png" for n in "pq"] + ["val/a/r.png"]
+    make(tmp_path / "deep", files, [file.replace("/a/", "/b/") for file in files])
+    with pytest.raises(UserError, match="SPLIT/masks"):
+        found(tmp_path / "deep")
+    for form in ("SPLIT/{}", "*/{}/", "./SPLIT/{}"):
+        named = {key: form.format(name) for key, name in both.items()}
+        assert found(tmp_path / "deep", **named) == {"train": ["p", "q"], "val": ["r"]}
+
+
+def test_a_cvat_export_a_folder_deeper(tmp_path: Path) -> None:
+    """Its labelmap.txt still says that an image without mask is background."""
+    make(tmp_path / "task", [f"JPEGImages/{n}.jpg" for n in "ab"], ["SegmentationClass/a.png"])
+    (tmp_path / "task" / "labelmap.txt").write_text("background:0,0,0::\nred:1,1,1::\n")
+    assert found(tmp_path) == {"train": ["a", "b"]}
+    assert open_folder(tmp_path, "train").class_names == ("background", "red")
+
+
 def test_cvat_masks(tmp_path: Path) -> None:
     """Colours, sorted labels, a list "default", and an image without mask: all background."""
     colors = np.array([(0, 0, 0), (250, 50, 83), (61, 61, 245)], np.uint8)
@@ -129,6 +182,7 @@ def test_cvat_masks(tmp_path: Path) -> None:
         "# label:color_rgb:parts:actions\nant:61,61,245::\nbackground:0,0,0::\ncat:250,50,83::\n"
     )
     (tmp_path / "labelmap.txt").write_text(labels)
+    assert understand(tmp_path, DataConfig(source="folder")).layout.notes == ()
     source = open_folder(tmp_path, "train", data=DataConfig(source="folder", holdout=0.0))
     assert source.class_names == ("background", "ant", "cat") and ids_of(source) == [
         "a",
@@ -174,6 +228,12 @@ def test_ade20k(tmp_path: Path) -> None:
     text = "\n".join(["Idx\tRatio\tTrain\tVal\tStuff\tName", *rows])
     (tmp_path / "objectInfo150.txt").write_text(text)
     assert open_folder(tmp_path, "train")[0]["label"].tolist() == [[255, 0, 1]]
+
+
+def test_cityscapes_a_folder_deeper(tmp_path: Path) -> None:
+    for kind, name in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds")):
+        save(tmp_path / "x" / kind / "train" / "ulm" / f"ulm_0_{name}.png", IMAGE[:1, :3, 0])
+    assert open_folder(tmp_path, "train").class_names[0] == "road"
 
 
 def test_two_folders_of_masks_are_asked_about(tmp_path: Path) -> None:

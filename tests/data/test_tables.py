@@ -40,6 +40,8 @@ def test_names_with_and_without_colours(tmp_path: Path) -> None:
         "Pixel Value, Class\n0, background\n1, red",
         "background,red",
         "background\nred",
+        "name\nbackground\nred",
+        "id,name\n0,background\n1,red",
     ],
 )
 def test_numbers_and_separators_are_no_part_of_names(tmp_path: Path, text: str) -> None:
@@ -56,6 +58,14 @@ def test_numbers_and_separators_are_no_part_of_names(tmp_path: Path, text: str) 
         "0 0 0\t\tbackground\n128 0 0\tred",
         "# label:color_rgb:parts:actions\nbackground:0,0,0::\nred:128,0,0::\n",
         "background (0, 0, 0)\nred (128, 0, 0)",
+        "Name, R, G, B, note\nbackground, 0, 0, 0, x\nred, 128, 0, 0,",
+        "name,r,g,b,a\nbackground,0,0,0,255\nred,128,0,0,255",
+        "0,background,0,0,0\n1,red,128,0,0",
+        "name,id,r,g,b\nbackground,0,0,0,0\nred,1,128,0,0",
+        'name,rgb\nbackground,"0,0,0"\nred,"128,0,0"',
+        "background: #000000\nred: #800000",
+        "background,0x000000\nred,0x800000",
+        "0 background #000000\n1 red #800000",
     ],
 )
 def test_colours_in_every_form(tmp_path: Path, text: str) -> None:
@@ -95,6 +105,10 @@ def test_a_labelmap_puts_the_background_first_and_keeps_places(tmp_path: Path) -
         ([{"name": "background", "color": [0, 0, 0]}, {"name": "red", "color": "#800000"}], TWO),
         ({"labels": ["background", "red"], "segmentation_colors": [[0, 0, 0], [128, 0, 0]]}, TWO),
         ({"label_map": {"0": "background", "1": "red"}, "background_label": "0"}, TWO),
+        ({"labels": {"background": 0, "red": 1}, "numTraining": 8}, TWO),
+        ({"classes": ["background", "red"]}, TWO),
+        ({"id2label": {"0": "background", "1": "red"}}, TWO),
+        ({"background": {"id": 0}, "red": {"id": 1}}, TWO),
     ],
 )
 def test_json(tmp_path: Path, data: object, names: tuple[str, ...]) -> None:
@@ -117,6 +131,29 @@ def test_colours_come_from_another_list_of_the_same_names(tmp_path: Path) -> Non
     assert table is not None and table.names == ("background", "a")
     assert dict(table.by_color) == {(0, 0, 0): 0, (1, 2, 3): 1}
     assert find_table([tmp_path / "nowhere"]) is None
+
+
+def test_files_of_other_tools(tmp_path: Path) -> None:
+    text = '{"red": 1, "blue": 2}'  # Supervisely, whose masks have a background
+    assert read(tmp_path, text, "obj_class_to_machine_color.json").names == (*TWO, "blue")
+    table = read(tmp_path, '{"red": [1, 1, 1]}', "obj_class_to_machine_color.json")
+    assert table.by_color == (((0, 0, 0), 0), ((1, 1, 1), 1))
+    for name in ("filename, bus, car\na.jpg, 0, 1\n", "class_index,class,height\n0,red,224\n"):
+        with pytest.raises(UserError, match=r"_classes\.csv:1: .*for classification"):
+            read(tmp_path, name, "_classes.csv")
+
+
+def test_a_folder_with_two_tables_of_mapillary_is_asked_about(tmp_path: Path) -> None:
+    labels = [{"name": "a--b", "readable": "B", "color": [1, 2, 3]}, {"name": "void--unlabeled"}]
+    (tmp_path / "config.json").write_text('{"width": 3, "height": 4}')
+    assert find_table([tmp_path]) is None  # something else's
+    for name in ("config.json", "config_v1.2.json", "config_v2.0.json"):
+        (tmp_path / name).write_text(json.dumps({"labels": labels}))
+        if name != "config_v2.0.json":
+            table = find_table([tmp_path])
+            assert table is not None and dict(table.values) == {0: 0, 1: VOID}
+    with pytest.raises(UserError, match=r"--data\.classes=.*config_v1\.2\.json"):
+        find_table([tmp_path])
 
 
 def test_other_encodings(tmp_path: Path) -> None:
@@ -160,7 +197,18 @@ def test_what_is_malformed_is_named_by_its_line(tmp_path: Path, text: str, line:
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "3", '{"a": {}}', '{"a": [1, 2]}', '[{"id": 3}]', "[]", "[" * 100_000]
+    "text",
+    [
+        "{",
+        "3",
+        '{"a": {}}',
+        '{"a": [1, 2]}',
+        '[{"id": 3}]',
+        "[]",
+        "[" * 100_000,
+        '{"0,0,0": 1}',
+        '{"a": true}',
+    ],
 )
 def test_json_that_is_no_list_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(UserError, match=r"classes\.json"):

@@ -164,7 +164,7 @@ def kaggle_file(rng: Rng, root: Path) -> Layout | None:
     data = "\n".join(cells).encode(errors="surrogatepass")
     data = damage(data, rng) if rng.random() < 0.5 else data
     (root / "train.csv").write_bytes(data)
-    return kaggle.read(root, by_column=bool(rng.integers(2)))
+    return kaggle.read(root)
 
 
 ATTEMPTS = [coco_file, labelme_file, yolo_files, cvat_file, kaggle_file]

@@ -78,13 +78,16 @@ def read(folder: Path) -> Layout | None:
 
 
 def _find_exports(folder: Path) -> list[Export]:
-    beside = [(folder / name / ROBOFLOW, name) for name in list_folders(folder)]
+    inside = list_folders(folder)
+    roboflow = [(folder / name / ROBOFLOW, name) for name in inside]
+    splits = [name for name in inside if split_name(name) in (TRAIN, VAL, TEST)]
     instances = list_files(folder / "annotations", ".json")
     named = [path for path in instances if path.name.startswith("instances_")]
     places = (
-        [(path, word) for path, word in beside if path.is_file()],
+        [(path, word) for path, word in roboflow if path.is_file()],
         [(path, _word(path)) for path in named or instances],
         [(path, _word(path)) for path in list_files(folder, ".json")],
+        [(path, name) for name in splits for path in list_files(folder / name, ".json")],
     )
     for place in places:
         if len(place) > MAX_FILES:
@@ -98,12 +101,8 @@ def _find_exports(folder: Path) -> list[Export]:
 def _word(path: Path) -> str:
     """The part of a file's name that says its split: "train2017" of instances_train2017.json."""
     words = re.split(r"[_\-. ]", path.stem)
-    known = [word for word in words if _split(word) in (TRAIN, VAL, TEST)]
+    known = [word for word in words if split_name(word) in (TRAIN, VAL, TEST)]
     return known[-1] if known else path.stem.removeprefix("instances_")
-
-
-def _split(word: str) -> str:
-    return split_name(re.sub(r"20\d\d$", "", word))
 
 
 def _open(path: Path, word: str) -> Export | None:
@@ -116,7 +115,7 @@ def _open(path: Path, word: str) -> Export | None:
     first = tree["annotations"][:1]
     if first and isinstance(first[0], dict) and "segments_info" in first[0]:
         return None  # panoptic: its masks are files
-    return Export(path, tree, word, _split(word))
+    return Export(path, tree, word, split_name(word))
 
 
 def _entries(export: Export, name: str) -> Iterator[tuple[dict[str, Any], str]]:
@@ -215,7 +214,7 @@ def _read_items(
 
 def _image_folders(folder: Path, export: Export) -> list[str]:
     beside = export.path.parent.relative_to(folder).as_posix().removeprefix(".")
-    words = filter(None, dict.fromkeys((export.word, _split(export.word))))
+    words = filter(None, dict.fromkeys((export.word, split_name(export.word))))
     forms = ("images/{}", "{}", "{}/images", "{}2017")
     own = [form.format(word) for word in words for form in forms]
     return [beside, *own, "images", ""]

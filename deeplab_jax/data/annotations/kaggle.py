@@ -1,11 +1,12 @@
 """Run lengths in a CSV file, as Kaggle's competitions give them: pairs of a start and a length.
 
-Starts count from 1, down the columns unless a competition says otherwise. No file says how large
-an image is, so a drawing has no size. Sources: the rules of Airbus Ship Detection and Severstal
-Steel Defect Detection.
+Starts count from 1, down the columns unless their steps say that it is along the rows. No file says
+how large an image is, so a drawing has no size. Sources: the rules of Airbus Ship Detection and
+Severstal Steel Defect Detection.
 """
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ from deeplab_jax.data.annotations.gather import (
     number_classes,
 )
 from deeplab_jax.data.annotations.shapes import Runs, Shape, runs_from_starts
+from deeplab_jax.data.decode import Unreadable, image_size
 from deeplab_jax.data.layouts import TEST, TRAIN, VAL, Item, Layout, split_name
 from deeplab_jax.errors import UserError
 
@@ -42,6 +44,7 @@ NONE = ("", "-1", "nan")
 OBJECT = "object"  # the class of a file without classes
 MAX_FIELD = 2**26  # letters
 MASKS = {"mask", "masks", "label", "labels"}  # folders whose files have the images' names
+LOOKED_AT = 100  # images, to see which way their runs go
 LOOSE = "image[|s] that no row names [is|are] left out"
 
 
@@ -54,11 +57,10 @@ class Columns(NamedTuple):
     joined: bool
 
 
-def read(folder: Path, *, by_column: bool = True) -> Layout | None:
+def read(folder: Path) -> Layout | None:
     """Read a folder with a CSV of run lengths, and images anywhere below it; None of others.
 
-    What an upload should look like, sample_submission.csv, is passed over. With `by_column` False
-    the runs go along rows.
+    What an upload should look like, sample_submission.csv, is passed over.
 
     Raises:
       UserError: the file is broken, or an image is there twice, or nothing is drawn.
@@ -75,22 +77,29 @@ def read(folder: Path, *, by_column: bool = True) -> Layout | None:
             raise UserError(
                 f"{folder}: which of {few} is the list? Keep one, or train.csv, val.csv"
             )
-        tables[split] = _read_rows(path, columns, by_column, gathered)
+        tables[split] = _read_rows(path, columns, gathered)
     names = {label: _label_name(label, path) for rows in tables.values() for label in rows.labels}
     order = sorted(names, key=lambda label: (len(label) if label.isdigit() else 0, label))
     table, ids = number_classes([names[label] for label in order], str(files[0][0]))
     places = _places(images)
+    placed: list[tuple[str, str, list[tuple[str, Runs]]]] = []
     for split, rows in tables.items():
-        items = gathered.splits.setdefault(split, [])
         for name, shapes in rows.images.items():
-            key = _find(places, name, split, folder)
-            if key is None:
+            if (key := _find(places, name, split, folder)) is None:
                 gathered.missing.append(name)
-                continue
-            painted = (Shape(ids[names[label]], runs=runs) for label, runs in shapes)
-            items.append(Item(stem(key), images[key], draw(None, painted)))
+            else:
+                placed.append((split, key, shapes))
+    by_column = not _go_along_rows([(images[key], shapes) for _, key, shapes in placed])
+    for split, key, shapes in placed:
+        painted = (
+            Shape(ids[names[label]], runs=runs._replace(by_column=by_column))
+            for label, runs in shapes
+        )
+        item = Item(stem(key), images[key], draw(None, painted))
+        gathered.splits.setdefault(split, []).append(item)
     gathered.skipped[LOOSE] = len(images) - sum(map(len, gathered.splits.values()))
-    told = f"run lengths ({', '.join(path.name for path, _ in files)})"
+    way = "down columns" if by_column else "along rows"
+    told = f"run lengths {way} ({', '.join(path.name for path, _ in files)})"
     return conclude("kaggle", told, gathered, table, folder)
 
 
@@ -129,7 +138,7 @@ class Rows(NamedTuple):
     images: dict[str, list[tuple[str, Runs]]]
 
 
-def _read_rows(path: Path, columns: Columns, by_column: bool, gathered: Gathered) -> Rows:
+def _read_rows(path: Path, columns: Columns, gathered: Gathered) -> Rows:
     rows = Rows(set(), {})
     last = max(columns.image, columns.runs, columns.label or 0)
     before = csv.field_size_limit(MAX_FIELD)
@@ -154,7 +163,7 @@ def _read_rows(path: Path, columns: Columns, by_column: bool, gathered: Gathered
                 shapes = rows.images.setdefault(name, [])
                 if text.lower() not in NONE:
                     try:
-                        shapes.append((label, _parse(text, by_column)))
+                        shapes.append((label, _parse(text)))
                     except ValueError:
                         gathered.skipped[INVALID] += 1
     except OSError as error:
@@ -166,7 +175,7 @@ def _read_rows(path: Path, columns: Columns, by_column: bool, gathered: Gathered
     return rows
 
 
-def _parse(text: str, by_column: bool) -> Runs:
+def _parse(text: str) -> Runs:
     words = text.split()
     if len(words) % 2:
         raise ValueError("an odd number of starts and lengths")
@@ -174,7 +183,23 @@ def _parse(text: str, by_column: bool) -> Runs:
         pairs = np.array(words, dtype=np.int64).reshape(-1, 2)
     except OverflowError as error:
         raise ValueError("numbers that are far too large") from error
-    return runs_from_starts(pairs, by_column=by_column)
+    return runs_from_starts(pairs)
+
+
+def _go_along_rows(found: Sequence[tuple[Path, list[tuple[str, Runs]]]]) -> bool:
+    """Whether runs begin about a width apart, line by line of a shape, and not a height."""
+    rows = columns = 0
+    for image, shapes in found[:: len(found) // LOOKED_AT + 1]:
+        try:
+            h, w = image_size(image, str(image))
+        except Unreadable:
+            continue
+        for _, runs in shapes:
+            steps = np.diff(np.cumsum(runs.lengths)[::2])
+            near = min(abs(h - w) / 2, h / 4, w / 4)
+            rows += int((np.abs(steps - w) < near).sum())
+            columns += int((np.abs(steps - h) < near).sum())
+    return rows > 4 * columns
 
 
 def _label_name(label: str, path: Path) -> str:

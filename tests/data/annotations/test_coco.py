@@ -54,6 +54,7 @@ def put(root: Path, content: Any, name: str = "result.json") -> Path:
         ("result.json", "", "images"),
         ("result.json", "", "."),
         ("val.json", "val", "images"),
+        ("train/annotations.json", "train", "train/images"),
     ],
 )
 def test_places(tmp_path: Path, file: str, split: str, place: str) -> None:

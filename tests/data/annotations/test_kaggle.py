@@ -22,8 +22,9 @@ def put(root: Path, text: str, name: str = "train.csv") -> Path:
 @pytest.mark.parametrize(("runs", "by_column"), [(COLUMN, True), (ROW, False)])
 def test_the_runs_of_the_facts(tmp_path: Path, runs: str, by_column: bool) -> None:
     put(tmp_path, f"ImageId,EncodedPixels\na.jpg,{runs}\nb.jpg,\n")
-    layout = kaggle.read(tmp_path, by_column=by_column)
+    layout = kaggle.read(tmp_path)
     assert layout and layout.name == "kaggle" and layout.splits.keys() == {""}
+    assert ("down columns" if by_column else "along rows") in layout.told
     assert layout.table and layout.table.names == ("background", "object")
     found = labels(layout)
     np.testing.assert_array_equal(found["train_images/a"], EXPECTED)
