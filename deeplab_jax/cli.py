@@ -28,6 +28,7 @@ your own data
   evaluate    mIoU, IoU of each class and images of a split
 
 weights
+  zoo         the official weights by name, such as xception65_voc
   convert     TensorFlow checkpoints, .npz files or timm's Xceptions into a folder of weights
   export-tf   a folder of weights as an official TensorFlow checkpoint or .npz
 
@@ -202,6 +203,18 @@ def convert(arguments: list[str]) -> None:
         fresh_logits=args.fresh_logits,
     )
     print(f"{report}\nwrote {args.out}")
+
+
+def zoo(arguments: list[str]) -> None:
+    """The official weights by name: --weights=NAME and --pretrained=NAME download and convert them.
+
+    They are kept in ~/.cache/deeplab_jax/weights, or the folder that DEEPLAB_WEIGHTS names.
+    """
+    p = Parser("zoo", zoo.__doc__ or "")
+    p.read(arguments)
+    from deeplab_jax.weights.zoo import format_zoo
+
+    print(format_zoo())
 
 
 def plan(arguments: list[str]) -> None:

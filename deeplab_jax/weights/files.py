@@ -4,6 +4,7 @@ It is what `--weights` and `train.pretrained` take. Safetensors holds named arra
 could run. Folders from before model.json, with config.json and classes.json, are read too.
 """
 
+import difflib
 import json
 import os
 import shutil
@@ -159,6 +160,14 @@ def find_weights(given: Path) -> Path:
     Raises:
       UserError: there is none, or a file of it is missing; with what to do about it.
     """
+    if not given.exists() and len(given.parts) == 1 and not Path(f"{given}.index").is_file():
+        from deeplab_jax.weights import zoo  # which converts, and so writes folders of weights
+
+        if given.name in zoo.ROWS:
+            given = zoo.fetch(given.name)
+        elif near := difflib.get_close_matches(given.name, zoo.ROWS, 3):
+            names = " or ".join(near)
+            raise UserError(f"{given}: no such folder; did you mean {names} (`deeplab zoo`)?")
     if given.name == "model.safetensors" and given.is_file():
         given = given.parent
     best = given / "best"

@@ -1,6 +1,6 @@
 """The official weights by name: where they are, what was published of them, how they are read.
 
-Source: tensorflow/models, research/deeplab/g3doc/model_zoo.md and quantize.md; slim's pages.
+Source: tensorflow/models, research/deeplab, g3doc/model_zoo.md and quantize.md; slim's pages.
 """
 
 import os
@@ -10,111 +10,176 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from deeplab_jax.config import ModelConfig
 from deeplab_jax.data.datasets import cityscapes, voc
 from deeplab_jax.errors import UserError
+from deeplab_jax.weights.detect import TOLD
 from deeplab_jax.weights.download import download
+from deeplab_jax.weights.official import official_config
 
 MODELS = "http://download.tensorflow.org/models/{}.tar.gz"
+MOBILENET_V2 = "https://storage.googleapis.com/mobilenet_v2/checkpoints/mobilenet_v2_1.0_224.tgz"
 MB = 2**20
+Flags = Mapping[str, Any]
 
 
 class Row(NamedTuple):
-    """A checkpoint: its file, the data it was trained on, what its authors say, and its settings.
+    """A checkpoint: its file, the data that it was trained on, what its authors say of it.
 
-    `score` is mIoU of val unless it says otherwise, `megabytes` the file's; `model` and `task` are
-    what its variables cannot tell; `backbone_only`: for training to start from.
+    `score` is mIoU of val unless it says otherwise, `megabytes` the file's. `flags` are those of
+    the official scripts. `eval_size` and `resize` bring images to it. `backbone_only`: for training
+    to start from.
     """
 
-    url: str
+    archive: str
     data: str
     score: str
     megabytes: float
-    model: Mapping[str, Any] = {}
-    task: Mapping[str, Any] = {}
+    flags: Flags
+    eval_size: tuple[int, int] | None = None
+    resize: str = "keep"
     backbone_only: bool = False
 
+    @property
+    def url(self) -> str:
+        """Where the file is."""
+        return self.archive if "://" in self.archive else MODELS.format(self.archive)
 
-def _row(archive: str, data: str, score: str, megabytes: float, **settings: Any) -> Row:
-    return Row(MODELS.format(archive), data, score, megabytes, **settings)
+    @property
+    def network(self) -> ModelConfig:
+        """The network as the flags describe it."""
+        return official_config(self.flags)
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """Classes, and how images are brought to the network."""
+        named = {"VOC": voc, "Cityscapes": cityscapes}.get(self.data.partition(" ")[0])
+        classes = {"classes": named.CLASS_NAMES, "colors": named.COLORS} if named else {}
+        return classes | {"eval_size": self.eval_size, "resize": self.resize}
 
 
-VOC = {"eval_size": (513, 513), "classes": voc.CLASS_NAMES, "colors": voc.COLORS}
-CITYSCAPES = {
-    "eval_size": (1025, 2049),
-    "classes": cityscapes.CLASS_NAMES,
-    "colors": cityscapes.COLORS,
+MNV2 = {"model_variant": "mobilenet_v2"}
+X65 = {"model_variant": "xception_65", "atrous_rates": (6, 12, 18), "decoder_output_stride": (4,)}
+DPC = {
+    "model_variant": "xception_71",
+    "decoder_output_stride": (4,),
+    # dense_prediction_cell_branch5_top1_cityscapes.json
+    "dense_prediction_cell_config": [
+        {"kernel": 3, "rate": rate, "op": "conv", "input": at}
+        for rate, at in (([1, 6], -1), ([18, 15], 0), ([6, 3], 1), ([1, 1], 0), ([6, 21], 0))
+    ],
 }
-ADE20K = {"eval_size": (513, 513), "resize": "fit"}
-RATES = {"atrous_rates": (6, 12, 18)}
+MNV3 = {
+    "output_stride": 32,
+    "image_pooling_crop_size": (769, 769),
+    "image_pooling_stride": (4, 5),
+    "aspp_convs_filters": 128,
+    "aspp_with_concat_projection": False,
+    "aspp_with_squeeze_and_excitation": True,
+    "image_se_uses_qsigmoid": True,
+    "decoder_output_stride": (8,),
+    "decoder_use_sum_merge": True,
+    "decoder_filters": 19,
+    "decoder_output_is_logits": True,
+}
+EDGE = {"model_variant": "mobilenet_edgetpu", "output_stride": 32}
+
+
+def _voc(archive: str, data: str, score: str, megabytes: float, flags: Flags) -> Row:
+    return Row(archive, data, score, megabytes, flags | {"num_classes": 21}, (513, 513))
+
+
+def _cityscapes(archive: str, score: str, megabytes: float, flags: Flags) -> Row:
+    flags = flags | {"num_classes": 19}
+    return Row(archive, "Cityscapes", score, megabytes, flags, (1025, 2049))
+
+
+def _ade20k(archive: str, score: str, megabytes: float, flags: Flags) -> Row:
+    return Row(archive, "ADE20K", score, megabytes, flags | {"num_classes": 151}, (513, 513), "fit")
+
+
+def _backbone(archive: str, data: str, megabytes: float, variant: str, **flags: Any) -> Row:
+    flags = {"model_variant": variant, **flags}
+    return Row(archive, data, "", megabytes, flags, backbone_only=True)
+
+
 BETA = {"multi_grid": (1, 2, 4)}
+P = "deeplabv3_{}_pascal_{}_{}"
 ROWS = {
-    "mobilenetv2_05_voc": _row(
-        "deeplabv3_mnv2_dm05_pascal_trainaug_2018_10_01", "VOC trainaug", "70.19", 7.6, task=VOC
+    "mobilenetv2_05_voc": _voc(
+        P.format("mnv2_dm05", "trainaug", "2018_10_01"),
+        *("VOC trainaug", "70.19", 7.6, MNV2 | {"depth_multiplier": 0.5}),
     ),
-    "mobilenetv2_05_voc_trainval": _row(
-        "deeplabv3_mnv2_dm05_pascal_trainval_2018_10_01",
-        "VOC trainval",
-        "71.83 test",
-        7.6,
-        task=VOC,
+    "mobilenetv2_05_voc_trainval": _voc(
+        P.format("mnv2_dm05", "trainval", "2018_10_01"),
+        *("VOC trainval", "71.83 test", 7.6, MNV2 | {"depth_multiplier": 0.5}),
     ),
-    "mobilenetv2_voc": _row(
-        "deeplabv3_mnv2_pascal_train_aug_2018_01_29", "VOC trainaug", "75.32", 23, task=VOC
+    "mobilenetv2_voc": _voc(
+        P.format("mnv2", "train_aug", "2018_01_29"), "VOC trainaug", "75.32", 23, MNV2
     ),
-    "mobilenetv2_voc_trainval": _row(
-        "deeplabv3_mnv2_pascal_trainval_2018_01_29", "VOC trainval", "80.25 test", 23, task=VOC
+    "mobilenetv2_voc_trainval": _voc(
+        P.format("mnv2", "trainval", "2018_01_29"), "VOC trainval", "80.25 test", 23, MNV2
     ),
-    "xception65_voc": _row(
-        "deeplabv3_pascal_train_aug_2018_01_04", "VOC trainaug", "82.20", 439, model=RATES, task=VOC
+    "xception65_voc": _voc(
+        "deeplabv3_pascal_train_aug_2018_01_04", "VOC trainaug", "82.20", 439, X65
     ),
-    "xception65_voc_trainval": _row(
-        *("deeplabv3_pascal_trainval_2018_01_04", "VOC trainval", "87.80 test", 439),
-        model=RATES,
-        task=VOC,
+    "xception65_voc_trainval": _voc(
+        "deeplabv3_pascal_trainval_2018_01_04", "VOC trainval", "87.80 test", 439, X65
     ),
-    "mobilenetv2_05_voc_8bit": _row(
-        *("deeplabv3_mnv2_dm05_pascal_train_aug_8bit_2019_04_26", "VOC trainaug", "69.65", 8.2),
-        task=VOC,
+    "mobilenetv2_05_voc_8bit": _voc(
+        P.format("mnv2_dm05", "train_aug", "8bit_2019_04_26"),
+        *("VOC trainaug", "69.65", 8.2, MNV2 | {"depth_multiplier": 0.5}),
     ),
-    "mobilenetv2_voc_8bit": _row(
-        "deeplabv3_mnv2_pascal_train_aug_8bit_2019_04_26", "VOC trainaug", "74.26", 24, task=VOC
+    "mobilenetv2_voc_8bit": _voc(
+        P.format("mnv2", "train_aug", "8bit_2019_04_26"), "VOC trainaug", "74.26", 24, MNV2
     ),
-    "mobilenetv2_cityscapes": _row(
-        "deeplabv3_mnv2_cityscapes_train_2018_02_05", "Cityscapes", "70.71", 23, task=CITYSCAPES
+    "mobilenetv2_cityscapes": _cityscapes(
+        "deeplabv3_mnv2_cityscapes_train_2018_02_05", "70.71", 23, MNV2
     ),
-    "xception65_cityscapes": _row(
-        *("deeplabv3_cityscapes_train_2018_02_06", "Cityscapes", "78.79", 439),
-        model=RATES,
-        task=CITYSCAPES,
+    "xception65_cityscapes": _cityscapes(
+        "deeplabv3_cityscapes_train_2018_02_06", "78.79", 439, X65
     ),
-    "mobilenetv2_ade20k": _row(
-        "deeplabv3_mnv2_ade20k_train_2018_12_03", "ADE20K", "32.04", 24.8, task=ADE20K
+    "xception71_dpc_cityscapes": _cityscapes(
+        "deeplab_cityscapes_xception71_trainfine_2018_09_08", "80.31", 445, DPC
     ),
-    "xception65_ade20k": _row(
-        *("deeplabv3_xception_ade20k_train_2018_05_29", "ADE20K", "45.65 at stride 8", 439),
-        model=RATES,
-        task=ADE20K,
+    "xception71_dpc_cityscapes_trainval": _cityscapes(
+        "deeplab_cityscapes_xception71_trainvalfine_2018_09_08", "82.66 test", 446, DPC
     ),
-    "xception41_imagenet": _row("xception_41_2018_05_09", "ImageNet", "", 288, backbone_only=True),
-    "xception65_imagenet": _row(
-        "deeplabv3_xception_2018_01_04", "ImageNet", "", 447, backbone_only=True
+    "mobilenetv3_large_cityscapes": _cityscapes(
+        "deeplab_mnv3_large_cityscapes_trainfine_2019_11_15",
+        *("72.41", 17, MNV3 | {"model_variant": "mobilenet_v3_large_seg"}),
     ),
-    "xception71_imagenet": _row("xception_71_2018_05_09", "ImageNet", "", 474, backbone_only=True),
-    "xception65_coco": _row(
-        "xception_65_coco_pretrained_2018_10_02", "COCO", "", 292, backbone_only=True
+    "mobilenetv3_small_cityscapes": _cityscapes(
+        "deeplab_mnv3_small_cityscapes_trainfine_2019_11_15",
+        *("68.99", 5, MNV3 | {"model_variant": "mobilenet_v3_small_seg"}),
     ),
-    "resnet50_imagenet": _row(
-        "resnet_v1_50_2018_05_04", "ImageNet", "", 274, model=BETA, backbone_only=True
+    "edgetpu_cityscapes": _cityscapes("edgetpu-deeplab_2020_03_09", "70.6", 60, EDGE),
+    "edgetpu_slim_cityscapes": _cityscapes(
+        "edgetpu-deeplab-slim_2020_03_09",
+        *("70.0", 40, EDGE | {"depth_multiplier": 0.75, "aspp_convs_filters": 128}),
     ),
-    "resnet101_imagenet": _row(
-        "resnet_v1_101_2018_05_04", "ImageNet", "", 477, model=BETA, backbone_only=True
+    "mobilenetv2_ade20k": _ade20k(
+        "deeplabv3_mnv2_ade20k_train_2018_12_03",
+        *("32.04", 24.8, MNV2 | {"decoder_output_stride": (4,)}),
     ),
-    "mobilenetv2_imagenet": Row(
-        "https://storage.googleapis.com/mobilenet_v2/checkpoints/mobilenet_v2_1.0_224.tgz",
-        *("ImageNet", "71.8 % top-1", 78),
-        model={"mobilenet_endpoints": "blocks"},
-        backbone_only=True,
+    "xception65_ade20k": _ade20k(
+        "deeplabv3_xception_ade20k_train_2018_05_29", "45.65 at stride 8", 439, X65
     ),
+    "xception41_imagenet": _backbone("xception_41_2018_05_09", "ImageNet", 288, "xception_41"),
+    "xception65_imagenet": _backbone(
+        "deeplabv3_xception_2018_01_04", "ImageNet", 447, "xception_65"
+    ),
+    "xception71_imagenet": _backbone("xception_71_2018_05_09", "ImageNet", 474, "xception_71"),
+    "xception65_coco": _backbone(
+        "xception_65_coco_pretrained_2018_10_02", "COCO", 292, "xception_65"
+    ),
+    "resnet50_imagenet": _backbone(
+        "resnet_v1_50_2018_05_04", "ImageNet", 274, "resnet_v1_50_beta", **BETA
+    ),
+    "resnet101_imagenet": _backbone(
+        "resnet_v1_101_2018_05_04", "ImageNet", 477, "resnet_v1_101_beta", **BETA
+    ),
+    "mobilenetv2_imagenet": _backbone(MOBILENET_V2, "ImageNet", 78, "mobilenet_v2"),
 }
 
 
@@ -131,25 +196,20 @@ def fetch(name: str) -> Path:
     """The folder of the weights of a name, downloaded and converted where it is not yet there.
 
     Raises:
-      UserError: there is no such name; the file cannot be had, or is not what it should be.
+      UserError: the file cannot be had, or is not what it should be.
     """
-    from deeplab_jax.weights.convert import convert_file  # which reads folders of weights, too
+    from deeplab_jax.weights.convert import convert_file  # which writes folders of weights
 
-    if name not in ROWS:
-        raise UserError(f"{name}: no official weights of this name; there are {', '.join(ROWS)}")
     row, home = ROWS[name], weights_folder()
     folder = home / name
     if (folder / "model.safetensors").is_file():
         return folder
     archive = download(row.url, home / "archives", round(1.5 * row.megabytes * MB) + 8 * MB)
+    network, usual = vars(row.network), vars(ModelConfig())
+    untold = {k: v for k, v in network.items() if k not in TOLD and v != usual[k]}
     staging = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=home))
     try:
-        convert_file(
-            *(str(archive), staging, dict(row.model), dict(row.task)),
-            classes=None,
-            backbone_only=row.backbone_only,
-            fresh_logits=False,
-        )
+        convert_file(str(archive), staging, untold, row.task, backbone_only=row.backbone_only)
         if not folder.exists():  # else another process was first
             os.replace(staging, folder)
     finally:
