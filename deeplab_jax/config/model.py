@@ -190,6 +190,9 @@ class ModelConfig:
             fits = all(x in (4, 8, 16) and x <= self.output_stride for x in s)
             allowed = "4, 8, 16, largest first, none above output_stride"
             require(ordered and fits, "model.decoder_strides", s, allowed)
+            ok = self.decoder_convs > 0 or not self.decoder_logits
+            allowed = "1 or more, as the last makes the logits (model.decoder_logits)"
+            require(ok, "model.decoder_convs", self.decoder_convs, allowed)
 
     def _check_backbone(self) -> None:
         """What only some backbones have."""

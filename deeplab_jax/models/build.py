@@ -11,7 +11,7 @@ from jax import Array
 from deeplab_jax.config import ModelConfig
 from deeplab_jax.models import resnet
 from deeplab_jax.models.dpc import DensePredictionCell
-from deeplab_jax.models.heads import ASPP, Decoder, PyramidPooling, logits_layer
+from deeplab_jax.models.heads import ASPP, Decoder, PyramidPooling, class_layers, logits_layer
 from deeplab_jax.models.layers import BiasConv, hard_swish, layer_options, relu
 from deeplab_jax.models.mobilenet import MobileNetV2
 from deeplab_jax.models.mobilenet_v3 import LAYOUTS, MobileNetV3
@@ -84,8 +84,8 @@ class Network(nn.Module):
                 size = scale_size(height_width(image), stride)
                 stage = Decoder(c, deeplab, name=f"decoder{i}")
                 x = stage(x, low_levels[stride], size, train=norm_train)
-            if c.head == "deeplabv3plus" and c.decoder_logits:
-                return x.astype(jnp.float32)
+        if "logits" not in class_layers(c):  # the decoder made them
+            return x
         return logits_layer(c, deeplab)(x)
 
 

@@ -124,7 +124,8 @@ class Decoder(nn.Module):
         """A convolution with BatchNorm and activation; with neither where logits are made."""
         c = self.config
         if c.decoder_logits:
-            return BiasConv(features, kernel, options=self.options, name=name)(x)
+            options = replace(self.options, dtype=jnp.float32)
+            return BiasConv(features, kernel, options=options, name=name)(x)
         block = conv_block(
             features,
             kernel,
@@ -156,6 +157,13 @@ class PyramidPooling(nn.Module):
             levels.append(resize_bilinear(pooled, height_width(x)))
         merged = layer(3, name="merge")(jnp.concatenate(levels, axis=-1), train=train)
         return nn.Dropout(0.1, deterministic=not dropout)(merged)
+
+
+def class_layers(config: ModelConfig) -> tuple[str, ...]:
+    """The modules whose shapes follow from the number of classes."""
+    if config.head == "deeplabv3plus" and config.decoder_logits:
+        return tuple(f"decoder{i}" for i in range(len(config.decoder_strides)))
+    return ("logits",)
 
 
 def logits_layer(config: ModelConfig, options: LayerOptions) -> nn.Module:

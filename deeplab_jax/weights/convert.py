@@ -14,6 +14,7 @@ from deeplab_jax.data.datasets import voc
 from deeplab_jax.data.tables import read_table
 from deeplab_jax.errors import UserError
 from deeplab_jax.models.build import init_variables
+from deeplab_jax.models.heads import class_layers
 from deeplab_jax.weights.files import Weights, save_weights
 from deeplab_jax.weights.readers import import_tensorflow, read_arrays
 from deeplab_jax.weights.slots import fill, find_unused, shorten
@@ -87,7 +88,8 @@ def convert_variables(
         slots = tf_slots(model)
         arrays = unfold_batch_norm(arrays, slots, model)
     fresh_logits = fresh_logits and not backbone_only
-    skip = {"logits"} if fresh_logits else set()
+    last = class_layers(model)
+    skip = set(last) if fresh_logits else set()
     if backbone_only:
         skip = {path[1] for path in slots} - {"backbone"}
     variables = fill(arrays, slots, model, skip=skip)
@@ -96,8 +98,8 @@ def convert_variables(
     lines = [f"{len(taken)} arrays matched; {len(left)} arrays of the file were left out"]
     lines += shorten(left)
     if fresh_logits:
-        init = jax.jit(lambda key: init_variables(model, key)["params"]["logits"])
-        variables["params"]["logits"] = init(jax.random.key(0))
+        init = jax.jit(lambda key: {m: init_variables(model, key)["params"][m] for m in last})
+        variables["params"] |= init(jax.random.key(0))
         lines += ["the last layer starts afresh"]
     return variables, "\n".join(lines)
 

@@ -66,11 +66,9 @@ def official_config(flags: Mapping[str, Any]) -> ModelConfig:
     variants = [name for name in get_args(Backbone) if name != "unet"]
     one_of("model_variant", f["model_variant"], variants)
     one_of("task", f["task"], ("segmentation", "classification"))
-    fields = backbone_fields(f)
-    if f["task"] == "segmentation":
-        fields |= aspp_fields(f) | decoder_fields(f)
     try:
-        return ModelConfig(**fields)
+        head = {} if f["task"] == "classification" else aspp_fields(f) | decoder_fields(f)
+        return ModelConfig(**head | backbone_fields(f))
     except UserError as error:
         named = re.sub(r"model\.(\w+)", lambda m: FLAGS.get(m[1], m[1]), str(error))
         raise UserError(named) from error
