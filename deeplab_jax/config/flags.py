@@ -82,6 +82,8 @@ def describe_type(hint: Any) -> str:
         return f"{describe_type(parts[0])}|None"
     if get_origin(hint) is Literal:
         return "|".join(map(str, parts))
+    if parts[:1] == (Branch,):
+        return "JSON"
     if get_origin(hint) is tuple:
         inner = describe_type(parts[0])
         return f"{inner} ..." if parts[-1] is ... else " ".join([inner] * len(parts))
