@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deeplab_jax import ModelConfig
-
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 REFERENCE = SHARED / "reference"
+FOLDERS = (("reference",), ("reference", "zoo"))
 
 
 def shared(*parts: str) -> Path:
@@ -22,9 +21,28 @@ def shared(*parts: str) -> Path:
     return path
 
 
+def cases() -> dict[str, dict[str, Any]]:
+    """The cases of both manifests that are there, by name; each names its `folder`."""
+    found = {}
+    for folder in FOLDERS:
+        manifest = SHARED.joinpath(*folder, "manifest.json")
+        if manifest.is_file():
+            entries = json.loads(manifest.read_text())
+            found |= {name: {**case, "folder": folder} for name, case in entries.items()}
+    return found
+
+
 def load_case(name: str) -> dict[str, Any]:
-    manifest = json.loads(shared("reference", "manifest.json").read_text())
-    return manifest[name]
+    shared("reference", "zoo", "manifest.json")
+    return cases()[name]
+
+
+def stored(name: str, case: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Logits and end-points of the official code; of some only every s-th pixel."""
+    arrays = dict(np.load(shared(*case["folder"], f"{name}.npz")))
+    if "endpoints_file" in case:
+        arrays |= dict(np.load(shared(*case["folder"], case["endpoints_file"])))
+    return arrays
 
 
 def tf_variables(case: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -47,16 +65,3 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
 def image(case: dict[str, Any]) -> np.ndarray:
     g = np.random.Generator(np.random.PCG64(case["image_seed"]))
     return g.uniform(0, 255, size=(1, case["height"], case["width"], 3)).astype(np.float32)
-
-
-def model_config(case: dict[str, Any]) -> ModelConfig:
-    stages = case["decoder_output_stride"]
-    return ModelConfig(
-        backbone=case["model_variant"],
-        head="deeplabv3plus" if stages else "deeplabv3",
-        num_classes=21,
-        output_stride=case["output_stride"],
-        atrous_rates=tuple(case["atrous_rates"] or ()),
-        multi_grid=tuple(case["multi_grid"] or (1, 1, 1)),
-        decoder_strides=tuple(stages or (4,)),
-    )

@@ -34,6 +34,7 @@ from deeplab_jax.config import (
     save_json,
     to_dict,
 )
+from deeplab_jax.config.cell import Branch
 from deeplab_jax.config.flags import format_fields
 from deeplab_jax.data.annotations.shapes import VOID
 from deeplab_jax.parallel.mesh import device_mesh
@@ -93,6 +94,27 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
         (lambda: ModelConfig(width=1e18), r"model.width = 1e\+18 .* up to 16"),
         (lambda: ModelConfig(aspp_channels=2**40), r"model.aspp_channels .* 1 to 8192"),
         (lambda: ModelConfig(atrous_rates=(1,) * 17), r"model.atrous_rates .* at most 16"),
+        (
+            lambda: ModelConfig(dense_prediction_cell=(Branch(),), output_stride=32),
+            r"model.output_stride = 32 .* cell wants 8 or 16",
+        ),
+        (
+            lambda: ModelConfig(dense_prediction_cell=(Branch(input=0),)),
+            "model.dense_prediction_cell .* an earlier one",
+        ),
+        (
+            lambda: ModelConfig(aspp_form="concat", image_pooling_gate="sigmoid"),
+            r"model.atrous_rates = \(6, 12, 18\) .* a gate fits one branch",
+        ),
+        (lambda: ModelConfig(logits_kernel=3), "model.logits_kernel = 3 .* deeplabv2"),
+        (
+            lambda: ModelConfig(decoder_convs=0, decoder_logits=True),
+            "model.decoder_convs = 0 .* decoder_logits",
+        ),
+        (
+            lambda: ModelConfig(backbone="resnet_v1_18_beta", multi_grid=(1, 2, 4)),
+            "model.multi_grid .* two units",
+        ),
         (
             lambda: Config(data=DataConfig(source="folder")),
             r"machine.root = '' .*--machine.root=PATH",
@@ -179,6 +201,17 @@ def test_json_round_trip(tmp_path: Path) -> None:
     )
     save_json(config, tmp_path / "config.json")
     assert load_json(tmp_path / "config.json") == config
+
+
+def test_a_cell_survives_the_command_line_and_json(tmp_path: Path) -> None:
+    cell = '[{"op": "conv", "kernel": 3, "rate": [1, 6], "input": -1}, {"kernel": 1, "input": 0}]'
+    config = override(Config(), [f"--model.dense_prediction_cell={cell}"])
+    want = (Branch(kernel=(3, 3), rate=(1, 6)), Branch(input=0))
+    assert config.model.dense_prediction_cell == want
+    save_json(config, tmp_path / "config.json")
+    assert load_json(tmp_path / "config.json") == config
+    none = override(config, ["--model.dense_prediction_cell=()"])
+    assert none == Config() and "--model.dense_prediction_cell JSON  [()]" in format_fields()
 
 
 def test_an_evaluation_protocol_survives_the_command_line_and_json(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import NoneType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
+from deeplab_jax.config.cell import Branch, read_cell
 from deeplab_jax.config.checks import one_of, require
 from deeplab_jax.config.experiment import Config
 from deeplab_jax.config.files import load_config_file
@@ -81,6 +82,8 @@ def describe_type(hint: Any) -> str:
         return f"{describe_type(parts[0])}|None"
     if get_origin(hint) is Literal:
         return "|".join(map(str, parts))
+    if parts[:1] == (Branch,):
+        return "JSON"
     if get_origin(hint) is tuple:
         inner = describe_type(parts[0])
         return f"{inner} ..." if parts[-1] is ... else " ".join([inner] * len(parts))
@@ -203,6 +206,8 @@ def from_words(hint: Any, words: list[str], name: str) -> Any:
         hint = get_args(hint)[0]
     if get_args(hint)[:1] == (str,):
         return tuple(words)
+    if get_args(hint)[:1] == (Branch,):
+        return read_cell("" if given == "()" else given, name)
     if get_origin(hint) is tuple:
         return _several(get_args(hint), re.split(r"[\s,x×*()\[\]]+", given.lower()), name, given)
     require(len(words) == 1, name, given, "one value is needed; quote what has spaces")

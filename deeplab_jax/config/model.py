@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+from deeplab_jax.config.cell import Cell
 from deeplab_jax.config.checks import check_fields, heeded, limited, require
 
 Backbone = Literal[
@@ -18,7 +19,16 @@ Backbone = Literal[
     "resnet_v1_101_beta",
     "resnet_v1_50",
     "resnet_v1_101",
+    "resnet_v1_18_beta",
+    "resnet_v1_18",
     "mobilenet_v2",
+    "mobilenet_v3_large_seg",
+    "mobilenet_v3_small_seg",
+    "mobilenet_v3_large",
+    "mobilenet_v3_small",
+    "mobilenet_v3_large_minimalistic",
+    "mobilenet_v3_small_minimalistic",
+    "mobilenet_edgetpu",
     "unet",
 ]
 Head = Literal["deeplabv3plus", "deeplabv3", "pspnet", "unet", "classifier"]
@@ -55,7 +65,11 @@ class ModelConfig:
     """The network. The same variables serve every `output_stride`."""
 
     backbone: Backbone = "xception_65"
-    """The encoder. unet: U-Net's own contracting path, for head unet alone."""
+    """The encoder. unet: U-Net's own contracting path, for head unet alone.
+
+    mobilenet_v3_*_seg: the official segmentation form, with half the channels behind the last
+    stride; minimalistic: without 5x5 kernels, squeeze-and-excitation and h-swish.
+    """
     head: Head = "deeplabv3plus"
     num_classes: int | None = None
     """None: as many as the data have; without data 21, as PASCAL VOC."""
@@ -75,7 +89,10 @@ class ModelConfig:
         "three numbers from 1 to 64",
         lambda grid: len(grid) == 3 and all(1 <= m <= 64 for m in grid),
     )
-    """Factors on the rates of the last block (Xception, ResNet: released ones want 1 2 4)."""
+    """Factors on the rates of the last block (Xception, ResNet: released ones want 1 2 4).
+
+    ResNet-18's last block has two units: the third factor stays 1.
+    """
     width: float = limited(1.0, "a number above 0 up to 16", lambda x: 0 < x <= 16)
     """Multiplier on the backbone's channels."""
     width_divisor: int | None = limited(None, "1 to 64, or None", lambda n: 1 <= n <= 64)
@@ -88,13 +105,33 @@ class ModelConfig:
     (the depthwise outputs); blocks: as other libraries, the 1280-channel layer above, and the
     blocks' outputs, which learns faster from ImageNet weights. A classifier always has that layer.
     """
+    activation: Literal["relu", "relu6"] = "relu"
+    """Of Xception, ASPP and decoder; relu6 also clips Xception's sums, for 8-bit arithmetic."""
+    aspp_form: Literal["projection", "concat", "deeplabv2"] = "projection"
+    """What becomes of the ASPP's branches.
+
+    projection: they are joined, and projected by a 1x1 convolution; concat: joined alone;
+    deeplabv2: no ASPP, but the sum of as many logits as there are rates (DeepLab v2).
+    """
     aspp_channels: int = channels_field(256)
     aspp_separable: bool = True
+    dense_prediction_cell: Cell = limited(
+        (),
+        "at most 16 branches, the input of each -1 or the number of an earlier one",
+        lambda cell: len(cell) <= 16 and all(b.input < i for i, b in enumerate(cell)),
+    )
+    """In place of the ASPP a cell of the official JSON language; (): the ASPP."""
     image_pooling: bool = True
     image_pooling_crop_size: Size | None = limited(
         None, "height and width in pixels, or None", is_size
     )
     """Height and width whose features the pooling window covers, as in training; None: all."""
+    image_pooling_stride: Size = limited(
+        (1, 1), "height and width, each 1 to 1024", lambda s: all(1 <= n <= 1024 for n in s)
+    )
+    """Of that window."""
+    image_pooling_gate: Literal["none", "sigmoid", "hard_sigmoid"] = "none"
+    """With which function the pooled features multiply the ASPP's output; none: a branch of it."""
     decoder_strides: tuple[int, ...] = (4,)
     """Strides of the low-level features, one decoder stage each, largest first."""
     decoder_low_level_channels: int = channels_field(48)
@@ -104,6 +141,12 @@ class ModelConfig:
         3, "an odd number up to 31", lambda k: 1 <= k <= 31 and k % 2 == 1
     )
     decoder_separable: bool = True
+    decoder_merge: Literal["concat", "sum"] = "concat"
+    """sum: low-level features as wide as the decoder are added to one convolution's output."""
+    decoder_logits: bool = False
+    """The decoder's output is the logits: convolutions without BatchNorm and activation."""
+    logits_kernel: int = limited(1, "an odd number up to 7", lambda k: k in (1, 3, 5, 7))
+    """Of aspp_form = deeplabv2."""
     head_init: Literal["official", "he"] = "official"
     """How ASPP, decoder and any head's logits start: official deviations, or He's, by fan-in.
 
@@ -140,12 +183,16 @@ class ModelConfig:
         remat_ok = self.remat != "middle_flow" or self.backbone.startswith("xception")
         require(remat_ok, "model.remat", self.remat, "only Xception has one: convolutions, units")
         self._check_backbone()
+        self._check_aspp()
         if self.head == "deeplabv3plus":
             s = self.decoder_strides
             ordered = len(s) > 0 and all(a > b for a, b in pairwise(s))
             fits = all(x in (4, 8, 16) and x <= self.output_stride for x in s)
             allowed = "4, 8, 16, largest first, none above output_stride"
             require(ordered and fits, "model.decoder_strides", s, allowed)
+            ok = self.decoder_convs > 0 or not self.decoder_logits
+            allowed = "1 or more, as the last makes the logits (model.decoder_logits)"
+            require(ok, "model.decoder_convs", self.decoder_convs, allowed)
 
     def _check_backbone(self) -> None:
         """What only some backbones have."""
@@ -154,14 +201,30 @@ class ModelConfig:
                 value = getattr(self, name)
                 allowed = f"for mobilenet_v2 alone; or {none}"
                 require(value == none, f"model.{name}", value, allowed)
-        if self.backbone in ("mobilenet_v2", "unet"):
+        if self.backbone.startswith(("mobilenet", "unet")):
             allowed = f"{self.backbone} has none: leave (1, 1, 1)"
             require(self.multi_grid == (1, 1, 1), "model.multi_grid", self.multi_grid, allowed)
+        if self.backbone.startswith("resnet_v1_18"):
+            allowed = f"the last block of {self.backbone} has two units: the third must be 1"
+            require(self.multi_grid[2] == 1, "model.multi_grid", self.multi_grid, allowed)
         if self.backbone == "unet":
             allowed = "model.backbone = unet is U-Net's own encoder: unet"
             require(self.head == "unet", "model.head", self.head, allowed)
             allowed = "model.backbone = unet has no atrous convolution: 16"
             require(self.output_stride == 16, "model.output_stride", self.output_stride, allowed)
+
+    def _check_aspp(self) -> None:
+        """What only some forms of the ASPP allow."""
+        if self.dense_prediction_cell:
+            ok, allowed = self.output_stride <= 16, "a dense prediction cell wants 8 or 16"
+            require(ok, "model.output_stride", self.output_stride, allowed)
+        if not self.sums_logits:
+            allowed = "1; others for model.aspp_form = deeplabv2 with model.atrous_rates alone"
+            require(self.logits_kernel == 1, "model.logits_kernel", self.logits_kernel, allowed)
+        gated = self.image_pooling and self.image_pooling_gate != "none"
+        if gated and self.aspp_form == "concat" and not self.dense_prediction_cell:
+            allowed = "(): a gate fits one branch, unless model.aspp_form is projection"
+            require(self.rates == (), "model.atrous_rates", self.rates, allowed)
 
     @property
     def classes(self) -> int:
@@ -172,6 +235,11 @@ class ModelConfig:
     def image_channels(self) -> int:
         """How many channels an image has, the default filled in."""
         return 3 if self.channels is None else self.channels
+
+    @property
+    def sums_logits(self) -> bool:
+        """Whether the logits are DeepLab v2's sum over rates."""
+        return self.aspp_form == "deeplabv2" and len(self.rates) > 0
 
     @property
     def rates(self) -> tuple[int, ...]:

@@ -10,9 +10,11 @@ from jax import Array
 
 from deeplab_jax.config import ModelConfig
 from deeplab_jax.models import resnet
-from deeplab_jax.models.heads import ASPP, Decoder, Logits, PyramidPooling
-from deeplab_jax.models.layers import layer_options
+from deeplab_jax.models.dpc import DensePredictionCell
+from deeplab_jax.models.heads import ASPP, Decoder, PyramidPooling, class_layers, logits_layer
+from deeplab_jax.models.layers import BiasConv, hard_swish, layer_options, relu
 from deeplab_jax.models.mobilenet import MobileNetV2
+from deeplab_jax.models.mobilenet_v3 import LAYOUTS, MobileNetV3
 from deeplab_jax.models.unet import ContractingPath, ExpandingPath
 from deeplab_jax.models.xception import Xception
 from deeplab_jax.ops.partition import split_rows
@@ -24,7 +26,9 @@ MEAN_RGB = (123.15, 115.90, 103.06)  # of ImageNet, official `core/feature_extra
 ENCODERS = {
     "xception": Xception,
     "resnet": resnet.ResNet,
-    "mobilenet": MobileNetV2,
+    "mobilenet_v2": MobileNetV2,
+    "mobilenet_v3": MobileNetV3,
+    "mobilenet_edgetpu": MobileNetV3,
     "unet": ContractingPath,
 }
 CLASSIFIER_DROPOUT = {"mobilenet": 0.2, "xception": 0.5, "resnet": 0.0}  # slim's defaults
@@ -55,10 +59,14 @@ class Network(nn.Module):
         norm_train = train and not freeze_batch_norm
         options, deeplab = layer_options(c, kind), layer_options(c, "deeplab")
         x = normalise(split_rows(image), c.backbone).astype(options.dtype)
-        encoder = ENCODERS[kind](c, options, name="backbone")
-        x, low_levels = encoder(x, train=norm_train and not freeze_backbone)
+        encoder = next(e for name, e in ENCODERS.items() if c.backbone.startswith(name))
+        backbone = encoder(c, options, name="backbone")
+        x, low_levels = backbone(x, train=norm_train and not freeze_backbone)
         if c.head == "classifier":
             x = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32)
+            if (layout := LAYOUTS.get(c.backbone)) and layout.hidden:
+                act = hard_swish if layout.h_swish else relu
+                x = BiasConv(layout.hidden, activation=act, options=options, name="hidden")(x)
             x = nn.Dropout(CLASSIFIER_DROPOUT[kind], deterministic=not train)(x)
         elif c.head == "pspnet":
             pyramid = PyramidPooling(layer_options(c, "pspnet"), name="pyramid_pooling")
@@ -67,12 +75,18 @@ class Network(nn.Module):
             path = ExpandingPath(c, layer_options(c, "unet"), name="expanding_path")
             x = path(x, low_levels, train=norm_train)
         else:
-            x = ASPP(c, deeplab, name="aspp")(x, train=norm_train, dropout=train)
+            if c.dense_prediction_cell and c.aspp_form != "deeplabv2":
+                cell = DensePredictionCell(c, deeplab, name="meta_architecture")
+                x = cell(x, train=norm_train, dropout=train)
+            elif c.aspp_form != "deeplabv2":
+                x = ASPP(c, deeplab, name="aspp")(x, train=norm_train, dropout=train)
             for i, stride in enumerate(c.decoder_strides if c.head == "deeplabv3plus" else ()):
                 size = scale_size(height_width(image), stride)
                 stage = Decoder(c, deeplab, name=f"decoder{i}")
                 x = stage(x, low_levels[stride], size, train=norm_train)
-        return Logits(c.classes, deeplab.inits, name="logits")(x)
+        if "logits" not in class_layers(c):  # the decoder made them
+            return x
+        return logits_layer(c, deeplab)(x)
 
 
 def family(backbone: str) -> str:

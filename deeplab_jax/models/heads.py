@@ -2,6 +2,8 @@
 pyramid, and every network's logits.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import flax.linen as nn
@@ -9,30 +11,20 @@ import jax.numpy as jnp
 from jax import Array
 
 from deeplab_jax.config import ModelConfig
-from deeplab_jax.models.layers import ConvBN, KernelInits, LayerOptions, relu
+from deeplab_jax.models.layers import (
+    BiasConv,
+    ConvBN,
+    Gate,
+    LayerOptions,
+    SeparableConv,
+    hard_sigmoid,
+    relu,
+    relu6,
+)
 from deeplab_jax.ops.pool import adaptive_average_pool, average_pool
 from deeplab_jax.ops.resize import Size, height_width, resize_bilinear, scale_size
 
 BINS = (1, 2, 3, 6)  # of PSPNet's grids
-
-
-class SeparableConv(nn.Module):
-    """Depthwise k x k and pointwise convolution, each with BatchNorm and ReLU.
-
-    The official checkpoints name them `{name}_depthwise` and `{name}_pointwise`.
-    """
-
-    features: int
-    kernel: int
-    rate: int
-    options: LayerOptions
-
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        layer = partial(ConvBN, activation=relu, options=self.options)
-        x = layer(None, self.kernel, rate=self.rate, name="depthwise")(x, train=train)
-        init = self.options.inits.pointwise
-        return layer(self.features, kernel_init=init, name="pointwise")(x, train=train)
 
 
 def conv_block(
@@ -41,19 +33,26 @@ def conv_block(
     rate: int = 1,
     *,
     separable: bool,
+    activation: Callable[[Array], Array],
     options: LayerOptions,
     name: str,
 ) -> nn.Module:
-    """A k x k convolution with BatchNorm and ReLU, separable or plain."""
+    """A k x k convolution with BatchNorm and activation, separable or plain."""
     if separable and kernel > 1:
-        return SeparableConv(features, kernel, rate, options, name=name)
-    return ConvBN(features, kernel, 1, rate, relu, options, name=name)
+        return SeparableConv(features, kernel, rate, activation, options, name=name)
+    return ConvBN(features, kernel, 1, rate, activation, options, name=name)
+
+
+def activation_of(config: ModelConfig) -> Callable[[Array], Array]:
+    """The activation of ASPP and decoder."""
+    return relu6 if config.activation == "relu6" else relu
 
 
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling: features [b, h, w, c] -> [b, h, w, channels].
 
     Branches in the order of the official concat: the pooled image, 1x1, one 3x3 for each rate.
+    The pooled image may be a gate on the output instead.
     """
 
     config: ModelConfig
@@ -61,21 +60,36 @@ class ASPP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool, dropout: bool) -> Array:
-        c, size = self.config, height_width(x)
+        c, size, branches = self.config, height_width(x), list[Array]()
         block = partial(
-            conv_block, c.aspp_channels, separable=c.aspp_separable, options=self.options
+            conv_block,
+            c.aspp_channels,
+            separable=c.aspp_separable,
+            activation=activation_of(c),
+            options=self.options,
         )
-        branches = []
+        gated = c.image_pooling and c.image_pooling_gate != "none"
         if c.image_pooling:
             crop = c.image_pooling_crop_size
             window = scale_size(crop, c.output_stride) if crop else size
-            pooled = average_pool(x, window).astype(x.dtype)
-            branches.append(resize_bilinear(block(name="image_pooling")(pooled, train=train), size))
+            pooled = average_pool(x, window, c.image_pooling_stride).astype(x.dtype)
+            if gated:
+                conv = BiasConv(c.aspp_channels, options=self.options, name="image_pooling")
+                gate = conv(pooled)
+            else:  # never bounded
+                level = block(activation=relu, name="image_pooling")(pooled, train=train)
+                branches.append(resize_bilinear(level, size))
         branches.append(block(name="aspp0")(x, train=train))
         for i, rate in enumerate(c.rates, start=1):
             branches.append(block(3, rate, name=f"aspp{i}")(x, train=train))
-        x = block(name="concat_projection")(jnp.concatenate(branches, axis=-1), train=train)
-        return nn.Dropout(0.1, deterministic=not dropout)(x)
+        x = jnp.concatenate(branches, axis=-1)
+        if c.aspp_form == "projection":
+            x = block(name="concat_projection")(x, train=train)
+            x = nn.Dropout(0.1, deterministic=not dropout)(x)
+        if gated:
+            sigmoid = hard_sigmoid if c.image_pooling_gate == "hard_sigmoid" else nn.sigmoid
+            x = Gate(sigmoid, name="gate")(x, gate)
+        return x
 
 
 class Decoder(nn.Module):
@@ -83,6 +97,7 @@ class Decoder(nn.Module):
 
     The low-level map is reduced by a 1x1 convolution (48 channels in the paper), joined to the
     upsampled encoder features, and refined by a few 3x3 convolutions (two of 256 in the paper).
+    Or, with `decoder_merge` = sum, it is added to these features as one convolution has left them.
     """
 
     config: ModelConfig
@@ -91,13 +106,36 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, x: Array, low_level: Array, size: Size, *, train: bool) -> Array:
         c = self.config
-        block = partial(conv_block, separable=c.decoder_separable, options=self.options)
-        project = block(c.decoder_low_level_channels, name="feature_projection")
-        low_level = project(low_level, train=train)
-        x = jnp.concatenate([resize_bilinear(x, size), resize_bilinear(low_level, size)], axis=-1)
+        summed = c.decoder_merge == "sum"
+        channels = c.classes if c.decoder_logits else c.decoder_channels
+        projected = channels if summed else c.decoder_low_level_channels
+        low_level = self.layer(low_level, projected, 1, "feature_projection", train)
+        x, low_level = resize_bilinear(x, size), resize_bilinear(low_level, size)
+        if summed:
+            kernel = 1 if c.decoder_logits else c.decoder_kernel
+            return self.layer(x, channels, kernel, "conv0", train) + low_level
+        x = jnp.concatenate([x, low_level], axis=-1)
         for i in range(c.decoder_convs):
-            x = block(c.decoder_channels, c.decoder_kernel, name=f"conv{i}")(x, train=train)
+            x = self.layer(x, channels, c.decoder_kernel, f"conv{i}", train)
         return x
+
+    @nn.nowrap
+    def layer(self, x: Array, features: int, kernel: int, name: str, train: bool) -> Array:
+        """A convolution with BatchNorm and activation; with neither where logits are made."""
+        c = self.config
+        if c.decoder_logits:
+            options = replace(self.options, dtype=jnp.float32)
+            return BiasConv(features, kernel, options=options, name=name)(x)
+        block = conv_block(
+            features,
+            kernel,
+            separable=c.decoder_separable,
+            activation=activation_of(c),
+            options=self.options,
+            name=name,
+        )
+        y: Array = block(x, train=train)
+        return y
 
 
 class PyramidPooling(nn.Module):
@@ -121,14 +159,32 @@ class PyramidPooling(nn.Module):
         return nn.Dropout(0.1, deterministic=not dropout)(merged)
 
 
-class Logits(nn.Module):
-    """The last 1x1 convolution, with a bias and without BatchNorm, computed in float32."""
+def class_layers(config: ModelConfig) -> tuple[str, ...]:
+    """The modules whose shapes follow from the number of classes."""
+    if config.head == "deeplabv3plus" and config.decoder_logits:
+        return tuple(f"decoder{i}" for i in range(len(config.decoder_strides)))
+    return ("logits",)
 
-    num_classes: int
-    inits: KernelInits
+
+def logits_layer(config: ModelConfig, options: LayerOptions) -> nn.Module:
+    """The last convolution, with a bias and without BatchNorm, computed in float32."""
+    options = replace(options, dtype=jnp.float32)
+    conv = partial(BiasConv, config.classes, options=options, kernel_init=options.inits.logits)
+    if config.head in ("deeplabv3", "deeplabv3plus") and config.sums_logits:
+        return SummedLogits(config, conv, name="logits")
+    return conv(name="logits")
+
+
+class SummedLogits(nn.Module):
+    """The ASPP of DeepLab v2 (arXiv 1606.00915): the sum of one classifier for each rate."""
+
+    config: ModelConfig
+    conv: Callable[..., nn.Module]
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", self.inits.logits, (1, 1, x.shape[-1], self.num_classes))
-        bias = self.param("bias", nn.initializers.zeros, (self.num_classes,))
-        return x.astype(jnp.float32) @ kernel[0, 0] + bias
+        c, maps = self.config, list[Array]()
+        for i, rate in enumerate(c.rates):
+            name = "semantic" + (f"_{i}" if i else "")
+            maps.append(self.conv(kernel=c.logits_kernel, rate=rate, name=name)(x))
+        return sum(maps[1:], start=maps[0])

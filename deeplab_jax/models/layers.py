@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,10 +13,10 @@ from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 
 from deeplab_jax.config import ModelConfig
-from deeplab_jax.ops.conv import conv, spatial_pads
+from deeplab_jax.ops.conv import Pads, Pair, both, conv, spatial_pads
 from deeplab_jax.ops.dispatch import depthwise_conv, pointwise_conv
 from deeplab_jax.ops.norm import batch_norm, moments
-from deeplab_jax.ops.resize import height_width
+from deeplab_jax.ops.resize import height_width, resize_bilinear
 
 relu = nn.relu
 
@@ -23,6 +24,16 @@ relu = nn.relu
 def relu6(x: Array) -> Array:
     """min(max(x, 0), 6)."""
     return jnp.clip(x, 0, 6)
+
+
+def hard_sigmoid(x: Array) -> Array:
+    """relu6(x + 3) / 6, where the official gates have 0.16667 (`core/utils.py: q_sigmoid`)."""
+    return relu6(x + 3) * 0.16667
+
+
+def hard_swish(x: Array) -> Array:
+    """x relu6(x + 3) / 6 (arXiv 1905.02244, section 5.2)."""
+    return x * relu6(x + 3) * (1 / 6)
 
 
 class KernelInits(NamedTuple):
@@ -121,9 +132,9 @@ class ConvBN(nn.Module):
     """
 
     features: int | None
-    kernel: int = 1
+    kernel: Pair = 1
     stride: int = 1
-    rate: int = 1
+    rate: Pair = 1
     activation: Callable[[Array], Array] | None = None
     options: LayerOptions = LayerOptions()
     kernel_init: Initializer | None = None
@@ -131,8 +142,8 @@ class ConvBN(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        k, c, options = self.kernel, x.shape[-1], self.options
-        shape = (k, k, 1, c) if self.features is None else (k, k, c, self.features)
+        k, c, options = both(self.kernel), x.shape[-1], self.options
+        shape = (*k, 1, c) if self.features is None else (*k, c, self.features)
         init = options.inits.depthwise if self.features is None else options.inits.plain
         kernel = self.param("kernel", self.kernel_init or init, shape)
         norm = BatchNorm(self.features or c, options.decay, options.epsilon, name="norm")
@@ -149,7 +160,7 @@ class ConvBN(nn.Module):
     @nn.nowrap
     def convolve(self, x: Array, kernel: Array) -> Array:
         x = x.astype(self.options.dtype)
-        if self.features is not None and self.kernel == 1:
+        if self.features is not None and both(self.kernel) == (1, 1):
             return pointwise_conv(x, kernel.astype(x.dtype), self.stride)
         pads = self.pads(height_width(x))
         if self.features is None:
@@ -157,9 +168,70 @@ class ConvBN(nn.Module):
         return conv(x, kernel, self.stride, self.rate, pads)
 
     @nn.nowrap
-    def pads(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    def pads(self, size: tuple[int, int]) -> Pads:
         """Zero padding of an input of this size."""
         return spatial_pads(size, self.kernel, self.stride, self.rate, self.options.tf_same)
+
+
+class SeparableConv(nn.Module):
+    """Depthwise k x k and pointwise convolution, each with BatchNorm and activation.
+
+    The official checkpoints name them `{name}_depthwise` and `{name}_pointwise`.
+    """
+
+    features: int
+    kernel: Pair
+    rate: Pair
+    activation: Callable[[Array], Array]
+    options: LayerOptions
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        layer = partial(ConvBN, activation=self.activation, options=self.options)
+        x = layer(None, self.kernel, rate=self.rate, name="depthwise")(x, train=train)
+        init = self.options.inits.pointwise
+        return layer(self.features, kernel_init=init, name="pointwise")(x, train=train)
+
+
+class BiasConv(nn.Module):
+    """Convolution with a bias and without BatchNorm: gates, and what gives logits."""
+
+    features: int
+    kernel: int = 1
+    rate: int = 1
+    activation: Callable[[Array], Array] | None = None
+    options: LayerOptions = LayerOptions()
+    kernel_init: Initializer | None = None
+    """None: the options' for a plain kernel."""
+
+    stride = 1
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init or self.options.inits.plain, shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x = x.astype(self.options.dtype)
+        kernel, bias = kernel.astype(x.dtype), bias.astype(x.dtype)
+        if self.kernel == 1:
+            x = x @ kernel[0, 0] + bias
+        else:
+            x = conv(x, kernel, 1, self.rate, self.pads(height_width(x))) + bias
+        return self.activation(x) if self.activation is not None else x
+
+    @nn.nowrap
+    def pads(self, size: tuple[int, int]) -> Pads:
+        """Zero padding of an input of this size."""
+        return spatial_pads(size, self.kernel, 1, self.rate, tf_same=False)
+
+
+class Gate(nn.Module):
+    """x [b, h, w, c] times a map between 0 and 1, the sigmoid of `gate` [b, h', w', c] resized."""
+
+    sigmoid: Callable[[Array], Array] = hard_sigmoid
+
+    def __call__(self, x: Array, gate: Array) -> Array:
+        return x * resize_bilinear(self.sigmoid(gate), height_width(x))
 
 
 def scale_channels(channels: int, width: float) -> int:

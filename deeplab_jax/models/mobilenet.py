@@ -7,6 +7,7 @@ from jax import Array
 
 from deeplab_jax.config import ModelConfig
 from deeplab_jax.models.atrous import atrous_plan
+from deeplab_jax.models.inverted_residual import InvertedResidual, make_divisible
 from deeplab_jax.models.layers import ConvBN, LayerOptions, apply_unit, relu6
 
 # (expansion, channels, stride) of expanded_conv, expanded_conv_1, ... expanded_conv_16
@@ -16,36 +17,6 @@ UNITS = (
     *((6, 160, 2), (6, 160, 1), (6, 160, 1), (6, 320, 1)),
 )
 LAST_CONV = "Conv_1"  # to 1280 channels, under ImageNet's classifier
-
-
-def make_divisible(channels: float, divisor: int) -> int:
-    """Nearest positive multiple of `divisor`, never below 90 % (slim `_make_divisible`)."""
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
-
-
-class InvertedResidual(nn.Module):
-    """Expand by 1x1, depthwise 3x3, project by 1x1; the sum where shapes allow.
-
-    Returns the output and the depthwise output: a low-level feature for the decoder.
-    """
-
-    expansion: int
-    features: int
-    stride: int
-    rate: int
-    options: LayerOptions
-
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> tuple[Array, Array]:
-        y, layer = x, partial(ConvBN, options=self.options)
-        if self.expansion > 1:
-            inner = make_divisible(self.expansion * x.shape[-1], 8)
-            y = layer(inner, activation=relu6, name="expand")(y, train=train)
-        depthwise = layer(None, 3, self.stride, self.rate, relu6, name="depthwise")(y, train=train)
-        y = layer(self.features, name="project")(depthwise, train=train)
-        residual = self.stride == 1 and x.shape[-1] == self.features
-        return (x + y if residual else y), depthwise
 
 
 class MobileNetV2(nn.Module):
@@ -71,7 +42,7 @@ class MobileNetV2(nn.Module):
         for i, ((expansion, channels, _), step) in enumerate(zip(UNITS, plan, strict=True)):
             name, features = "expanded_conv" + (f"_{i}" if i else ""), wide(channels * c.width)
             unit = InvertedResidual(
-                expansion, features, step.stride, step.rate, self.options, name=name
+                expansion, features, step.stride, step.rate, relu6, self.options, name=name
             )
             x, low_level = apply_unit(unit, x, train=train, remat=c.remat)
             # layer_2, layer_4, layer_7, layer_14, the last three as in `networks_to_feature_maps`

@@ -17,10 +17,10 @@ from jax import Array
 
 from deeplab_jax.config import ModelConfig, require
 from deeplab_jax.models.build import abstract_variables, build_model
-from deeplab_jax.models.heads import Logits
-from deeplab_jax.models.layers import ConvBN
+from deeplab_jax.models.layers import BiasConv, ConvBN
 from deeplab_jax.models.receptive_field import View, receptive_fields
 from deeplab_jax.models.unet import UpConv
+from deeplab_jax.ops.conv import both
 from deeplab_jax.ops.resize import Size, height_width
 
 SMALLEST = 17  # as for data.crop_size
@@ -33,7 +33,8 @@ class Convolution(NamedTuple):
     """Names of its modules: ("backbone", "entry_flow_block1_unit_1", "shortcut")."""
     kernel: tuple[int, ...]
     """What makes one output pixel: [kh, kw, in, out], depthwise [kh, kw, 1, c]."""
-    rate: int
+    rate: Size
+    """Of rows and of columns."""
     size: Size
     parameters: int
     statistics: int
@@ -48,7 +49,8 @@ class Convolution(NamedTuple):
 
         TensorFlow ran an atrous convolution as rate^2 dense ones (SpaceToBatch).
         """
-        return prod(self.kernel) * prod(-(-n // self.rate) * self.rate for n in self.size)
+        padded = (-(-n // rate) * rate for n, rate in zip(self.size, self.rate, strict=True))
+        return prod(self.kernel) * prod(padded)
 
 
 class Row(NamedTuple):
@@ -102,7 +104,7 @@ def row(section: str, name: str, group: Sequence[tuple[Convolution, View]]) -> R
         size=convolutions[-1].size,
         channels=convolutions[-1].kernel[-1],
         stride=views[-1].stride,
-        rate=max(c.rate for c in convolutions),
+        rate=max(max(c.rate) for c in convolutions),
         receptive_field=None if None in fields else max(fields),
         parameters=sum(c.parameters for c in convolutions),
         statistics=sum(c.statistics for c in convolutions),
@@ -123,12 +125,12 @@ def trace(config: ModelConfig, size: Size) -> list[Convolution]:
 
     def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         y, module = call(*args, **kwargs), context.module
-        if isinstance(module, ConvBN | UpConv | Logits) and context.method_name == "__call__":
+        if isinstance(module, ConvBN | BiasConv | UpConv) and context.method_name == "__call__":
             params = module.variables["params"]
             statistics = module.variables.get("batch_stats", {})
-            kernel, rate = params["kernel"].shape, 1
-            if isinstance(module, ConvBN):
-                rate = module.rate
+            kernel, rate = params["kernel"].shape, (1, 1)
+            if not isinstance(module, UpConv):
+                rate = both(module.rate)
             else:  # an up-convolution makes each pixel by one of its four matrices
                 kernel = (1, 1, *kernel[-2:])
             sizes = (count_elements(params), count_elements(statistics))

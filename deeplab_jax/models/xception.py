@@ -5,6 +5,7 @@ every depthwise convolution. What the released networks do differently from the 
 ReLU between depthwise and pointwise except in `exit_flow_block2`, and none after a residual sum.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -21,6 +22,7 @@ from deeplab_jax.models.layers import (
     apply_unit,
     recompute_policy,
     relu,
+    relu6,
     scale_channels,
 )
 
@@ -60,22 +62,33 @@ class XceptionUnit(nn.Module):
     stride: int
     rates: tuple[int, ...]
     skip: Literal["conv", "sum", "none"]
+    bounded: bool
     options: LayerOptions
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> tuple[Array, Array]:
-        layer = partial(ConvBN, options=self.options)
-        activation = relu if self.skip == "none" else None  # exit_flow_block2 only
+        # Bounded ones are padded as TensorFlow does it.
+        layer = partial(ConvBN, options=replace(self.options, tf_same=self.bounded))
+        act, clip = (relu6, clip6) if self.bounded else (relu, None)
+        inside = self.skip == "none"  # exit_flow_block2 only
+        activation = act if inside else clip
         y, low_level = x, x
         for i, (depth, rate) in enumerate(zip(self.depths, self.rates, strict=True), start=1):
             stride, name = self.stride if i == 3 else 1, f"separable_conv{i}"
-            y = y if activation else relu(y)
+            y = y if inside else act(y)
             y = layer(None, 3, stride, rate, activation, name=f"{name}_depthwise")(y, train=train)
             y = layer(depth, activation=activation, name=f"{name}_pointwise")(y, train=train)
             low_level = y if i == 2 else low_level
+        if inside:
+            return y, low_level
         if self.skip == "conv":
             x = layer(self.depths[-1], 1, self.stride, name="shortcut")(x, train=train)
-        return (y if self.skip == "none" else y + x), low_level
+        return (relu6(y + clip6(x)) if self.bounded else y + x), low_level
+
+
+def clip6(x: Array) -> Array:
+    """What bounded networks have where others have no activation: -6 to 6."""
+    return jnp.clip(x, -6, 6)
 
 
 class Xception(nn.Module):
@@ -86,7 +99,8 @@ class Xception(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> tuple[Array, dict[int, Array]]:
-        c, layer = self.config, partial(ConvBN, activation=relu, options=self.options)
+        c, bounded = self.config, self.config.activation == "relu6"
+        layer = partial(ConvBN, activation=relu6 if bounded else relu, options=self.options)
         x = layer(scale_channels(32, c.width), 3, 2, name="entry_flow_conv1_1")(x, train=train)
         x = layer(scale_channels(64, c.width), 3, name="entry_flow_conv1_2")(x, train=train)
         low_levels: dict[int, Array] = {}
@@ -104,7 +118,8 @@ class Xception(nn.Module):
             depths = tuple(scale_channels(d, c.width) for d in block.depths)
             grid = c.multi_grid if block.skip == "none" else (1, 1, 1)
             rates = tuple(step.rate * g for g in grid)
-            unit = partial(XceptionUnit, depths, step.stride, rates, block.skip, self.options)
+            kind = (block.skip, bounded, self.options)
+            unit = partial(XceptionUnit, depths, step.stride, rates, *kind)
             if block.units > 1 and not one_by_one:
                 if number == 1:
                     x = self.scan_units(unit(parent=None), block, x, train)

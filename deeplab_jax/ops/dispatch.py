@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from deeplab_jax.ops.conv import Pads, conv
+from deeplab_jax.ops.conv import Pads, Pair, conv
 from deeplab_jax.ops.cpu import pointwise_product, shifted_conv
 
 Form = Callable[..., Array]
 
 
-def depthwise_conv(x: Array, kernel: Array, stride: int, rate: int, pads: Pads) -> Array:
+def depthwise_conv(x: Array, kernel: Array, stride: int, rate: Pair, pads: Pads) -> Array:
     """Each channel of x [b, h, w, c] convolved by its own filter: kernel [kh, kw, 1, c]."""
     return choose_form(
         x,

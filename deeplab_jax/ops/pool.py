@@ -12,13 +12,13 @@ def max_pool(x: Array, window: int, stride: int) -> Array:
     return lax.reduce_window(x, -jnp.inf, lax.max, sizes, strides, "SAME")
 
 
-def average_pool(x: Array, window: tuple[int, int]) -> Array:
-    """Mean over every whole window (VALID, stride 1), in float32; a larger window is cut to x."""
+def average_pool(x: Array, window: tuple[int, int], stride: tuple[int, int] = (1, 1)) -> Array:
+    """Mean over every whole window (VALID), in float32; a larger window is cut to x."""
     x = x.astype(jnp.float32)
     h, w = min(window[0], x.shape[1]), min(window[1], x.shape[2])
     if (h, w) == x.shape[1:3]:
         return jnp.mean(x, axis=(1, 2), keepdims=True)
-    return lax.reduce_window(x, 0.0, lax.add, (1, h, w, 1), (1, 1, 1, 1), "VALID") / (h * w)
+    return lax.reduce_window(x, 0.0, lax.add, (1, h, w, 1), (1, *stride, 1), "VALID") / (h * w)
 
 
 def adaptive_average_pool(x: Array, bins: int) -> Array:

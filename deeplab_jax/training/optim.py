@@ -63,9 +63,10 @@ def is_decayed(path: Path, _: Array) -> bool:
 
 def gradient_multiplier(path: Path, _: Array, *, new_layers: float, freeze_backbone: bool) -> float:
     """Factor on a parameter's gradient and decay (official `get_model_gradient_multipliers`)."""
+    # A bias that is not BatchNorm's; U-Net is no official network.
+    bias = 2.0 if path[-1] == "bias" and path[-2] != "norm" and path[0] != "expanding_path" else 1.0
     if path[0] == "backbone":
-        return 0.0 if freeze_backbone else 1.0
-    bias = 2.0 if path == ("logits", "bias") else 1.0
+        return 0.0 if freeze_backbone else bias
     return new_layers * bias
 
 

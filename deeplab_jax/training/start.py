@@ -20,6 +20,7 @@ from deeplab_jax.data.source import Source
 from deeplab_jax.errors import UserError
 from deeplab_jax.models import build_model, mean_pixel
 from deeplab_jax.models.build import init_variables
+from deeplab_jax.models.heads import class_layers
 from deeplab_jax.models.mobilenet import LAST_CONV
 from deeplab_jax.weights.batch_norm import reestimate_batch_norm
 from deeplab_jax.weights.channels import adapt_channels
@@ -77,7 +78,8 @@ def overlay(
     asked = config.train.pretrained_logits
     with_logits = same_kind and (not other if asked is None else asked)
     taken = [m for m in variables["params"] if m in theirs["params"]]
-    taken = [m for m in taken if with_logits or m != "logits"]
+    last = {*class_layers(config.model), *class_layers(pretrained.model)}
+    taken = [m for m in taken if with_logits or m not in last]
     out = {collection: dict(modules) for collection, modules in variables.items()}
     for collection, modules in out.items():
         for name in [name for name in taken if name in modules]:
@@ -91,7 +93,7 @@ def overlay(
     print(f"from {origin}: {', '.join(taken)}{note}", file=sys.stderr)
     if adapted:
         print(f"from {origin}: {adapted}", file=sys.stderr)
-    if other and same_kind and "logits" in theirs["params"]:
+    if other and same_kind and last & set(theirs["params"]):
         told = f"the last layer of {origin} was trained for other classes than the data's ({other})"
         what = "it starts afresh; --pretrained_logits=True takes it where only names differ"
         if with_logits:

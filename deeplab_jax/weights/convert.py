@@ -14,6 +14,7 @@ from deeplab_jax.data.datasets import voc
 from deeplab_jax.data.tables import read_table
 from deeplab_jax.errors import UserError
 from deeplab_jax.models.build import init_variables
+from deeplab_jax.models.heads import class_layers
 from deeplab_jax.weights.detect import check_told, detect_network
 from deeplab_jax.weights.files import Weights, save_weights
 from deeplab_jax.weights.readers import read_arrays
@@ -22,6 +23,7 @@ from deeplab_jax.weights.tf_names import tf_slots, unfold_batch_norm
 from deeplab_jax.weights.timm import check_network, timm_slots
 
 OWN_NAMES = ("pspnet", "unet")  # heads without official checkpoints
+NOT_DETECTED = ("mobilenet_v3", "mobilenet_edgetpu", "resnet_v1_18")
 
 
 def convert_file(
@@ -61,12 +63,14 @@ def find_network(
 ) -> ModelConfig:
     """The network of arrays with the settings that were asked for.
 
-    Of timm's names, and of networks without official names, these alone say it.
+    Of timm's names, of networks without official names, and of those that are not yet read off a
+    file (cells, MobileNetV3, EdgeTPU, ResNet-18), these alone say it.
 
     Raises:
       UserError: a setting contradicts the arrays, or they are of no known network.
     """
-    if timm or asked.get("head") in OWN_NAMES:
+    unread = str(asked.get("backbone", "")).startswith(NOT_DETECTED)
+    if timm or unread or asked.get("head") in OWN_NAMES or asked.get("dense_prediction_cell"):
         return ModelConfig(**asked)
     found = detect_network({name: array.shape for name, array in arrays.items()}, source)
     check_told(asked, found, source)
@@ -118,7 +122,8 @@ def convert_variables(
         slots = tf_slots(model)
         arrays = unfold_batch_norm(arrays, slots, model)
     fresh_logits = fresh_logits and not backbone_only
-    skip = {"logits"} if fresh_logits else set()
+    last = class_layers(model)
+    skip = set(last) if fresh_logits else set()
     if backbone_only:
         skip = {path[1] for path in slots} - {"backbone"}
     variables = fill(arrays, slots, model, skip=skip)
@@ -127,8 +132,8 @@ def convert_variables(
     lines = [f"{len(taken)} arrays matched; {len(left)} arrays of the file were left out"]
     lines += shorten(left)
     if fresh_logits:
-        init = jax.jit(lambda key: init_variables(model, key)["params"]["logits"])
-        variables["params"]["logits"] = init(jax.random.key(0))
+        init = jax.jit(lambda key: {m: init_variables(model, key)["params"][m] for m in last})
+        variables["params"] |= init(jax.random.key(0))
         lines += ["the last layer starts afresh"]
     return variables, "\n".join(lines)
 

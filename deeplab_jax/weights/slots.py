@@ -11,6 +11,7 @@ from flax.traverse_util import unflatten_dict
 
 from deeplab_jax.config import ModelConfig
 from deeplab_jax.errors import UserError
+from deeplab_jax.models.heads import class_layers
 
 Path = tuple[str, ...]  # ("params" | "batch_stats", module, ..., leaf)
 Shape = tuple[int, ...]
@@ -88,7 +89,8 @@ def check_fit(
     lines = [f"{where}: the arrays do not fit {config.backbone} with head {config.head}:"]
     for kind, names in (("missing or of another shape", misfits), ("without a place", unused)):
         lines += [f"  {kind} ({len(names)}):", *shorten(names)] if names else []
-    raise UserError("\n".join([*lines, f"  {advice or advise({path[1] for path in wrong})}"]))
+    advice = advice or advise({path[1] for path in wrong}, config)
+    raise UserError("\n".join([*lines, f"  {advice}"]))
 
 
 def find_unused(shapes: Mapping[str, Shape], names: Collection[str]) -> list[str]:
@@ -103,9 +105,9 @@ def shorten(names: list[str]) -> list[str]:
     return [f"    {name}" for name in [*names[:SHOWN], *more]]
 
 
-def advise(modules: Collection[str]) -> str:
+def advise(modules: Collection[str], config: ModelConfig) -> str:
     """What to do when these top-level modules do not fit."""
-    if modules == {"logits"}:
+    if set(modules) <= set(class_layers(config)):
         return "Keep the file's classes by --model.num_classes, or start anew by --fresh-logits."
     if "backbone" in modules:
         return "Does the model's configuration (backbone, head, width) match the file?"

@@ -23,39 +23,54 @@ LEAVES = {
     "var": "BatchNorm/moving_variance",
 }
 UNITS = {"xception": "xception_module", "resnet": "bottleneck_v1"}  # what is in a unit's scope
+SCOPES = {  # of backbones; others' are their names, without ResNet's two forms
+    "mobilenet_v2": "MobilenetV2",
+    "mobilenet_v3": "MobilenetV3",
+    "mobilenet_edgetpu": "MobilenetEdgeTPU",
+}
 
 
 def tf_scope(modules: Path, config: ModelConfig) -> str:
     """TF scope of a module: ("backbone", "middle_flow_block1_unit_2", ...) -> "xception_65/..."."""
     first, *rest = modules
-    mobile = config.backbone == "mobilenet_v2"
-    # ResNet's two forms share their scope.
-    network = "MobilenetV2" if mobile else config.backbone.removesuffix("_beta")
+    mobile = [scope for name, scope in SCOPES.items() if config.backbone.startswith(name)]
+    network = mobile[0] if mobile else config.backbone.removesuffix("_beta")
     if first == "backbone":
         kind, unit = family(config.backbone), rest[0]
         if kind == "xception":
             unit = re.sub(r"_(block\d|conv1_\d)", r"/\1", unit, count=1)
         if kind in UNITS:
-            unit = re.sub(r"_(unit_\d+)$", rf"/\1/{UNITS[kind]}", unit)
+            lite = "lite_" if network == "resnet_v1_18" else ""
+            unit = re.sub(r"_(unit_\d+)$", rf"/\1/{lite}{UNITS[kind]}", unit)
         return "/".join((network, unit, *rest[1:]))
     if first == "aspp":
         return "_".join(rest)
     if first == "logits" and config.head == "classifier":
         return f"{network}/Logits/Conv2d_1c_1x1" if mobile else f"{network}/logits"
     if first == "logits":
-        return "logits/semantic"
+        return "/".join(("logits", *(rest or ["semantic"])))
+    if first == "hidden":
+        return f"{network}/Conv_2"
+    if first == "meta_architecture":
+        return f"{first}/{'_'.join(rest)}"
     if first.startswith("decoder"):
-        return decoder_scope(int(first.removeprefix("decoder")), rest)
+        return decoder_scope(int(first.removeprefix("decoder")), rest, config)
     return "/".join(modules)  # PSPNet and U-Net have no official checkpoints: our own names
 
 
-def decoder_scope(stage: int, modules: list[str]) -> str:
-    """Stage 0 has no suffix, later ones `_1`, `_2`; plain convolutions named as by slim.repeat."""
+def decoder_scope(stage: int, modules: list[str], config: ModelConfig) -> str:
+    """Stage 0 has no suffix, later ones `_1`, `_2`; plain convolutions named as by slim.repeat.
+
+    But where there is one, because a sum merges.
+    """
     suffix = f"_{stage}" if stage else ""
     name, *part = modules
     if name == "feature_projection":
         return f"decoder/feature_projection0{suffix}"
     index = int(name.removeprefix("conv"))
+    if config.decoder_merge == "sum":
+        kind = "split_sep_conv0" if part else "conv0"
+        return "_".join((f"decoder/decoder_{kind}{suffix}", *part))
     if part:
         return f"decoder/decoder_conv{index}{suffix}_{part[0]}"
     return f"decoder/decoder_conv0{suffix}/decoder_conv0{suffix}_{index + 1}"

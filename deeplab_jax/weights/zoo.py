@@ -6,13 +6,11 @@ Source: tensorflow/models, research/deeplab, g3doc/model_zoo.md and quantize.md;
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from deeplab_jax.config import ModelConfig
 from deeplab_jax.data.datasets import cityscapes, voc
-from deeplab_jax.errors import UserError
 from deeplab_jax.weights.detect import TOLD
 from deeplab_jax.weights.download import download
 from deeplab_jax.weights.official import official_config
@@ -20,7 +18,7 @@ from deeplab_jax.weights.official import official_config
 MODELS = "http://download.tensorflow.org/models/{}.tar.gz"
 MOBILENET_V2 = "https://storage.googleapis.com/mobilenet_v2/checkpoints/mobilenet_v2_1.0_224.tgz"
 MB = 2**20
-Flags = Mapping[str, Any]
+Flags = dict[str, Any]
 
 
 class Row(NamedTuple):
@@ -198,7 +196,10 @@ def fetch(name: str) -> Path:
     Raises:
       UserError: the file cannot be had, or is not what it should be.
     """
-    from deeplab_jax.weights.convert import convert_file  # which writes folders of weights
+    from deeplab_jax.weights.convert import (
+        NOT_DETECTED,
+        convert_file,
+    )  # which writes folders of weights
 
     row, home = ROWS[name], weights_folder()
     folder = home / name
@@ -206,10 +207,12 @@ def fetch(name: str) -> Path:
         return folder
     archive = download(row.url, home / "archives", round(1.5 * row.megabytes * MB) + 8 * MB)
     network, usual = vars(row.network), vars(ModelConfig())
-    untold = {k: v for k, v in network.items() if k not in TOLD and v != usual[k]}
+    settings = {k: v for k, v in network.items() if v != usual[k]}
+    if not (row.network.backbone.startswith(NOT_DETECTED) or row.network.dense_prediction_cell):
+        settings = {k: v for k, v in settings.items() if k not in TOLD}  # the file tells it
     staging = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=home))
     try:
-        convert_file(str(archive), staging, untold, row.task, backbone_only=row.backbone_only)
+        convert_file(str(archive), staging, settings, row.task, backbone_only=row.backbone_only)
         if not folder.exists():  # else another process was first
             os.replace(staging, folder)
     finally:

@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict
 from synthetic import random_variables
 
 from deeplab_jax import ModelConfig, build_model
+from deeplab_jax.config.cell import Branch
 from deeplab_jax.models.build import abstract_variables, init_variables
 from deeplab_jax.ops.resize import scale_dimension
 
@@ -196,3 +197,55 @@ def test_the_scanned_middle_flow_is_its_units_one_by_one(train: bool) -> None:
     # BatchNorm over so few pixels amplifies rounding.
     np.testing.assert_allclose(logits, want, atol=1e-3 * np.abs(want).max())
     chex.assert_trees_all_close(scanned["batch_stats"], one_by_one["batch_stats"], atol=1e-3)
+
+
+CELL = (
+    Branch(),
+    Branch(input=0, kernel=(3, 3), rate=(1, 2)),
+    Branch("pyramid_pooling", input=1, grid_size=(2, 2)),
+)
+GATED: dict[str, Any] = {
+    "aspp_form": "concat",
+    "atrous_rates": (),
+    "image_pooling_gate": "hard_sigmoid",
+    "decoder_merge": "sum",
+    "decoder_logits": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "fields"),
+    [
+        ("mobilenet_v3_large_seg", GATED),
+        ("mobilenet_v3_small_seg", {"decoder_merge": "sum"}),
+        ("mobilenet_v3_small", {"head": "classifier"}),
+        ("mobilenet_edgetpu", {"head": "deeplabv3", "atrous_rates": ()}),
+        ("resnet_v1_18_beta", {"dense_prediction_cell": CELL}),
+        ("resnet_v1_18", {"aspp_form": "deeplabv2", "logits_kernel": 3, "atrous_rates": (1, 2)}),
+        ("xception_41", {"activation": "relu6", "atrous_rates": (1,)}),
+    ],
+)
+def test_every_parameter_of_an_official_network_learns(
+    backbone: str, fields: dict[str, Any]
+) -> None:
+    config = dataclasses.replace(TINY_MODEL, backbone=backbone, **{"width": 0.05, **fields})
+    model, variables = build_model(config), random_variables(config)
+    image = np.random.default_rng(0).uniform(0, 255, (4, 49, 65, 3)).astype(np.float32)
+
+    @jax.jit
+    def gradient(params: Any) -> Any:
+        def loss(params: Any) -> jax.Array:
+            rngs, stats = {"dropout": jax.random.key(0)}, variables["batch_stats"]
+            logits, _ = model.apply(
+                {"params": params, "batch_stats": stats},
+                image,
+                train=True,
+                rngs=rngs,
+                mutable=["batch_stats"],
+            )
+            return -jax.nn.log_softmax(logits)[..., 1].mean()
+
+        return jax.grad(loss)(params)
+
+    for path, leaf in flatten_dict(gradient(variables["params"])).items():
+        assert np.isfinite(leaf).all() and np.any(np.asarray(leaf) != 0), path

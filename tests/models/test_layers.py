@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deeplab_jax.models.layers import BatchNorm, ConvBN
+from deeplab_jax.models.layers import BatchNorm, ConvBN, hard_sigmoid, hard_swish
 
 
 def test_batch_norm_normalises_in_training_and_uses_averages_otherwise() -> None:
@@ -25,3 +25,9 @@ def test_batch_norm_survives_one_pixel() -> None:
     variables = layer.init(jax.random.key(0), x, train=False)
     y, _ = layer.apply(variables, x, train=True, mutable=["batch_stats"])
     assert np.isfinite(y).all()
+
+
+def test_gates_have_the_official_factor_and_h_swish_has_a_sixth() -> None:
+    x = jnp.array([-4.0, 0.0, 1.5, 4.0])
+    np.testing.assert_allclose(hard_sigmoid(x), [0, 0.50001, 0.750015, 1.00002], rtol=1e-6)
+    np.testing.assert_allclose(hard_swish(x), [0, 0, 1.125, 4], rtol=1e-6)

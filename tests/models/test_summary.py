@@ -19,6 +19,7 @@ from deeplab_jax.models.summary import (
     trace,
 )
 from deeplab_jax.ops.resize import scale_dimension
+from deeplab_jax.weights import official_config
 
 XCEPTION = ModelConfig(backbone="xception_65", num_classes=21)
 PLAIN = dataclasses.replace(XCEPTION, aspp_separable=False, decoder_separable=False)
@@ -29,6 +30,11 @@ NETWORKS = [
     ModelConfig(backbone="resnet_v1_50_beta", head="unet", output_stride=8),
     ModelConfig(backbone="mobilenet_v2", head="classifier", num_classes=1001),
     ModelConfig(backbone="unet", head="unet", width=0.1, dtype="bfloat16"),
+    ModelConfig(backbone="resnet_v1_18_beta", multi_grid=(1, 2, 1), aspp_form="concat"),
+    ModelConfig(backbone="mobilenet_v3_small", head="classifier", output_stride=32),
+    ModelConfig(backbone="mobilenet_edgetpu", head="unet", output_stride=8),
+    ModelConfig(backbone="mobilenet_v3_small_seg", decoder_merge="sum", decoder_logits=True),
+    ModelConfig(backbone="mobilenet_v2", aspp_form="deeplabv2", logits_kernel=3),
     dataclasses.replace(TINY_MODEL, decoder_strides=(8, 4), image_pooling_crop_size=(33, 33)),
 ]
 
@@ -65,6 +71,91 @@ def test_resnet_101_with_multi_grid_has_the_paper_s_multiply_adds() -> None:
         config = dataclasses.replace(base, output_stride=output_stride)
         counted = sum(c.padded_multiply_adds for c in trace(config, (513, 513))) / 1e9
         assert 0 < paper - counted < 0.005 * paper
+
+
+DPC = [  # the top-1 cell of official `dense_prediction_cell_branch5_top1_cityscapes.json`
+    *({"kernel": 3, "rate": [1, 6], "input": -1}, {"kernel": 3, "rate": [18, 15], "input": 0}),
+    *({"kernel": 3, "rate": [6, 3], "input": 1}, {"kernel": 3, "rate": [1, 1], "input": 0}),
+    {"kernel": 3, "rate": [6, 21], "input": 0},
+]
+CITYSCAPES_DPC = {
+    "model_variant": "xception_71",
+    "num_classes": 19,
+    "decoder_output_stride": [4],
+    "dense_prediction_cell": DPC,
+}
+V3 = {
+    "model_variant": "mobilenet_v3_large_seg",
+    "num_classes": 19,
+    "output_stride": 32,
+    "image_pooling_crop_size": [769, 769],
+    "image_pooling_stride": [4, 5],
+    "aspp_convs_filters": 128,
+    "aspp_with_concat_projection": False,
+    "aspp_with_squeeze_and_excitation": True,
+    "decoder_output_stride": [8],
+    "decoder_use_sum_merge": True,
+    "decoder_filters": 19,
+    "decoder_output_is_logits": True,
+}
+EDGETPU = {"model_variant": "mobilenet_edgetpu", "num_classes": 19, "output_stride": 32}
+SLIM = {**EDGETPU, "depth_multiplier": 0.75, "aspp_convs_filters": 128}
+R18 = {"atrous_rates": [6, 12, 18], "decoder_output_stride": [4]}
+IMAGENET = {"task": "classification", "num_classes": 1001, "finegrain_classification_mode": True}
+
+
+@pytest.mark.parametrize(
+    ("flags", "count", "billions"),
+    [  # multiply-adds of Cityscapes' 1025 x 2049, EdgeTPU's of 513 x 513
+        (CITYSCAPES_DPC, 41_608_523, 501.81),  # published: 502.07
+        (V3, 1_507_198, 7.583),
+        ({**V3, "model_variant": "mobilenet_v3_small_seg"}, 468_830, 1.964),
+        (EDGETPU, 3_603_283, 5.488),  # published: 5.6
+        ({**EDGETPU, "output_stride": 16}, 3_603_283, 7.069),  # 7.1
+        (SLIM, 1_942_187, 3.402),  # 3.5
+        ({**SLIM, "output_stride": 16}, 1_942_187, 4.221),  # 4.3
+        ({**R18, "model_variant": "resnet_v1_18_beta"}, 12_320_309, None),
+        ({**R18, "model_variant": "resnet_v1_18"}, 12_338_629, None),
+        ({**IMAGENET, "model_variant": "mobilenet_v3_large"}, 5_484_313, None),
+        ({**IMAGENET, "model_variant": "mobilenet_v3_small"}, 2_543_881, None),
+        (
+            {**IMAGENET, "model_variant": "mobilenet_v3_small", "depth_multiplier": 0.75},
+            2_042_897,
+            None,
+        ),
+        ({**IMAGENET, "model_variant": "mobilenet_v3_large_minimalistic"}, 3_925_569, None),
+        ({**IMAGENET, "model_variant": "mobilenet_edgetpu"}, 4_092_713, None),
+    ],
+    ids=lambda value: value.get("model_variant") if isinstance(value, dict) else str(value),
+)
+def test_the_official_networks_have_their_published_size(
+    flags: dict[str, Any], count: int, billions: float | None
+) -> None:
+    config = official_config(flags)
+    assert parameters(config) == count
+    if billions is not None:
+        size = (513, 513) if config.backbone == "mobilenet_edgetpu" else (1025, 2049)
+        assert round(multiply_adds(config, size) / 1e9, 3 if billions < 100 else 2) == billions
+
+
+def test_a_cell_sees_farther_along_the_wider_rates() -> None:
+    """Chain 0 -> 1 of the official cell: 39 features high, 43 wide (1 + 2 * 6 + 2 * 15)."""
+    config = official_config({**CITYSCAPES_DPC, "dense_prediction_cell": DPC[:2]})
+    config = dataclasses.replace(config, backbone="mobilenet_v2", head="deeplabv3")
+    features, cell = [
+        [r for r in summarise(config, (65, 65)) if r.section == section]
+        for section in ("backbone", "meta_architecture")
+    ]
+    chain = next(r for r in cell if r.name == "branch1").receptive_field
+    assert features[-1].receptive_field is not None
+    assert chain == features[-1].receptive_field + 42 * 16
+
+
+def test_a_gate_shows_each_pixel_the_whole_image() -> None:
+    rows = summarise(official_config({**V3, "image_pooling_crop_size": None}), (65, 65))
+    fields = {r.name or r.section: r.receptive_field for r in rows}
+    # Units 0 to 2 have no squeeze-and-excitation.
+    assert fields["expanded_conv_2"] == 19 and fields["expanded_conv_3"] is None
 
 
 @pytest.mark.parametrize("config", NETWORKS, ids=lambda c: f"{c.backbone}-{c.head}")

@@ -105,3 +105,24 @@ def test_explicit_padding_at_a_stride_is_stride_one_subsampled(n: int, k2: int, 
     assert (n + before + after - (kernel - 1) * rate - 1) // stride + 1 == scale_dimension(
         n, stride
     )
+
+
+def test_a_rate_for_height_and_one_for_width() -> None:
+    """As one convolution with zeros between the kernel's taps, forward and backward."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((2, 11, 13, 4)), jnp.float32)
+    kernel = jnp.asarray(rng.standard_normal((3, 3, 1, 4)), jnp.float32)
+    pads, rate = spatial_pads((11, 13), 3, 1, (3, 2), tf_same=False), (3, 2)
+    assert pads == ((3, 3), (2, 2))
+
+    def spread(x: Any, kernel: Any) -> Any:
+        wide = jnp.zeros((7, 5, 1, 4)).at[::3, ::2].set(kernel)
+        return plain_depthwise(x, wide, 1, 1, pads)
+
+    y, pull = jax.vjp(spread, x, kernel)
+    dy = jnp.asarray(rng.standard_normal(y.shape), jnp.float32)
+    for form in (plain_depthwise, shifted_conv):
+        ours, back = jax.vjp(lambda x, k, form=form: form(x, k, 1, rate, pads), x, kernel)
+        np.testing.assert_allclose(ours, y, atol=1e-4)
+        for a, b in zip(back(dy), pull(dy), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-3)

@@ -13,18 +13,17 @@ from synthetic import random_variables
 
 from deeplab_jax import ModelConfig, UserError
 from deeplab_jax.config import Backbone
+from deeplab_jax.config.cell import Branch
 from deeplab_jax.models.build import abstract_variables
-from deeplab_jax.weights import from_tf_variables, to_tf_variables
+from deeplab_jax.weights import from_tf_variables, official_config, to_tf_variables
 from deeplab_jax.weights.slots import find_unused
 from deeplab_jax.weights.tf_names import tf_slots
 
-CASES = ["mobilenet_v2_os16_v3", "mobilenet_v2_os8", "resnet_v1_50_beta_os16", "xception_65_os16"]
 
-
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", official.cases())
 def test_names_are_those_of_the_official_graph(name: str) -> None:
     case = official.load_case(name)
-    ours = {slot.name for slot in tf_slots(official.model_config(case)).values()}
+    ours = {slot.name for slot in tf_slots(official_config(case)).values()}
     assert ours == set(case["variables"]) - {"global_step"}
 
 
@@ -48,6 +47,12 @@ ROUND_TRIPS = [
     narrow("mobilenet_v2", head="deeplabv3", image_pooling=False, atrous_rates=()),
     narrow("mobilenet_v2", mobilenet_endpoints="blocks"),
     narrow("resnet_v1_50", head="pspnet"),
+    narrow("mobilenet_v3_small", head="classifier"),
+    narrow("mobilenet_v3_small_seg", decoder_merge="sum", decoder_logits=True),
+    narrow("mobilenet_v2", decoder_strides=(8, 4), decoder_logits=True),
+    narrow("mobilenet_v2", decoder_strides=(8, 4), decoder_merge="sum"),
+    narrow("mobilenet_v2", aspp_form="deeplabv2", logits_kernel=3),
+    narrow("mobilenet_v2", dense_prediction_cell=(Branch(), Branch(kernel=(3, 3), input=0))),
     narrow("mobilenet_v2", head="unet"),
     narrow("unet", head="unet"),
 ]

@@ -59,7 +59,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A name whose archive a server on the loopback has; weights are kept in a folder of the test."""
+    """A name whose archive a server on the loopback has; weights are kept in the test's folder."""
     folder = SHARED / "tf_checkpoints"
     if not folder.is_dir():
         pytest.skip(f"needs {folder}")
