@@ -4,8 +4,8 @@
 
 is this configuration on the data in my_data. What stands here as None or "auto", and what does not
 stand here, is chosen from the data and the device, and printed with its reason and its flag. The
-rest is what does best on CamVid in a thousand steps from ImageNet weights (docs/results.md), where
-a few hundred images are enough.
+rest is that of configs/camvid.py, for a thousand steps from ImageNet weights (docs/results.md)
+where a few hundred images are enough.
 """
 
 from deeplab_jax import (

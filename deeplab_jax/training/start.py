@@ -129,8 +129,7 @@ def weights_at_hand() -> str:
 def on_weights(base: Config, changes: Sequence[str]) -> Config:
     """`base` from the weights that changes of it name, or those at hand, with the network of these.
 
-    A classifier gets the head of `base`. What the weights do not have starts by its fan-in: from
-    ImageNet that is quicker than the official start.
+    A classifier gets the head of `base`; channels are the data's.
     """
     named = given(changes, "train.pretrained")
     folder = weights_at_hand() if named is None else named
@@ -140,12 +139,11 @@ def on_weights(base: Config, changes: Sequence[str]) -> Config:
     ours = base.model
     if theirs.head == "classifier":
         theirs = replace(theirs, head=ours.head, output_stride=ours.output_stride)
-        if theirs.backbone == "mobilenet_v2":  # which has the layer on which the blocks end
-            theirs = replace(theirs, mobilenet_endpoints="blocks")
     network = replace(
         theirs,
         num_classes=None,
-        head_init="he",
+        channels=None,
+        head_init=ours.head_init,
         batch_norm_decay=ours.batch_norm_decay,
         dtype=ours.dtype,
         remat=ours.remat,

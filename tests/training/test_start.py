@@ -36,7 +36,6 @@ def test_the_network_follows_from_the_weights(tiny_config: Config, tmp_path: Pat
         TINY_MODEL,
         num_classes=None,
         output_stride=8,  # a flag has the last word
-        head_init="he",
         batch_norm_decay=0.95,
         dtype="auto",
     )
@@ -54,7 +53,7 @@ def test_a_classifier_gets_a_head(tiny_config: Config, tmp_path: Path) -> None:
     weights = save(tmp_path / "w", classifier)
     model = read(tiny_config.machine.root, f"--pretrained={weights}").model
     assert (model.head, model.width, model.output_stride) == ("deeplabv3plus", 0.1, 16)
-    assert model.mobilenet_endpoints == "blocks"
+    assert model.mobilenet_endpoints == "official" and model.head_init == "official"
 
 
 def test_weights_at_hand_are_taken_unless_refused(
