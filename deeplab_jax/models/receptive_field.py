@@ -82,11 +82,13 @@ def views_of_rows(config: ModelConfig) -> list[View]:
         shape = (*lit.shape, 1, module.features or x.shape[3])
         return jnp.asarray(np.broadcast_to(lit[:, :, None, None], shape), x.dtype)
 
-    # What a pixel sees does not depend on the channels, as long as the same layers have shortcuts.
+    # What a pixel sees does not depend on the channels, as long as the same layers have shortcuts:
+    # ResNet-18's first unit has one because its stem is narrower, from a quarter of the width on.
+    least = 1 / 4 if config.backbone.startswith("resnet_v1_18") else 1 / 8
     few = dataclasses.replace(
         config,
         num_classes=2,
-        width=min(config.width, 1 / 8),
+        width=min(config.width, least),
         aspp_channels=4,
         decoder_channels=4,
         decoder_low_level_channels=4,
