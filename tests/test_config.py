@@ -109,7 +109,7 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
         (lambda: ModelConfig(logits_kernel=3), "model.logits_kernel = 3 .* deeplabv2"),
         (
             lambda: ModelConfig(decoder_convs=0, decoder_logits=True),
-            "model.decoder_convs = 0 .* decoder_logits",
+            "model.decoder_convs = 0 .*model.decoder_logits",
         ),
         (
             lambda: ModelConfig(backbone="resnet_v1_18_beta", multi_grid=(1, 2, 4)),

@@ -22,7 +22,7 @@ import deeplab_jax
 from deeplab_jax import Config, UserError
 from deeplab_jax.cli import convert, export_tf
 from deeplab_jax.config import TaskConfig, save_json
-from deeplab_jax.weights import to_tf_variables
+from deeplab_jax.weights import from_tf_variables, to_tf_variables
 from deeplab_jax.weights.convert import convert_variables, write_tf_arrays
 from deeplab_jax.weights.files import Weights, load_weights, save_weights
 from deeplab_jax.weights.readers import extract_checkpoint, read_arrays
@@ -54,6 +54,18 @@ def test_fresh_logits_take_another_number_of_classes(npz: Path) -> None:
     )
     assert variables["params"]["logits"]["bias"].shape == (7,)
     assert "logits/semantic/weights [1, 1, 8, 3]" in report
+
+
+def test_a_decoder_that_makes_the_logits_starts_afresh_with_them() -> None:
+    model = dataclasses.replace(TINY_MODEL, decoder_merge="sum", decoder_logits=True)
+    arrays = to_tf_variables(random_variables(model), model)
+    wider = dataclasses.replace(model, num_classes=7)
+    with pytest.raises(UserError, match="--fresh-logits"):
+        from_tf_variables(arrays, wider)
+    variables, _ = convert_variables(
+        arrays, wider, timm=False, backbone_only=False, fresh_logits=True
+    )
+    assert variables["params"]["decoder0"]["conv0"]["bias"].shape == (7,)
 
 
 def test_converting_the_voc_network_and_predicting(tmp_path: Path) -> None:
