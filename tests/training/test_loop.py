@@ -469,6 +469,8 @@ SMALLEST: dict[str, Any] = {
     "model.decoder_channels": 1,
     "model.decoder_convs": 0,
     "model.decoder_kernel": 1,
+    "model.image_pooling_stride": (1, 1),
+    "model.logits_kernel": 1,
     "model.batch_norm_decay": TINY,
     "data.holdout": 0.0,
     "data.ignore_label": 0,
