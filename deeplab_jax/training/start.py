@@ -1,6 +1,5 @@
 """The weights that a run starts from, random ones or pretrained, and the network that is theirs."""
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,11 +24,13 @@ from deeplab_jax.models.mobilenet import LAST_CONV
 from deeplab_jax.weights.batch_norm import reestimate_batch_norm
 from deeplab_jax.weights.channels import adapt_channels
 from deeplab_jax.weights.files import Weights, find_weights, load_weights, read_about
+from deeplab_jax.weights.zoo import weights_folder
 
 BATCH_NORM_BATCHES = 8  # of training images, to re-estimate folded BatchNorm
+IMAGENET = "mobilenetv2_imagenet"  # of `deeplab zoo`
 FROM_NOTHING = (
     "the network starts from random weights: with ImageNet's, far fewer images and steps are"
-    " enough: --pretrained=DIR, see docs/weights.md"
+    f" enough: --pretrained={IMAGENET}, see docs/weights.md"
 )
 # For hundreds of initialisers, run once: a third of the time that a CPU's compiler takes otherwise.
 COMPILE_QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -119,10 +120,8 @@ def is_folded(variables: Any) -> bool:
 
 
 def weights_at_hand() -> str:
-    """The folder in which ImageNet weights are looked for, if it is there, else "": none."""
-    # Not Path's expanduser, which fails where there is no home.
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = Path(cache) / "deeplab_jax" / "weights" / "imagenet_mobilenet_v2"
+    """The folder of ImageNet weights that were fetched by name, "" if none were."""
+    folder = weights_folder() / IMAGENET
     return str(folder) if folder.is_dir() else ""
 
 

@@ -62,7 +62,7 @@ def test_weights_at_hand_are_taken_unless_refused(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     root = tiny_config.machine.root
     assert read(root).train.pretrained == ""
-    at_hand = save(tmp_path / "deeplab_jax" / "weights" / "imagenet_mobilenet_v2", TINY_MODEL)
+    at_hand = save(tmp_path / "deeplab_jax" / "weights" / "mobilenetv2_imagenet", TINY_MODEL)
     assert read(root).train.pretrained == at_hand and read(root).model.width == TINY_MODEL.width
     assert read(root, "--pretrained=").train.pretrained == ""
 
