@@ -9,14 +9,10 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from deeplab_jax.arguments import Parser, load_at, read_config
 from deeplab_jax.errors import UserError, explain, leave, leave_when_told
 from deeplab_jax.process import keep_compiled_programs, restart_with_huge_pages, show_all_names
-
-if TYPE_CHECKING:
-    pass
 
 USAGE = """\
 usage: deeplab COMMAND [--help]

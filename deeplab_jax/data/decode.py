@@ -285,6 +285,8 @@ def ignored_pixels(
     They have GDAL's nodata value in all channels (of floats without one: nan), or, with
     `transparent`, an alpha of 0. `exif` as in `decode_image`.
     """
+    if not transparent and data.startswith((b"\xff\xd8", b"\x89PNG")):
+        return None  # most images: JPEG and PNG have neither tags nor floats
     with open_whole(data, name) as tiff:
         if tiff is not None:
             nodata = math.nan if tiff.nodata is None and tiff.dtype.kind == "f" else tiff.nodata

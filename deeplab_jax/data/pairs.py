@@ -134,8 +134,12 @@ def _join(groups: Mapping[str, list[Place]]) -> dict[str, list[Place]]:
     return joined
 
 
+def _is_jpeg(place: Place) -> bool:
+    return place.path.suffix.lower() in (".jpg", ".jpeg")
+
+
 def _are_jpeg(places: Iterable[Place]) -> int:
-    return sum(p.path.suffix.lower() in (".jpg", ".jpeg") for p in places)
+    return sum(map(_is_jpeg, places))
 
 
 def _pair(images: list[Place], masks: list[Place], i: str, m: str) -> Pairs | None:
@@ -177,8 +181,8 @@ def _by_key(places: Iterable[Place]) -> dict[Key, Path]:
 def _pair_in_one(places: list[Place], group: str) -> Pairs | None:
     """Pairs within one folder: NAME.jpg with NAME_mask.png, or with NAME.png."""
     there = f"images and masks in {_show(group)}"
-    jpegs = [p for p in places if p.path.suffix.lower() in (".jpg", ".jpeg")]
-    others = [p for p in places if p not in jpegs]
+    jpegs = [p for p in places if _is_jpeg(p)]
+    others = [p for p in places if not _is_jpeg(p)]
     if jpegs and {(p.split, p.rest) for p in jpegs} & {(p.split, p.rest) for p in others}:
         return Pairs(
             _by_key(jpegs), _by_key(others), f"{there}: JPEG and other files", group, group
@@ -187,7 +191,7 @@ def _pair_in_one(places: list[Place], group: str) -> Pairs | None:
     ends: Counter[tuple[str, str]] = Counter()
     for split, rest in names:
         folder, slash, name = rest.rpartition("/")
-        for cut in re.finditer(r"[_\-. ]+", name):
+        for cut in re.finditer(SEPARATORS, name):
             before, after = name[: cut.start()], name[cut.end() :]
             if (split, folder + slash + before) in names:
                 ends["", name[cut.start() :]] += 1
@@ -197,7 +201,7 @@ def _pair_in_one(places: list[Place], group: str) -> Pairs | None:
         return _pair_by_ends(places, group)
     end, _ = ends.most_common(1)[0]
     masks = [p for p in places if _strip(p.rest, end) != p.rest]
-    images = [p for p in places if p not in masks]
+    images = [p for p in places if _strip(p.rest, end) == p.rest]
     stripped = [p._replace(rest=_strip(p.rest, end)) for p in masks]
     told = f"{there}, masks named {end[0]}NAME{end[1]}"
     return Pairs(_by_key(images), _by_key(stripped), told, group, group)

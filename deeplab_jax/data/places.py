@@ -32,7 +32,6 @@ IMAGE_WORDS = frozenset((
     "701_stillsraw_full", "imagestr",
 ))  # fmt: skip
 WORDS = MASK_WORDS | OTHER_WORDS | IMAGE_WORDS
-WORDS = MASK_WORDS | OTHER_WORDS | IMAGE_WORDS
 SEPARATORS = r"[_\-. ]+"
 _SPLITS = {word: ours for ours, words in SPLIT_NAMES.items() for word in words}
 

@@ -15,7 +15,8 @@ from deeplab_jax.data.codes import to_label_map
 from deeplab_jax.data.folder import Folder
 from deeplab_jax.data.images import find_channels_and_range
 from deeplab_jax.data.sizes import crop_size, fit_box, input_size
-from deeplab_jax.data.source import READERS, UNREADABLE, Source, evenly_spread, open_source
+from deeplab_jax.data.source import UNREADABLE, Source, evenly_spread, open_source
+from deeplab_jax.data.tiles import READERS
 from deeplab_jax.errors import UserError
 
 MOST_MASKS = 500  # whose pixels are counted for the classes' weights

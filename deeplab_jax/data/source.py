@@ -19,11 +19,10 @@ from deeplab_jax.data.decode import RGB, Header, Unreadable
 from deeplab_jax.data.layouts import ClassTable, Tile
 from deeplab_jax.data.masks import MaskCode, read_mask
 from deeplab_jax.data.pixels import Reading, reading_of
-from deeplab_jax.data.tiles import read_image_tile, read_mask_tile
+from deeplab_jax.data.tiles import READERS, read_image_tile, read_mask_tile
 from deeplab_jax.errors import UserError
 
 NO_CLASS = 65535  # the ignored label of images with one class: above every class id
-READERS = 8  # threads, where many small files are read at once
 # What reading a record raises where it is not sound; the last two are ArrayRecord's own.
 BROKEN_RECORD = (OSError, ValueError, RuntimeError)
 UNREADABLE = (UserError, *BROKEN_RECORD)

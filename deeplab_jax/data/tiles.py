@@ -16,7 +16,7 @@ from deeplab_jax.data.tiff import ADVICE, open_tiff
 from deeplab_jax.errors import UserError
 
 TILE = 1024  # pixels a side
-READERS = 8  # threads that read headers
+READERS = 8  # threads, where many small files are read at once
 SUFFIXES = (".tif", ".tiff")  # of other formats no windows can be read
 
 

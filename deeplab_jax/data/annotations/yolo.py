@@ -41,7 +41,7 @@ from deeplab_jax.data.annotations.gather import (
 )
 from deeplab_jax.data.annotations.shapes import MAX_POINTS, VOID, Shape, area, ring
 from deeplab_jax.data.layouts import TEST, TRAIN, VAL, ClassTable, Item, Layout, split_name
-from deeplab_jax.data.source import READERS
+from deeplab_jax.data.tiles import READERS
 from deeplab_jax.errors import UserError
 
 LOOK = re.compile(r"(?:^|[{,])\s*['\"]?(names|train)['\"]?\s*:", re.MULTILINE)
