@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
         self.add_config()
 
     def add_weights(self) -> None:
-        what = "a run's folder or one that `convert` wrote"
+        what = "a run's folder, one that `convert` wrote, or a name of `deeplab zoo`"
         self.add_argument("--weights", required=True, help=what)
         what = "8, 16 or 32 [as trained]; rates follow"
         self.add_argument("--output-stride", type=int, help=what)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from deeplab_jax.data.meaning import FEW, find_meaning
 from deeplab_jax.data.source import Record, Source, digest
 from deeplab_jax.data.tables import find_table, read_table
 from deeplab_jax.data.tiles import READERS, TILE, cut_large
-from deeplab_jax.data.walk import list_folders
+from deeplab_jax.data.walk import list_folders, state_of
 from deeplab_jax.errors import UserError
 from deeplab_jax.files import with_retries
 
@@ -132,6 +133,20 @@ def understand(
     Raises:
       UserError: nothing is understood, or more than one thing.
     """
+    # A list of classes may lie elsewhere.
+    listed = Path(data.classes).expanduser()
+    time = listed.stat().st_mtime_ns if listed.is_file() else 0
+    return _understand(root, data, num_classes, table, (state_of(root.expanduser()), time))
+
+
+@lru_cache(maxsize=4)  # annotations and masks are read once, not once for each split
+def _understand(
+    root: Path,
+    data: DataConfig,
+    num_classes: int | None,
+    table: ClassTable | None,
+    _: tuple[int, int],
+) -> Understood:
     folder = root.expanduser()
     layout = find_layout(folder, data)
     there = split_name(data.eval_split) in layout.splits

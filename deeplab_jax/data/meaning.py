@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,7 +35,7 @@ def find_meaning(
     """
     every = table is None and not data.label_map
     chosen = tuple(masks) if every else spread(masks, LOOKED_AT)
-    found = _tally_all(tuple((mask, _state(mask)) for mask in chosen))
+    found = _tally_all(chosen)
     reading, doubt = _decide(found, table, data, num_classes)
     return reading._replace(told=(*reading.told, *_warn_of_one_value(found))), doubt
 
@@ -92,15 +91,7 @@ def spread(paths: Sequence[T], count: int) -> tuple[T, ...]:
     return tuple(paths[i] for i in where)
 
 
-def _state(mask: Mask) -> int:
-    try:
-        return (mask.file if isinstance(mask, Tile) else mask).stat().st_mtime_ns
-    except OSError as error:
-        raise UserError(f"{mask}: cannot be read ({error.strerror})") from error
-
-
-@lru_cache(maxsize=8)  # the masks of all splits are counted once, not once for each split
-def _tally_all(states: tuple[tuple[Mask, int], ...]) -> list[tuple[Mask, Tally]]:
+def _tally_all(masks: Sequence[Mask]) -> list[tuple[Mask, Tally]]:
     """The tallies of masks, without those that cannot be read; UserError where none can."""
 
     def count(path: Mask) -> Tally | UserError:
@@ -111,10 +102,9 @@ def _tally_all(states: tuple[tuple[Mask, int], ...]) -> list[tuple[Mask, Tally]]
         except UserError as error:
             return error
 
-    paths = [path for path, _ in states]
     with ThreadPoolExecutor(READERS) as pool:
-        found = list(pool.map(count, paths))
-    sound = [(p, one) for p, one in zip(paths, found, strict=True) if isinstance(one, Tally)]
+        found = list(pool.map(count, masks))
+    sound = [(m, one) for m, one in zip(masks, found, strict=True) if isinstance(one, Tally)]
     if not sound:
         raise next(one for one in found if isinstance(one, UserError))
     return sound

@@ -61,6 +61,19 @@ def walk_images(folder: Path, suffixes: Collection[str] = SUFFIXES) -> Walk:
     return Walk(sorted(images), passed_over)
 
 
+def state_of(folder: Path) -> int:
+    """A number that changes with the name, size or time of any file below a folder."""
+
+    def state(path: Path) -> tuple[str, int, int]:
+        try:
+            found = path.stat()
+        except OSError:  # a link to nothing, say
+            return str(path), -1, -1
+        return str(path), found.st_size, found.st_mtime_ns
+
+    return hash(tuple(sorted(map(state, _files(folder))))) if folder.is_dir() else 0
+
+
 def _files(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise UserError(f"{error.filename}: this folder cannot be read ({error.strerror})")
