@@ -136,10 +136,11 @@ def on_weights(base: Config, changes: Sequence[str]) -> Config:
         return base
     theirs, _ = read_about(find_weights(Path(folder)))
     ours = base.model
-    if theirs.head == "classifier":
-        theirs = replace(theirs, head=ours.head, output_stride=ours.output_stride)
+    task = ours if theirs.head == "classifier" else theirs
     network = replace(
         theirs,
+        head=task.head,
+        output_stride=task.output_stride,
         num_classes=None,
         channels=None,
         head_init=ours.head_init,

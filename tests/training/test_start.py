@@ -48,7 +48,7 @@ def test_the_network_follows_from_the_weights(tiny_config: Config, tmp_path: Pat
 
 def test_a_classifier_gets_a_head(tiny_config: Config, tmp_path: Path) -> None:
     classifier = ModelConfig(
-        backbone="mobilenet_v2", head="classifier", width=0.1, num_classes=3, output_stride=32
+        backbone="mobilenet_v2", head="classifier", width=0.1, num_classes=1001, output_stride=32
     )
     weights = save(tmp_path / "w", classifier)
     model = read(tiny_config.machine.root, f"--pretrained={weights}").model
