@@ -11,7 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from deeplab_jax.arguments import Parser, load_at, read_config
-from deeplab_jax.errors import UserError, explain, leave, leave_when_told
+from deeplab_jax.errors import (
+    INTERRUPTED,
+    UserError,
+    explain,
+    leave,
+    leave_interrupted,
+    leave_when_told,
+)
 from deeplab_jax.process import keep_compiled_programs, restart_with_huge_pages, show_all_names
 
 USAGE = """\
@@ -319,4 +326,9 @@ def start(command: str | None = None) -> None:
     if not {"-h", "--help", "--help-all"} & {*sys.argv}:
         restart_with_huge_pages()
     leave_when_told()
-    main(command)
+    try:
+        main(command)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            leave_interrupted()
+        raise
