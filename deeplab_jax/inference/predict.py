@@ -35,6 +35,7 @@ from deeplab_jax.inference.step import (
     window_logits,
 )
 from deeplab_jax.inference.tta import at_scale
+from deeplab_jax.lowering.session import Compiled, Runtime, check_runtime, model_for
 from deeplab_jax.models import build_model, mean_pixel
 from deeplab_jax.ops.resize import resize_bilinear
 from deeplab_jax.parallel.mesh import bind_mesh, device_mesh, place, replicated
@@ -48,11 +49,11 @@ class Predictor:
 
     `class_names` and `colors` say what its class ids mean. `protocol` says how it looks at an image
     (`scales`, `flip`, `window`, `overlap`), and `space` how many devices share the height of each.
-    `folder` is where the weights were found, and with them what their model card says.
-    A program is compiled when the first image of an `input_size` comes.
+    `folder` is where the weights were found, and with them what their model card says. A program is
+    compiled when the first image of an `input_size` comes, by XLA or for the other `runtime`.
 
     Raises:
-      UserError: there are fewer devices; the protocol does not suit the network.
+      UserError: there are fewer devices; protocol or runtime do not suit the network.
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class Predictor:
         *,
         space: int = 1,
         folder: Path | None = None,
+        runtime: Runtime = "xla",
     ) -> None:
+        check_runtime(runtime, protocol, devices=space)
         self.model, self.task, self.protocol = weights.model, weights.task, protocol
         check_protocol(self.model, self.task, protocol)
         self.class_names, self.colors = self.task.classes, self.task.colors
@@ -70,13 +73,15 @@ class Predictor:
         self.classifies = self.model.head == "classifier"
         mesh = device_mesh((1, 1, space), jax.devices()[:space])
         self._variables = place(weights.variables, mesh)
-        network = build_model(self.model)
+        network, blocks = build_model(model_for(runtime, self.model)), runtime == "xla"
 
-        def compile_step(function: Callable[..., Array]) -> Callable[[Any, np.ndarray], Array]:
+        def compile_step(function: Callable[..., Array]) -> Callable[[Any, np.ndarray], Any]:
+            if runtime == "onnxruntime":
+                return Compiled(function, self.model.output_stride)
             return jax.jit(bind_mesh(function, mesh), out_shardings=replicated(mesh))
 
         self._labels, self._probabilities = (
-            compile_step(partial(function, model=network, protocol=protocol))
+            compile_step(partial(function, model=network, protocol=protocol, blocks=blocks))
             for function in (predict_labels, predict_probabilities)
         )
         self._window_logits = {
@@ -211,6 +216,7 @@ def load(
     overlap: float = ONE_VIEW.overlap,
     space: int = 1,
     revision: str | None = None,
+    runtime: Runtime = "xla",
 ) -> Predictor:
     """Load a trained network; `from_pretrained` is another name of this function.
 
@@ -225,6 +231,7 @@ def load(
       overlap: the share of a window that its neighbour sees too, at least.
       space: how many devices share the height of each image.
       revision: a branch, tag or commit of a model of the Hub: "user/model@revision".
+      runtime: "onnxruntime" is faster on CPUs, and wants `pip install onnx onnxruntime`.
 
     Raises:
       UserError: the folder has no weights, or not those that it describes; an argument is wrong.
@@ -233,4 +240,5 @@ def load(
     folder = find_weights(Path(f"{directory}@{revision}" if revision else directory))
     weights = load_weights(folder)
     model, task = at_output_stride(weights.model, weights.task, output_stride)
-    return Predictor(weights._replace(model=model, task=task), protocol, space=space, folder=folder)
+    weights = weights._replace(model=model, task=task)
+    return Predictor(weights, protocol, space=space, runtime=runtime, folder=folder)
