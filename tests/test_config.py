@@ -71,6 +71,10 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
             r"model.mobilenet_endpoints .* mobilenet_v2 alone",
         ),
         (
+            lambda: ModelConfig(backbone="mobilenet_v2", whole_top=True),
+            r"model.whole_top .* mobilenet_v3 and mobilenet_edgetpu alone",
+        ),
+        (
             lambda: ModelConfig(head="classifier", num_classes=46341),  # squared, above an int32
             r"model.num_classes = 46341 .* 2 to 46340",
         ),

@@ -29,7 +29,7 @@ UNTOLD = (*UNTOLD_BACKBONE, *UNTOLD_HEAD)
 _OURS = ("head_init", "batch_norm_decay", "dtype", "remat")  # of training and arithmetic
 # Those that they decide: a flag that says otherwise is wrong.
 TOLD = tuple(name for name in vars(ModelConfig()) if name not in (*UNTOLD, *_OURS))
-BACKBONE = ("backbone", "channels", "width", "width_divisor")
+BACKBONE = ("backbone", "channels", "width", "width_divisor", "whole_top")
 HEAD = {*TOLD, *UNTOLD_HEAD} - {*BACKBONE}
 V2 = [Unit(expansion, channels, stride=stride) for expansion, channels, stride in mobilenet.UNITS]
 STRIDES = ((4,), (8, 4), (16, 8, 4), (8,), (16,), (16, 4), (16, 8))  # of decoders, usual ones first
@@ -49,9 +49,7 @@ def detect_network(
       UserError: the variables, of `origin`, are of no network that is known; they contradict a
         setting; or nothing usual fits what they tell: a setting must say it.
     """
-    head = detect_head(shapes)
-    classifies = head.get("head") == "classifier"
-    told = detect_backbone(shapes, origin, asked, classifies=classifies) | head
+    told = detect_backbone(shapes, origin, asked) | detect_head(shapes)
     if free >= HEAD and asked.keys() & HEAD:
         told = {name: told[name] for name in BACKBONE}
     fields = dict(asked)
@@ -94,15 +92,13 @@ def find_untold(model: ModelConfig) -> dict[str, Any]:
     return {name: values[name] for name in names if values[name] not in ((), "none")}
 
 
-def detect_backbone(
-    shapes: Shapes, origin: str, asked: Mapping[str, Any], *, classifies: bool
-) -> dict[str, Any]:
+def detect_backbone(shapes: Shapes, origin: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the backbone, and the decoder's strides, which its channels tell.
 
     Where several widths may be it, it is the one that was asked for.
     """
     found = find_backbones(shapes, origin)
-    rows = {name: find_units(shapes, name, classifies=classifies) for name in found}
+    rows = {name: find_units(shapes, name) for name in found}
     divisors = (asked.get("width_divisor"), None, 8) if found == ["mobilenet_v2"] else (None,)
 
     def widen(channels: int, backbone: str, width: float, divisor: int | None) -> int:
@@ -122,7 +118,9 @@ def detect_backbone(
     stems = ("Conv", "entry_flow/conv1_1", "conv1_1", "conv1")
     channels, _ = max(ends(shapes, f"{tf_network(backbone)}/{stem}") for stem in stems)
     usual = channels in (0, 3) and not asked.get("channels")
-    told = (backbone, None if usual else channels, width, divisor)
+    layout, (_, top) = LAYOUTS.get(backbone), ends(shapes, f"{tf_network(backbone)}/Conv_1")
+    whole = layout is not None and width != 1 and top == layout.top
+    told = (backbone, None if usual else channels, width, divisor, whole)
     fields = dict(zip(BACKBONE, told, strict=True))
     low = [ends(shapes, LOW_LEVEL + suffix)[0] for suffix in ("", "_1", "_2")]
     if low[0]:
@@ -153,7 +151,7 @@ def find_backbones(shapes: Shapes, origin: str) -> list[str]:
     return found
 
 
-def find_units(shapes: Shapes, backbone: str, *, classifies: bool) -> list[tuple[int, int, int]]:
+def find_units(shapes: Shapes, backbone: str) -> list[tuple[int, int, int]]:
     """Of each unit the channels at width 1, those here, and those of low-level features or 0."""
     layout, side = LAYOUTS.get(backbone), 1  # the channels that a convolution gives
     if family(backbone) == "xception":
@@ -177,6 +175,7 @@ def find_units(shapes: Shapes, backbone: str, *, classifies: bool) -> list[tuple
         (n, ends(shapes, scope + wide)[1], ends(shapes, scope + low)[side] if taken else 0)
         for scope, n, taken in scopes
     ]
-    if layout and not (classifies and layout.hidden is None):  # else its top has no width
-        found.append((layout.top, ends(shapes, f"{tf_network(backbone)}/Conv_1")[1], 0))
+    _, top = ends(shapes, f"{tf_network(backbone)}/Conv_1")
+    if layout and top != layout.top:  # whole, it tells no width
+        found.append((layout.top, top, 0))
     return found

@@ -32,7 +32,8 @@ def detect_head(shapes: Shapes) -> dict[str, Any]:
     if not classes and not taken:
         scopes = [re.match(r".*/(?:Logits/Conv2d_1c_1x1|logits)(?=/weights$)", n) for n in shapes]
         _, classes = ends(shapes, next((match[0] for match in scopes if match), ""))
-        return {"head": "classifier", "num_classes": classes} if classes else {}
+        fields = {"head": "classifier", "num_classes": classes, "whole_top": False}
+        return fields if classes else {}
     blocks = "MobilenetV2/Conv_1/weights" in shapes
     fields = {"mobilenet_endpoints": "blocks" if blocks else "official"} | detect_aspp(shapes)
     if not taken:

@@ -46,6 +46,9 @@ def shapes_of(model: ModelConfig) -> Shapes:
         dataclasses.replace(MOBILE, num_classes=5, mobilenet_endpoints="blocks"),
         dataclasses.replace(SEGMENTS, backbone="mobilenet_v3_large_seg", width=0.8),
         dataclasses.replace(SEGMENTS, backbone="mobilenet_v3_small_minimalistic", width=0.75),
+        dataclasses.replace(
+            SEGMENTS, backbone="mobilenet_edgetpu", width=0.75, whole_top=True, output_stride=32
+        ),
         ModelConfig(
             backbone="mobilenet_edgetpu",
             num_classes=9,
