@@ -40,6 +40,7 @@ common settings:
   --workdir=DIR       the run's folder; the same one again resumes [runs/NAME of the data]
   --pretrained=DIR    weights to start from: a run's folder or one that `convert` wrote
   --steps=N           training steps [by the number of images]
+  --epochs=X          in their place, how often each image is seen
   --batch-size=N      images a step [as fit the device's memory; on a CPU 8]
   --crop-size H W     of training crops [from the images' sizes]
   --learning-rate=X   at the beginning

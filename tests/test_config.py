@@ -179,7 +179,10 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
             ),
             r"train.loss = .* a classifier takes only cross_entropy and focal",
         ),
-        (lambda: OptimConfig(schedule="cosine"), r"optim.schedule = 'cosine' .* poly, step"),  # type: ignore[arg-type]
+        (
+            lambda: OptimConfig(schedule="cosin"),
+            r"optim.schedule = 'cosin' .*did you mean 'cosine'",
+        ),  # type: ignore[arg-type]
         (lambda: OptimConfig(decay_rate=1.5), r"optim.decay_rate = 1.5"),
         (lambda: EvalConfig(scales=()), r"eval.scales = \(\) .* one number or more"),
         (lambda: EvalConfig(scales=(0.5, 0.0)), r"eval.scales .* above 0"),
@@ -354,6 +357,7 @@ def test_what_is_not_finite_on_the_command_line() -> None:
         ("--eval.flip true", "eval.flip", True),
         ("--workdir=a=b", "machine.workdir", "a=b"),
         ("--steps 5", "train.steps", 5),
+        ("--epochs 2.5", "train.epochs", 2.5),
         ("--data.eval_size=33,49", "task.eval_size", [33, 49]),
         ("--train.eval_every=7", "machine.eval_every", 7),
     ],
@@ -369,7 +373,7 @@ def test_how_values_may_be_written(argument: str, field: str, value: object) -> 
         ("--momentum=1", r"--momentum: .* did you mean --optim.momentum\?"),
         ("--source=x", r"did you mean --data.source\?"),
         ("--task.classes=a", "--task.classes: there is no such setting"),
-        ("--optim.lr=1", "--optim.lr: .* there are --optim.learning_rate, "),
+        ("--optim.lr=1", "--optim.lr: .* there are .*--optim.learning_rate, "),
         ("--data.crop_size=512", "crop_size = '512' .* height and width .*crop_size 512 512"),
         ("--data.crop_size", "crop_size = '' .* such as --data.crop_size 513 513"),
         ("--data.crop_size 1 2 3", "crop_size = '1 2 3' .* height and width"),

@@ -12,22 +12,36 @@ PIXELWISE = ("cross_entropy", "focal")  # losses of each pixel; the others are o
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """SGD with momentum in the official (TF1) form, L2 on convolution kernels."""
+    """The optimiser, by default SGD in the official (TF1) form, and the learning rate."""
 
+    optimizer: Literal["sgd", "decoupled_sgd", "adamw"] = "sgd"
+    """sgd: momentum, with L2 in the gradient; decoupled_sgd: momentum, and weights shrink by
+    weight_decay a step whatever learning_rate is; adamw: Adam, they shrink by rate * weight_decay.
+    """
     learning_rate: float = limited(0.007, "above 0", lambda x: x > 0)
     momentum: float = share(0.9)
+    """Of adamw the decay of its first moment; that of the second is 0.999."""
     nesterov: bool = False
-    schedule: Literal["poly", "step"] = "poly"
-    """The official `learning_policy`; step: times decay_rate every decay_steps."""
+    schedule: Literal["poly", "step", "cosine", "constant"] = "poly"
+    """poly and step are the official `learning_policy`; step: times decay_rate every decay_steps;
+    cosine: half a wave down to end_learning_rate; constant: best with train.ema_decay."""
     decay_steps: int = at_least(2000, 1)
     decay_rate: float = limited(0.1, "above 0 up to 1", lambda x: 0 < x <= 1)
     power: float = at_least(0.9, 0)
+    """Of poly."""
     end_learning_rate: float = at_least(0.0, 0)
+    """Of poly and cosine."""
     slow_start_steps: int = at_least(0, 0)
+    """Steps before the schedule begins."""
+    slow_start: Literal["constant", "linear"] = "constant"
+    """Their rate: slow_start_learning_rate, as the official; or from it up to learning_rate."""
     slow_start_learning_rate: float = 1e-4
     weight_decay: float = at_least(4e-5, 0)
+    """On kernels but depthwise ones; never on biases and BatchNorm."""
     new_layers_multiplier: float = limited(1.0, "above 0", lambda x: x > 0)
-    """On the gradients of everything but the backbone (official last_layer_gradient_multiplier)."""
+    """On the rate of everything but the backbone (official last_layer_gradient_multiplier)."""
+    clip_norm: float = at_least(0.0, 0)
+    """Gradients whose norm, over all parameters, is above it are scaled down to it; 0: none."""
 
     def __post_init__(self) -> None:
         check_fields(self, "optim")
@@ -53,6 +67,8 @@ class TrainConfig:
     """False: start the last layer afresh. None: where the weights' classes are not the data's."""
     reestimate_batch_norm: bool | None = None
     """Re-estimate the backbone's BatchNorm on images. None: where the weights had it folded."""
+    epochs: float | None = limited(None, "above 0", lambda x: x > 0)
+    """How often each image is seen; None: by steps. With it steps follow from the images."""
     steps: int | None = at_least(None, 1)
     """None: by the number of images."""
     batch_size: int | None = at_least(None, 1)
