@@ -37,6 +37,7 @@ def test_mean_loss_is_the_weighted_sum_over_the_count(seed: int) -> None:
     np.testing.assert_allclose(mean_loss(losses, valid), total / max(count, 1), rtol=1e-4)
 
 
+@pytest.mark.gpu
 def test_gradient_at_ignored_pixels_is_exactly_zero() -> None:
     logits, label = example(0)
     label = label.at[0, 0].set(4)  # outside the classes: treated as ignored
@@ -63,6 +64,7 @@ def test_hard_pixels_are_the_largest_losses(seed: int, share: float) -> None:
     np.testing.assert_allclose(hard_pixel_loss(losses, share), want, rtol=1e-5)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.95, 1.0])
 def test_hard_pixels_are_chosen_as_by_a_sort(share: float) -> None:
     """Value and gradient, with a loss of every magnitude, and zeros beside them."""
@@ -106,6 +108,7 @@ def test_logits_are_upsampled_to_the_label() -> None:
     np.testing.assert_allclose(losses[0, 0, 0], corner, rtol=1e-5)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("size", [(9, 13), (129, 97), (130, 33)])
 def test_blocks_of_rows_are_the_plain_upsampled_loss(size: tuple[int, int]) -> None:
     """Value and gradient, for labels of one block of rows, of several, and of a padded last one."""
