@@ -89,7 +89,11 @@ def test_a_run_leaves_its_weights_numbers_and_images(unbroken: Path, tiny_config
 
 @pytest.mark.parametrize(
     ("number", "lines", "workers"),
-    [(signal.SIGKILL, 4, 0), (signal.SIGTERM, 1, 0), (signal.SIGINT, 1, 1)],
+    [
+        pytest.param(signal.SIGKILL, 4, 0, marks=pytest.mark.gpu),
+        (signal.SIGTERM, 1, 0),
+        (signal.SIGINT, 1, 1),
+    ],
     ids=lambda x: getattr(x, "name", str(x)),
 )
 def test_an_ended_run_resumes_to_the_same_numbers(

@@ -50,6 +50,7 @@ def test_mean_loss_is_the_weighted_sum_over_the_count(seed: int) -> None:
 LOSSES = [cross_entropy, partial(cross_entropy, smoothing=0.1), partial(focal_loss, gamma=1.5)]
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("loss_fn", LOSSES, ids=["cross_entropy", "smoothed", "focal"])
 def test_gradient_at_ignored_pixels_is_exactly_zero(loss_fn: Callable[..., jax.Array]) -> None:
     logits, label = example(0)
@@ -102,6 +103,7 @@ def test_hard_pixels_are_the_largest_losses(seed: int, share: float) -> None:
     np.testing.assert_allclose(hard_pixel_loss(losses, share), want, rtol=1e-5)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.95, 1.0])
 def test_hard_pixels_are_chosen_as_by_a_sort(share: float) -> None:
     """Value and gradient, with a loss of every magnitude, and zeros beside them."""
@@ -145,6 +147,7 @@ def test_logits_are_upsampled_to_the_label() -> None:
     np.testing.assert_allclose(losses[0, 0, 0], corner, rtol=1e-5)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("size", [(9, 13), (129, 97), (130, 33)])
 def test_blocks_of_rows_are_the_plain_upsampled_loss(size: tuple[int, int]) -> None:
     """Value and gradient, for labels of one block of rows, of several, and of a padded last one."""

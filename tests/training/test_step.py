@@ -49,6 +49,7 @@ NARROW = dataclasses.replace(
 )
 
 
+@pytest.mark.gpu
 def test_golden_step() -> None:
     """The first two losses of a fixed experiment.
 
