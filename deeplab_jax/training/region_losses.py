@@ -49,13 +49,9 @@ def sum_pixels(
 
     size, logits = height_width(label), logits.astype(jnp.float32)
     rows = map_upsampled(sum_rows, [logits], size, jnp.where(valid, label, 0), valid)
-    sums = sum_images(jnp.sum(rows, axis=1), per_batch)
+    sums = jnp.sum(rows, axis=1)
+    sums = jnp.sum(sums, axis=0, keepdims=True) if per_batch else sums
     return sums[:, 0], sums[:, 1], sums[:, 2]
-
-
-def sum_images(sums: Array, per_batch: bool) -> Array:
-    """What was summed of each image [b, ...], or all images as one [1, ...]."""
-    return jnp.sum(sums, axis=0, keepdims=True) if per_batch else sums
 
 
 def shares(labelled: Array) -> Array:
@@ -79,27 +75,28 @@ def lovasz_loss(
     1 - IoU of a prediction that is wrong in the first k pixels: `lovasz_extension`.
 
     The full-size pixels are sorted class by class, and again in the backward pass: what is held are
-    some maps f32 [b, h, w] of one class. Devices that share an image's height each sort all of it.
+    a dozen maps f32 [b, h, w] of one class. Devices that share an image's height each sort all.
     """
     size, logits = height_width(label), logits.astype(jnp.float32)
-    classes = jnp.arange(logits.shape[-1])
-    valid = valid_pixels(label, len(classes), ignore_label)
-    labelled = jnp.sum(valid[..., None] & (label[..., None] == classes), axis=(1, 2))
-    share = shares(sum_images(labelled.astype(jnp.float32), per_batch))
+    valid = valid_pixels(label, logits.shape[-1], ignore_label)
     log_sum = map_upsampled(lambda maps: jax.nn.logsumexp(maps[0], axis=-1), [logits], size)
+    images = 1 if per_batch else len(label)
 
     @jax.checkpoint
-    def add(loss: Array, of_class: tuple[Array, Array, Array]) -> tuple[Array, None]:
-        z, i, share = of_class
+    def of_class(inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+        z, i = inputs
         p = jnp.exp(resize_bilinear(z[..., None], size)[..., 0] - log_sum)
         shown = valid & (label == i)
         # Of ignored pixels 0: they come last, and add nothing.
         errors = jnp.where(valid, jnp.abs(shown - p), 0.0)
-        flat = [gather_rows(x).reshape(len(share), -1) for x in (errors, shown)]
-        return loss + jnp.sum(share * lovasz_extension(*flat)), None
+        flat = [gather_rows(x).reshape(images, -1) for x in (errors, shown)]
+        # Most data have classes that most batches lack: nothing is sorted for these.
+        loss = jax.lax.cond(jnp.any(shown), lovasz_extension, lambda *_: jnp.zeros(images), *flat)
+        return loss, jnp.sum(flat[1], axis=1, dtype=jnp.float32)
 
-    of_classes = (jnp.moveaxis(logits, -1, 0), classes, share.T)
-    return jax.lax.scan(add, jnp.zeros(()), of_classes)[0]
+    classes = jnp.arange(logits.shape[-1])
+    losses, labelled = jax.lax.map(of_class, (jnp.moveaxis(logits, -1, 0), classes))
+    return jnp.sum(shares(labelled.T) * losses.T)
 
 
 def lovasz_extension(errors: Array, shown: Array) -> Array:
