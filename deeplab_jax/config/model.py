@@ -21,6 +21,8 @@ Backbone = Literal[
     "resnet_v1_101",
     "resnet_v1_18_beta",
     "resnet_v1_18",
+    "resnet_50",
+    "resnet_101",
     "mobilenet_v2",
     "mobilenet_v3_large_seg",
     "mobilenet_v3_small_seg",
@@ -35,6 +37,7 @@ Head = Literal["deeplabv3plus", "deeplabv3", "pspnet", "unet", "classifier"]
 Remat = Literal["none", "middle_flow", "convolutions", "units"]
 Color = tuple[int, int, int]
 Size = tuple[int, int]
+TORCH_BACKBONES = ("resnet_50", "resnet_101")
 OUTPUT_STRIDES = (8, 16, 32)
 MAX_SIDE = 16385  # pixels: beyond, a batch of one image is beyond any device
 MOST_CHANNELS = 64  # of an image
@@ -66,6 +69,9 @@ class ModelConfig:
 
     backbone: Backbone = "xception_65"
     """The encoder. unet: U-Net's own contracting path, for head unet alone.
+
+    resnet_50 and resnet_101 are PyTorch's, for timm's and torchvision's weights; resnet_v1_* the
+    official ones.
 
     mobilenet_v3_*_seg: the official segmentation form, with half the channels behind the last
     stride; minimalistic: without 5x5 kernels, squeeze-and-excitation and h-swish.
@@ -105,6 +111,9 @@ class ModelConfig:
     (the depthwise outputs); blocks: as other libraries, the 1280-channel layer above, and the
     blocks' outputs, which learns faster from ImageNet weights. A classifier always has that layer.
     """
+    mobilenet_form: Literal["official", "torch"] = "official"
+    """torch: MobileNetV2 as timm's weights want it: strided convolutions padded on all sides,
+    BatchNorm's epsilon 1e-5, images normalised by ImageNet's mean and deviation."""
     activation: Literal["relu", "relu6"] = "relu"
     """Of Xception, ASPP and decoder; relu6 also clips Xception's sums, for 8-bit arithmetic."""
     aspp_form: Literal["projection", "concat", "deeplabv2"] = "projection"
@@ -197,7 +206,8 @@ class ModelConfig:
     def _check_backbone(self) -> None:
         """What only some backbones have."""
         if self.backbone != "mobilenet_v2":
-            for name, none in (("width_divisor", None), ("mobilenet_endpoints", "official")):
+            official = ("mobilenet_endpoints", "official"), ("mobilenet_form", "official")
+            for name, none in (("width_divisor", None), *official):
                 value = getattr(self, name)
                 allowed = f"for mobilenet_v2 alone; or {none}"
                 require(value == none, f"model.{name}", value, allowed)
@@ -235,6 +245,11 @@ class ModelConfig:
     def image_channels(self) -> int:
         """How many channels an image has, the default filled in."""
         return 3 if self.channels is None else self.channels
+
+    @property
+    def torch_form(self) -> bool:
+        """Whether the backbone has PyTorch's conventions, those of timm's and torchvision's."""
+        return self.backbone in TORCH_BACKBONES or self.mobilenet_form == "torch"
 
     @property
     def sums_logits(self) -> bool:

@@ -72,6 +72,7 @@ OPTIONS = {
     "xception": LayerOptions(0.9997, 1e-3, SLIM_INITS),
     "mobilenet": LayerOptions(0.997, 1e-3, SLIM_INITS, tf_same=True),
     "resnet": LayerOptions(0.95, 1e-5, HE_INITS),
+    "torch": LayerOptions(0.9, 1e-5, HE_INITS),  # backbones of `ModelConfig.torch_form`
     "unet": LayerOptions(0.9997, 1e-5, HE_INITS),
     "pspnet": LayerOptions(0.9997, 1e-5, HE_INITS),
     "deeplab": LayerOptions(0.9997, 1e-5, DEEPLAB_INITS),

@@ -20,7 +20,8 @@ from deeplab_jax.weights.files import Weights, save_weights
 from deeplab_jax.weights.readers import read_arrays
 from deeplab_jax.weights.slots import fill, find_unused, shorten
 from deeplab_jax.weights.tf_names import tf_slots, unfold_batch_norm
-from deeplab_jax.weights.timm import check_network, timm_slots
+from deeplab_jax.weights.torch_detect import detect_torch_network
+from deeplab_jax.weights.torch_names import check_form, torch_slots
 
 OWN_NAMES = ("pspnet", "unet")  # heads without official checkpoints
 NOT_DETECTED = ("mobilenet_v3", "mobilenet_edgetpu", "resnet_v1_18")
@@ -44,10 +45,10 @@ def convert_file(
     Raises:
       UserError: the file is no readable one, or does not fit; a setting contradicts it.
     """
-    arrays, timm = read_arrays(source), source.endswith(".safetensors")
-    network = find_network(arrays, source, model, timm=timm)
+    arrays, torch = read_arrays(source), source.endswith(".safetensors")
+    network = find_network(arrays, source, model, torch=torch)
     variables, report = convert_variables(
-        arrays, network, timm=timm, backbone_only=backbone_only, fresh_logits=fresh_logits
+        arrays, network, torch=torch, backbone_only=backbone_only, fresh_logits=fresh_logits
     )
     about = TaskConfig(**task)
     if classes is not None or not about.classes:
@@ -59,20 +60,26 @@ def convert_file(
 
 
 def find_network(
-    arrays: Mapping[str, np.ndarray], source: str, asked: Mapping[str, Any], *, timm: bool
+    arrays: Mapping[str, np.ndarray], source: str, asked: Mapping[str, Any], *, torch: bool
 ) -> ModelConfig:
     """The network of arrays with the settings that were asked for.
 
-    Of timm's names, of networks without official names, and of those that are not yet read off a
-    file (cells, MobileNetV3, EdgeTPU, ResNet-18), these alone say it.
+    Of networks without official names, and of those that are not yet read off a file (cells,
+    MobileNetV3, EdgeTPU, ResNet-18), these alone say it.
 
     Raises:
       UserError: a setting contradicts the arrays, or they are of no known network.
     """
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if torch:
+        fields = detect_torch_network(shapes, source)
+        told = {name: value for name, value in asked.items() if name in fields}
+        check_told(told, ModelConfig(**fields), source)
+        return ModelConfig(**{**fields, **asked})
     unread = str(asked.get("backbone", "")).startswith(NOT_DETECTED)
-    if timm or unread or asked.get("head") in OWN_NAMES or asked.get("dense_prediction_cell"):
+    if unread or asked.get("head") in OWN_NAMES or asked.get("dense_prediction_cell"):
         return ModelConfig(**asked)
-    found = detect_network({name: array.shape for name, array in arrays.items()}, source)
+    found = detect_network(shapes, source)
     check_told(asked, found, source)
     return replace(found, **asked)
 
@@ -101,23 +108,18 @@ def convert_variables(
     arrays: Mapping[str, np.ndarray],
     model: ModelConfig,
     *,
-    timm: bool,
+    torch: bool,
     backbone_only: bool,
     fresh_logits: bool,
 ) -> tuple[dict[str, Any], str]:
-    """Our variables from arrays under TF names or timm's; what matched and what was left.
+    """Our variables from arrays under TF names or PyTorch's; what matched and what was left.
 
     Raises:
-      UserError: the arrays do not fit the network, or timm has no such network.
+      UserError: the arrays do not fit the network, or PyTorch's libraries have no such network.
     """
-    if timm:
-        check_network(arrays, model)
-        if not backbone_only and model.head != "classifier":
-            raise UserError(
-                f"timm has no weights for the head {model.head}: take the backbone with"
-                " --backbone-only, or all with --model.head=classifier"
-            )
-        slots = timm_slots(model)
+    if torch:
+        check_form(model)
+        slots = torch_slots(model, arrays)
     else:
         slots = tf_slots(model)
         arrays = unfold_batch_norm(arrays, slots, model)

@@ -17,6 +17,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 # The fields that variables decide; a flag that says otherwise is wrong.
 TOLD = (
     *("backbone", "head", "num_classes", "width", "width_divisor", "aspp_channels"),
+    "mobilenet_form",
     *("aspp_separable", "image_pooling", "decoder_low_level_channels", "decoder_channels"),
     *("decoder_convs", "decoder_kernel", "decoder_separable"),
 )

@@ -1,0 +1,119 @@
+"""Which network a state dict of PyTorch is of: read off its names and shapes.
+
+What these cannot tell (output stride, rates) is as the library has it by default.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from deeplab_jax.errors import UserError
+from deeplab_jax.models.resnet import LAYOUTS
+from deeplab_jax.models.xception import blocks
+from deeplab_jax.weights.torch_names import LAST_LAYERS, STAGES, STEMS, find_prefix
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+KNOWN = (
+    "timm's xception41, 65 and 71, its mobilenetv2_035 to _140 without depth multiplier, and its or"
+    " torchvision's resnet50 and resnet101"
+)
+RESNETS = {layout.units: name for name, layout in LAYOUTS.items() if layout.torch}
+NORMS = {"bn1", "bn2", "bn3"}
+RESNET_LAYERS = {"conv1", "conv2", "conv3", "downsample.0", "downsample.1", *NORMS}
+MOBILE_LAYERS = {"conv_pw", "conv_dw", "conv_pwl", *NORMS}
+XCEPTIONS = {
+    sum(block.units for block in blocks(name)): name
+    for name in ("xception_41", "xception_65", "xception_71")
+}
+MOBILE_UNITS = [sum(s == stage for s, _ in STAGES) for stage in range(STAGES[-1][0] + 1)]
+LAST_CHANNELS = 320  # of MobileNetV2's last unit, at width 1
+
+
+def detect_torch_network(shapes: Shapes, origin: str) -> dict[str, Any]:
+    """The fields of the network that a state dict tells.
+
+    Raises:
+      UserError: it is of no network that is known; `origin` is named, and in what it differs.
+    """
+    prefix = find_prefix(shapes)
+    inside = {n.removeprefix(prefix): s for n, s in shapes.items() if n.startswith(prefix)}
+    stem = next((name for name in STEMS if f"{name}.weight" in inside), None)
+    if stem is None:
+        some = ", ".join(sorted(shapes)[:4])
+        raise UserError(f"{origin}: holds {some}, and none of the networks: {KNOWN}")
+    kinds = {"conv1": detect_resnet, "conv_stem": detect_mobilenet, "stem.0.conv": detect_xception}
+    try:
+        fields = kinds[stem](inside)
+    except UserError as error:
+        raise UserError(f"{origin}: {error}; what can be read are {KNOWN}") from error
+    channels = _length(inside, stem, 1)
+    return fields | ({} if channels == 3 else {"channels": channels}) | detect_head(shapes)
+
+
+def detect_resnet(shapes: Shapes) -> dict[str, Any]:
+    """The backbone, unless its units are others than those of ResNet-50 and -101."""
+    places = _places(r"layer(\d)\.(\d{1,3})", shapes)
+    others = sorted({layer for _, _, layer in places} - RESNET_LAYERS)
+    units = tuple(_count_units(places, block) for block in (1, 2, 3, 4))
+    conv = "layer1.0.conv2"
+    if "layer1.0.conv3.weight" not in shapes:
+        raise UserError("a ResNet of units without bottleneck (ResNet-18, -34)")
+    if others:
+        raise UserError(f"a ResNet whose units have more than bottlenecks have ({others[0]})")
+    if not _length(shapes, conv, 0) == _length(shapes, conv, 1) == _length(shapes, "conv1", 0):
+        raise UserError("a ResNet of groups or of wider units (ResNeXt, wide ResNet)")
+    if units not in RESNETS:
+        raise UserError(f"a ResNet of {', '.join(map(str, units))} units")
+    return {"backbone": RESNETS[units]}
+
+
+def detect_mobilenet(shapes: Shapes) -> dict[str, Any]:
+    """The backbone, unless its units are others than MobileNetV2's."""
+    places = _places(r"blocks\.(\d)\.(\d{1,3})", shapes)
+    others = sorted({layer for _, _, layer in places} - MOBILE_LAYERS)
+    last = max((stage for stage, _, _ in places), default=0)
+    units = [_count_units(places, stage) for stage in range(last + 1)]
+    if others:
+        raise UserError(f"a mobile network whose units have more than MobileNetV2's ({others[0]})")
+    if units != MOBILE_UNITS:
+        counts, ours = (", ".join(map(str, n)) for n in (units, MOBILE_UNITS))
+        raise UserError(f"a mobile network of {counts} units, where MobileNetV2 has {ours}")
+    width = round(_length(shapes, "blocks.6.0.conv_pwl", 0) / LAST_CHANNELS, 4)
+    divisor = {} if width == 1 else {"width_divisor": 8}
+    return {"backbone": "mobilenet_v2", "mobilenet_form": "torch", "width": width} | divisor
+
+
+def detect_xception(shapes: Shapes) -> dict[str, Any]:
+    """The backbone, unless it is one of those with pre-activation."""
+    if "stem.1.weight" in shapes:
+        raise UserError("xception41p and xception65p are other networks: take xception65")
+    count = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
+    if count not in XCEPTIONS:
+        raise UserError(f"an Xception of {count} blocks")
+    return {"backbone": XCEPTIONS[count]}
+
+
+def detect_head(shapes: Shapes) -> dict[str, Any]:
+    """The fields of what stands on the backbone; {}: nothing does."""
+    for name in LAST_LAYERS.values():
+        if len(shape := shapes.get(f"{name}.weight", ())) == 2:
+            return {"head": "classifier", "num_classes": shape[0], "output_stride": 32}
+    return {}
+
+
+def _places(pattern: str, shapes: Shapes) -> list[tuple[int, int, str]]:
+    """(block, unit, layer) of every array of the blocks."""
+    matches = [re.match(rf"{pattern}\.(.+)\.[a-z_]+$", name) for name in shapes]
+    return [(int(m[1]), int(m[2]), m[3]) for m in matches if m]
+
+
+def _count_units(places: list[tuple[int, int, str]], block: int) -> int:
+    """How many units a block has."""
+    return 1 + max((unit for other, unit, _ in places if other == block), default=-1)
+
+
+def _length(shapes: Shapes, layer: str, axis: int) -> int:
+    """The length of an axis of a convolution's kernel; 0: there is no such convolution."""
+    shape = shapes.get(f"{layer}.weight", ())
+    return shape[axis] if len(shape) == 4 else 0

@@ -1,0 +1,62 @@
+"""The network of a state dict is read off its names and shapes; others are refused by name."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+from torch_cases import CASES
+
+from deeplab_jax import ModelConfig, UserError
+from deeplab_jax.weights.torch_detect import detect_torch_network
+from deeplab_jax.weights.torch_names import torch_slots
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def shapes_of(name: str, *, headless: bool = False) -> Shapes:
+    slots = torch_slots(CASES[name].model).items()
+    return {
+        slot.name: slot.file_shape for path, slot in slots if path[1] != "logits" or not headless
+    }
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_network_of_a_file_is_found(name: str) -> None:
+    """But for the output stride, and the width of others than MobileNetV2."""
+    model = CASES[name].model
+    fields = detect_torch_network(shapes_of(name), "x")
+    found = ModelConfig(**{"width": model.width, **fields})
+    assert found == dataclasses.replace(model, output_stride=found.output_stride)
+
+
+def test_a_backbone_alone_and_other_channels() -> None:
+    shapes = shapes_of("timm_resnet50", headless=True)
+    assert detect_torch_network(shapes, "x") == {"backbone": "resnet_50"}
+    shapes["conv1.weight"] = (8, 4, 7, 7)
+    assert detect_torch_network(shapes, "x") == {"backbone": "resnet_50", "channels": 4}
+
+
+def without(shapes: Shapes, part: str) -> Shapes:
+    return {name: shape for name, shape in shapes.items() if part not in name}
+
+
+RESNET, MOBILE = shapes_of("timm_resnet50"), shapes_of("timm_mobilenetv2")
+STRANGERS: list[tuple[Any, str]] = [
+    (without(RESNET, ".conv3."), "without bottleneck"),
+    (RESNET | {"layer1.0.se.fc1.weight": (4, 8, 1, 1)}, r"more than bottlenecks have \(se\.fc1\)"),
+    (RESNET | {"layer1.0.conv2.weight": (8, 2, 3, 3)}, "ResNeXt"),
+    (RESNET | {"layer3.35.conv1.weight": (8, 8, 1, 1)}, "3, 4, 36, 3 units"),
+    (without(RESNET, "conv1.weight") | {"conv1.0.weight": (8, 3, 3, 3)}, "none of the networks"),
+    (MOBILE | {"blocks.1.2.conv_pw.weight": (8, 8, 1, 1)}, "1, 3, 3, 4, 3, 3, 1 units, where"),
+    (MOBILE | {"blocks.1.1.se.conv_reduce.weight": (8, 8, 1, 1)}, r"\(se\.conv_reduce\)"),
+    (shapes_of("timm_xception41") | {"stem.1.weight": (8,)}, "xception41p"),
+    (shapes_of("timm_xception41") | {"blocks.13.x": (8,)}, "Xception of 14 blocks"),
+    ({"features.0.0.weight": (32, 3, 3, 3)}, r"none of the networks: timm's xception41"),
+    ({}, "none of the networks"),
+]
+
+
+@pytest.mark.parametrize(("shapes", "message"), STRANGERS, ids=[m for _, m in STRANGERS])
+def test_other_networks_are_refused_by_name(shapes: Shapes, message: str) -> None:
+    with pytest.raises(UserError, match=rf"^x\.safetensors: .*{message}"):
+        detect_torch_network(shapes, "x.safetensors")
