@@ -4,15 +4,16 @@ What these cannot tell (output stride, rates) is as the library has it by defaul
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
+from deeplab_jax.config import ModelConfig
 from deeplab_jax.errors import UserError
 from deeplab_jax.models.resnet import LAYOUTS
 from deeplab_jax.models.xception import blocks
+from deeplab_jax.weights.detect import HEAD, UNTOLD
+from deeplab_jax.weights.detect_head import Shapes
 from deeplab_jax.weights.torch_names import LAST_LAYERS, STAGES, STEMS, find_prefix
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 KNOWN = (
     "timm's xception41, 65 and 71, its mobilenetv2_035 to _140 without depth multiplier, and its or"
@@ -30,12 +31,30 @@ MOBILE_UNITS = [sum(s == stage for s, _ in STAGES) for stage in range(STAGES[-1]
 LAST_CHANNELS = 320  # of MobileNetV2's last unit, at width 1
 
 
-def detect_torch_network(shapes: Shapes, origin: str) -> dict[str, Any]:
-    """The fields of the network that a state dict tells.
+def detect_torch_network(
+    shapes: Shapes, origin: str, asked: Mapping[str, Any], free: Set[str] = frozenset()
+) -> ModelConfig:
+    """The network of a state dict with the settings that were asked for.
+
+    Fields that are `free` may be asked for as one likes; if those of the `HEAD` are, and one of
+    them is asked for, nothing of it is read off.
 
     Raises:
-      UserError: it is of no network that is known; `origin` is named, and in what it differs.
+      UserError: the state dict, of `origin`, is of no network that is known, and in what it
+        differs; or it contradicts a setting.
     """
+    told = detect_backbone(shapes, origin)
+    if not (free >= HEAD and asked.keys() & HEAD):
+        told |= detect_head(shapes)
+    for name in told.keys() & asked.keys() - free - {*UNTOLD}:
+        if asked[name] != told[name]:
+            given = f"model.{name} = {asked[name]!r}"
+            raise UserError(f"{given} is not what {origin} holds: {told[name]!r}; leave it out")
+    return ModelConfig(**{**told, **asked})
+
+
+def detect_backbone(shapes: Shapes, origin: str) -> dict[str, Any]:
+    """The fields of the backbone."""
     prefix = find_prefix(shapes)
     inside = {n.removeprefix(prefix): s for n, s in shapes.items() if n.startswith(prefix)}
     stem = next((name for name in STEMS if f"{name}.weight" in inside), None)
@@ -48,7 +67,7 @@ def detect_torch_network(shapes: Shapes, origin: str) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"{origin}: {error}; what can be read are {KNOWN}") from error
     channels = _length(inside, stem, 1)
-    return fields | ({} if channels == 3 else {"channels": channels}) | detect_head(shapes)
+    return fields | ({} if channels == 3 else {"channels": channels})
 
 
 def detect_resnet(shapes: Shapes) -> dict[str, Any]:

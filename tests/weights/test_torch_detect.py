@@ -7,6 +7,7 @@ import pytest
 from torch_cases import CASES
 
 from deeplab_jax import ModelConfig, UserError
+from deeplab_jax.weights.detect import HEAD
 from deeplab_jax.weights.torch_detect import detect_torch_network
 from deeplab_jax.weights.torch_names import torch_slots
 
@@ -24,16 +25,29 @@ def shapes_of(name: str, *, headless: bool = False) -> Shapes:
 def test_the_network_of_a_file_is_found(name: str) -> None:
     """But for the output stride, and the width of others than MobileNetV2."""
     model = CASES[name].model
-    fields = detect_torch_network(shapes_of(name), "x")
-    found = ModelConfig(**{"width": model.width, **fields})
-    assert found == dataclasses.replace(model, output_stride=found.output_stride)
+    found = detect_torch_network(shapes_of(name), "x", {})
+    untold = {"output_stride": model.output_stride, "width": model.width}
+    assert dataclasses.replace(found, **untold) == model
+    assert model.backbone != "mobilenet_v2" or found.width == model.width
 
 
 def test_a_backbone_alone_and_other_channels() -> None:
     shapes = shapes_of("timm_resnet50", headless=True)
-    assert detect_torch_network(shapes, "x") == {"backbone": "resnet_50"}
+    alone = ModelConfig(backbone="resnet_50")
+    assert detect_torch_network(shapes, "x", {}) == alone
     shapes["conv1.weight"] = (8, 4, 7, 7)
-    assert detect_torch_network(shapes, "x") == {"backbone": "resnet_50", "channels": 4}
+    four = dataclasses.replace(alone, channels=4, output_stride=8)
+    assert detect_torch_network(shapes, "x", {"output_stride": 8}) == four
+
+
+def test_settings_may_not_contradict_the_file_but_where_they_are_free() -> None:
+    shapes = shapes_of("timm_mobilenetv2")
+    for setting in ({"width": 1.0}, {"mobilenet_form": "official"}, {"num_classes": 3}):
+        with pytest.raises(UserError, match=rf"model\.{next(iter(setting))} .* not what x holds"):
+            detect_torch_network(shapes, "x", setting)
+    assert detect_torch_network(shapes, "x", {"num_classes": 3}, {"num_classes"}).classes == 3
+    backbone = detect_torch_network(shapes, "x", {"head": "pspnet"}, HEAD)
+    assert (backbone.head, backbone.num_classes, backbone.width) == ("pspnet", None, 0.1)
 
 
 def without(shapes: Shapes, part: str) -> Shapes:
@@ -59,4 +73,4 @@ STRANGERS: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("shapes", "message"), STRANGERS, ids=[m for _, m in STRANGERS])
 def test_other_networks_are_refused_by_name(shapes: Shapes, message: str) -> None:
     with pytest.raises(UserError, match=rf"^x\.safetensors: .*{message}"):
-        detect_torch_network(shapes, "x.safetensors")
+        detect_torch_network(shapes, "x.safetensors", {})
