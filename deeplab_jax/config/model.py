@@ -124,6 +124,11 @@ class ModelConfig:
     """
     aspp_channels: int = channels_field(256)
     aspp_separable: bool = True
+    aspp_convs_after: int = limited(0, "0 to 4", lambda n: 0 <= n <= 4)
+    """3x3 convolutions behind the ASPP, of its form and channels (torchvision and SMP have one)."""
+    separable_norm: bool = True
+    """BatchNorm and activation also inside the separable convolutions of ASPP and decoder, behind
+    the depthwise part; False: as SMP has them."""
     dense_prediction_cell: Cell = limited(
         (),
         "at most 16 branches, the input of each -1 or the number of an earlier one",
@@ -228,6 +233,11 @@ class ModelConfig:
         if self.dense_prediction_cell:
             ok, allowed = self.output_stride <= 16, "a dense prediction cell wants 8 or 16"
             require(ok, "model.output_stride", self.output_stride, allowed)
+        if self.dense_prediction_cell or self.aspp_form == "deeplabv2":
+            allowed = "0, where a cell or the sum of logits stands for the ASPP"
+            require(
+                self.aspp_convs_after == 0, "model.aspp_convs_after", self.aspp_convs_after, allowed
+            )
         if not self.sums_logits:
             allowed = "1; others for model.aspp_form = deeplabv2 with model.atrous_rates alone"
             require(self.logits_kernel == 1, "model.logits_kernel", self.logits_kernel, allowed)

@@ -23,7 +23,7 @@ from deeplab_jax.weights.readers import read_arrays
 from deeplab_jax.weights.slots import fill, find_unused, shorten
 from deeplab_jax.weights.tf_names import tf_slots, unfold_batch_norm
 from deeplab_jax.weights.torch_detect import detect_torch_network
-from deeplab_jax.weights.torch_names import check_form, torch_slots
+from deeplab_jax.weights.torch_names import check_form, find_prefix, pool_first, torch_slots
 
 OWN_NAMES = ("pspnet", "unet")  # heads of which there are no official names to read
 # Data sets that official networks were trained on, by how many classes they have.
@@ -117,7 +117,8 @@ def convert_variables(
     given = arrays
     if torch:
         check_form(model)
-        slots = torch_slots(model, arrays)
+        slots = torch_slots(model, find_prefix(arrays))
+        arrays = given = pool_first(arrays, slots, model)
     else:
         slots = tf_slots(model)
         arrays = unfold_batch_norm(given, slots, model)

@@ -4,13 +4,14 @@ import hashlib
 import http.client
 import json
 import os
+import shutil
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import IO, Any
 
-from deeplab_jax.errors import UserError
+from deeplab_jax.errors import UserError, first_line
 from deeplab_jax.files import locked, writable_folder, write_atomically
 from deeplab_jax.progress import Ticker
 
@@ -19,6 +20,7 @@ PAUSE = 0.5  # seconds, times the tries before
 SECONDS = 60.0  # without a byte: the connection is dead
 BLOCK = 2**20
 CHECKSUMS = "checksums.json"  # beside the files: sha256 by name
+HUB_FILE = "model.safetensors"
 FAULTS = (urllib.error.URLError, http.client.HTTPException, OSError)
 
 
@@ -42,6 +44,44 @@ def download(url: str, folder: Path, most_bytes: int) -> Path:
             os.replace(part, file)
         _compare(file)
     return file
+
+
+def download_from_hub(repository: str, folder: Path, most_bytes: int) -> Path:
+    """model.safetensors of a repository of the Hugging Face Hub, in a folder by its name.
+
+    As `download`, but by huggingface_hub, with its settings (HF_ENDPOINT, HF_TOKEN, proxies).
+
+    Raises:
+      UserError: it cannot be had, with the URL and where it may be put; or it is not what it was.
+    """
+    name = f"{repository.rpartition('/')[2]}.safetensors"
+    file = writable_folder(folder, "the folder of weights") / name
+    with locked(folder / f".{name}.lock", wait=True):
+        if not file.is_file():
+            _fetch_from_hub(repository, file, most_bytes)
+        _compare(file)
+    return file
+
+
+def _fetch_from_hub(repository: str, file: Path, most_bytes: int) -> None:
+    url = f"https://huggingface.co/{repository}/resolve/main/{HUB_FILE}"
+    help_ = f"without it, download {url} with a browser and put it there: {file}"
+    staging = file.with_name(f".{file.name}.hub")  # kept: the next try goes on from it
+    try:
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+        size = get_hf_file_metadata(hf_hub_url(repository, HUB_FILE)).size
+        if size is None or size > most_bytes:
+            raise _too_large(url, size or most_bytes, most_bytes)
+        os.replace(hf_hub_download(repository, HUB_FILE, local_dir=staging), file)
+    except UserError:
+        raise
+    except ModuleNotFoundError as error:
+        advice = f"pip install huggingface_hub; {help_}"
+        raise UserError(f"{url}: needs one more package: {advice}") from error
+    except Exception as error:  # of any of the libraries that it may stand on
+        raise UserError(f"{url}: {first_line(error)}; {help_}") from error
+    shutil.rmtree(staging, ignore_errors=True)
 
 
 def _fetch(url: str, part: Path, most_bytes: int) -> None:

@@ -16,9 +16,21 @@ from deeplab_jax.weights.detect_head import Shapes
 from deeplab_jax.weights.torch_names import LAST_LAYERS, STAGES, STEMS, find_prefix
 
 KNOWN = (
-    "timm's xception41, 65 and 71, its mobilenetv2_035 to _140 without depth multiplier, and its or"
-    " torchvision's resnet50 and resnet101"
+    "timm's xception41, 65 and 71, its mobilenetv2_035 to _140 without depth multiplier, its or"
+    " torchvision's resnet50 and resnet101, and, on these two, torchvision's DeepLabV3 and SMP's"
+    " DeepLabV3Plus"
 )
+TORCHVISION, SMP = "classifier.0.convs.0.0", "decoder.aspp.0.convs.0.0"  # the ASPPs' 1x1 branches
+SMP_ENCODER = (
+    "SMP's encoder is none of resnet50, resnet101, tu-resnet50 and tu-resnet101: of others the"
+    " rates or the low-level features are not those of a network here"
+)
+# What stands on a backbone and cannot be had here, by how its names begin.
+REFUSED = {
+    "decoder.aspp.convs.": "SMP's DeepLabV3, which lets the first unit of a block dilate too",
+    "decoder.": "a decoder of SMP's that is not DeepLabV3Plus's",
+    "classifier.": "torchvision's FCN",
+}
 RESNETS = {layout.units: name for name, layout in LAYOUTS.items() if layout.torch}
 NORMS = {"bn1", "bn2", "bn3"}
 RESNET_LAYERS = {"conv1", "conv2", "conv3", "downsample.0", "downsample.1", *NORMS}
@@ -43,9 +55,12 @@ def detect_torch_network(
       UserError: the state dict, of `origin`, is of no network that is known, and in what it
         differs; or it contradicts a setting.
     """
-    told = detect_backbone(shapes, origin)
-    if not (free >= HEAD and asked.keys() & HEAD):
-        told |= detect_head(shapes)
+    told, backbone_only = detect_backbone(shapes, origin), free >= HEAD
+    if not (backbone_only and asked.keys() & HEAD):
+        head = detect_head(shapes, told["backbone"])
+        if isinstance(head, str) and not backbone_only:
+            raise UserError(f"{origin}: {head}; --backbone-only takes the backbone alone")
+        told |= {} if isinstance(head, str) else head
     for name in told.keys() & asked.keys() - free - {*UNTOLD}:
         if asked[name] != told[name]:
             given = f"model.{name} = {asked[name]!r}"
@@ -58,6 +73,8 @@ def detect_backbone(shapes: Shapes, origin: str) -> dict[str, Any]:
     prefix = find_prefix(shapes)
     inside = {n.removeprefix(prefix): s for n, s in shapes.items() if n.startswith(prefix)}
     stem = next((name for name in STEMS if f"{name}.weight" in inside), None)
+    if stem is None and any(name.startswith("encoder.") for name in shapes):
+        raise UserError(f"{origin}: {SMP_ENCODER}")
     if stem is None:
         some = ", ".join(sorted(shapes)[:4])
         raise UserError(f"{origin}: holds {some}, and none of the networks: {KNOWN}")
@@ -113,12 +130,39 @@ def detect_xception(shapes: Shapes) -> dict[str, Any]:
     return {"backbone": XCEPTIONS[count]}
 
 
-def detect_head(shapes: Shapes) -> dict[str, Any]:
-    """The fields of what stands on the backbone; {}: nothing does."""
+def detect_head(shapes: Shapes, backbone: str) -> dict[str, Any] | str:
+    """The fields of what stands on the backbone, {} where nothing does; or why it is refused.
+
+    Output strides, rates and the factors on these are the libraries' defaults. In SMP's own ResNets
+    every unit of the last block dilates, in timm's all but the first, as here.
+    """
     for name in LAST_LAYERS.values():
         if len(shape := shapes.get(f"{name}.weight", ())) == 2:
             return {"head": "classifier", "num_classes": shape[0], "output_stride": 32}
-    return {}
+    aspp = TORCHVISION if f"{TORCHVISION}.weight" in shapes else SMP
+    channels = _length(shapes, aspp, 0)
+    fields = {"atrous_rates": (12, 24, 36), "aspp_channels": channels, "aspp_convs_after": 1}
+    if not channels:
+        begun = (part for part in REFUSED if any(name.startswith(part) for name in shapes))
+        return REFUSED.get(next(begun, ""), {})
+    last = "classifier.4" if aspp == TORCHVISION else "segmentation_head.0"
+    fields["num_classes"] = _length(shapes, last, 0)
+    if fields["num_classes"] == 1:
+        return "one logit for one class, where softmax needs two"
+    if aspp == TORCHVISION:
+        return fields | {"head": "deeplabv3", "output_stride": 8, "aspp_separable": False}
+    if backbone not in RESNETS.values():
+        return SMP_ENCODER
+    if "decoder.aspp.0.convs.1.0.0.weight" not in shapes:
+        return "SMP's DeepLabV3Plus with plain branches has a separable convolution behind them"
+    fields |= {"multi_grid": (2, 1, 1)} if find_prefix(shapes) == "encoder." else {}
+    return fields | {
+        "head": "deeplabv3plus",
+        "separable_norm": False,
+        "decoder_low_level_channels": _length(shapes, "decoder.block1.0", 0),
+        "decoder_channels": channels,
+        "decoder_convs": 1,
+    }
 
 
 def _places(pattern: str, shapes: Shapes) -> list[tuple[int, int, str]]:

@@ -1,4 +1,5 @@
-"""PyTorch's state dicts -> our tree: timm's and torchvision's backbones and classifiers.
+"""PyTorch's state dicts -> our tree: timm's and torchvision's backbones and classifiers,
+torchvision's DeepLab v3, and the v3+ of segmentation_models.pytorch (SMP).
 
 timm's `xception41`, `xception65` and `xception71` are the official networks: the same padding of
 strided convolutions on even and odd sizes, ReLUs, epsilon and normalisation. torchvision's and
@@ -29,7 +30,7 @@ LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-PREFIXES = ("encoder.model.", "encoder.", "backbone.", "")
+PREFIXES = ("encoder.model.", "encoder.", "backbone.", "")  # SMP's, with timm or not; torchvision's
 STEMS = ("conv1", "conv_stem", "stem.0.conv")  # of ResNet, MobileNetV2, Xception
 LAST_LAYERS = {"resnet": "fc", "mobilenet": "classifier", "xception": "head.fc"}
 # timm's stage of each of MobileNetV2's units, and the unit's number in it: it has the units of as
@@ -81,13 +82,39 @@ def xception_layer(parts: list[str], backbone: str) -> Names:
     return f"{block}.stack.{conv}.conv_{suffix}", f"{block}.stack.{conv}.bn_{suffix}"
 
 
+def head_layer(module: str, parts: list[str], config: ModelConfig) -> Names:
+    """["aspp2", "pointwise"] -> "decoder.aspp.0.convs.2.0.1", "decoder.aspp.0.convs.2.1".
+
+    torchvision's names under a v3 head, SMP's under a v3+ head; our own where neither has such a
+    layer. In a separable convolution number 0 is depthwise and number 1 pointwise.
+    """
+    layer, *part = parts or [""]
+    half = {"depthwise": ".0", "pointwise": ".1"}.get(part[0], "") if part else ""
+    aspp = "decoder.aspp" if config.head == "deeplabv3plus" else "classifier"
+    pooled = len(config.rates) + 1
+    places = {
+        "aspp image_pooling": (f"{aspp}.0.convs.{pooled}.1", f"{aspp}.0.convs.{pooled}.2"),
+        "aspp concat_projection": (f"{aspp}.0.project.0", f"{aspp}.0.project.1"),
+        "aspp after0": (f"{aspp}.1", f"{aspp}.2"),
+        "decoder0 feature_projection": ("decoder.block1.0", "decoder.block1.1"),
+        "decoder0 conv0": ("decoder.block2.0", "decoder.block2.1"),
+        "logits ": ("segmentation_head.0" if "decoder" in aspp else "classifier.4", ""),
+    }
+    branches = {
+        f"aspp aspp{i}": (f"{aspp}.0.convs.{i}.0", f"{aspp}.0.convs.{i}.1") for i in range(pooled)
+    }
+    ours = ".".join((module, *parts))
+    conv, norm = (places | branches).get(f"{module} {layer}", (ours, f"{ours}.norm"))
+    return conv + half, norm
+
+
 def layer_names(module: str, parts: list[str], config: ModelConfig) -> Names:
-    """PyTorch's names of a layer of ours; our own where PyTorch's networks have no such layer."""
+    """PyTorch's names of a layer of ours."""
     kind = family(config.backbone)
     if module == "logits" and config.head == "classifier":
         return LAST_LAYERS[kind], ""
     if module != "backbone":
-        return ".".join((module, *parts)), ".".join((module, *parts, "norm"))
+        return head_layer(module, parts, config)
     if kind == "xception":
         return xception_layer(parts, config.backbone)
     return resnet_layer(parts) if kind == "resnet" else mobilenet_layer(parts)
@@ -98,9 +125,9 @@ def find_prefix(names: Collection[str]) -> str:
     return next((p for p in PREFIXES if any(f"{p}{s}.weight" in names for s in STEMS)), "")
 
 
-def torch_slots(config: ModelConfig, names: Collection[str] = ()) -> dict[Path, Slot]:
-    """The array of every leaf in a state dict of these names."""
-    slots, prefix = {}, find_prefix(names)
+def torch_slots(config: ModelConfig, prefix: str = "") -> dict[Path, Slot]:
+    """The array of every leaf in a state dict, of which `prefix` stands before the backbone's."""
+    slots = {}
     for path, leaf in flatten_dict(abstract_variables(config)).items():
         _, module, *parts, last = path
         conv, norm = layer_names(module, [part for part in parts if part != "norm"], config)
@@ -110,6 +137,16 @@ def torch_slots(config: ModelConfig, names: Collection[str] = ()) -> dict[Path, 
         axes = ((3, 2) if linear else (3, 2, 0, 1)) if last == "kernel" else (0,)
         slots[path] = Slot(prefix * (module == "backbone") + name, leaf.shape, axes)
     return slots
+
+
+def pool_first(
+    arrays: Mapping[str, np.ndarray], slots: Mapping[Path, Slot], config: ModelConfig
+) -> dict[str, np.ndarray]:
+    """The arrays with the ASPP's pooled image as the first of the joined branches, not the last."""
+    out, slot = dict(arrays), slots.get(("params", "aspp", "concat_projection", "kernel"))
+    if slot is not None and config.image_pooling and slot.name in out:
+        out[slot.name] = np.roll(out[slot.name], config.aspp_channels, axis=1)
+    return out
 
 
 def check_form(config: ModelConfig) -> None:
@@ -133,11 +170,12 @@ def check_form(config: ModelConfig) -> None:
 def from_torch_variables(
     arrays: Mapping[str, np.ndarray], model_config: ModelConfig
 ) -> dict[str, Any]:
-    """Our variables from a state dict of timm or torchvision.
+    """Our variables from a state dict of timm, torchvision or SMP.
 
     Raises:
       UserError: PyTorch's network is another one; or an array is missing or has another shape:
         every such name is listed with its shapes.
     """
     check_form(model_config)
-    return fill(arrays, torch_slots(model_config, arrays), model_config)
+    slots = torch_slots(model_config, find_prefix(arrays))
+    return fill(pool_first(arrays, slots, model_config), slots, model_config)

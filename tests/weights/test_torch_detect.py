@@ -15,7 +15,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def shapes_of(name: str, *, headless: bool = False) -> Shapes:
-    slots = torch_slots(CASES[name].model).items()
+    slots = torch_slots(CASES[name].model, CASES[name].prefix).items()
     return {
         slot.name: slot.file_shape for path, slot in slots if path[1] != "logits" or not headless
     }
@@ -23,10 +23,11 @@ def shapes_of(name: str, *, headless: bool = False) -> Shapes:
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_network_of_a_file_is_found(name: str) -> None:
-    """But for the output stride, and the width of others than MobileNetV2."""
+    """But for a classifier's output stride, and the width of others than MobileNetV2."""
     model = CASES[name].model
     found = detect_torch_network(shapes_of(name), "x", {})
-    untold = {"output_stride": model.output_stride, "width": model.width}
+    segments = model.head != "classifier"
+    untold = {"width": model.width} | ({} if segments else {"output_stride": model.output_stride})
     assert dataclasses.replace(found, **untold) == model
     assert model.backbone != "mobilenet_v2" or found.width == model.width
 
@@ -54,6 +55,12 @@ def without(shapes: Shapes, part: str) -> Shapes:
     return {name: shape for name, shape in shapes.items() if part not in name}
 
 
+def renamed(shapes: Shapes, part: str, other: str) -> Shapes:
+    return {name.replace(part, other): shape for name, shape in shapes.items()}
+
+
+SMP = shapes_of("smp_deeplabv3plus")
+HEAD_OF_SMP = {name: shape for name, shape in SMP.items() if name.startswith("decoder.")}
 RESNET, MOBILE = shapes_of("timm_resnet50"), shapes_of("timm_mobilenetv2")
 STRANGERS: list[tuple[Any, str]] = [
     (without(RESNET, ".conv3."), "without bottleneck"),
@@ -67,6 +74,16 @@ STRANGERS: list[tuple[Any, str]] = [
     (shapes_of("timm_xception41") | {"blocks.13.x": (8,)}, "Xception of 14 blocks"),
     ({"features.0.0.weight": (32, 3, 3, 3)}, r"none of the networks: timm's xception41"),
     ({}, "none of the networks"),
+    ({"encoder.features.0.0.weight": (32, 3, 3, 3)}, "SMP's encoder is none of resnet50"),
+    (
+        {f"encoder.model.{name}": shape for name, shape in MOBILE.items()} | HEAD_OF_SMP,
+        "encoder is",
+    ),
+    (renamed(SMP, "decoder.aspp.0.", "decoder.aspp."), "SMP's DeepLabV3, .*--backbone-only"),
+    (renamed(SMP, "decoder.aspp.0.", "decoder.blocks."), "a decoder of SMP's"),
+    (without(SMP, "convs.1.0.0"), "with plain branches"),
+    (SMP | {"segmentation_head.0.weight": (1, 32, 1, 1)}, "one logit for one class"),
+    (renamed(shapes_of("torchvision_deeplabv3"), "classifier.0.", "classifier."), "FCN"),
 ]
 
 

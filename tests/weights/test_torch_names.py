@@ -12,7 +12,7 @@ import torch_cases
 from safetensors.numpy import save_file
 from torch_cases import CASES
 
-from deeplab_jax import ModelConfig, UserError, build_model
+from deeplab_jax import UserError, build_model
 from deeplab_jax.cli import convert
 from deeplab_jax.weights import from_torch_variables
 from deeplab_jax.weights.convert import convert_variables
@@ -34,6 +34,12 @@ STATE_DICTS = {
     "mobilenet_v2 1": "fb193ed441ef69d9f4e78ab316e4a1082177ed80e7d52099036b4ba917511288",
     "mobilenet_v2 1.4": "89df35e9deac3d436700487019d14e5cb642f82db151b46a7409d60f4b033133",
 }
+SEGMENTATION = [  # torchvision 0.28.0, segmentation_models.pytorch 0.6.0
+    ("torchvision resnet_50", "2f588a9fcaa647c812b6fc2c84dccebf33e1fa83198a7f6ceb20382659a38f04"),
+    ("torchvision resnet_101", "9056dae29113aa09c809af26854f7c128ca361140573e23243d874a3b9e77bd1"),
+    ("smp resnet_50", "b551cef76a47d6c2a324760569de92a8c228d35aa2a1ea6222ae4672b5489da2"),
+    ("smp resnet_101", "0124c0c8e3f716bdc28bfce65691770ce67991f63de01d566d2a415bbe1fde01"),
+]
 NARROW = CASES["timm_xception41"].model
 
 
@@ -48,14 +54,28 @@ def test_names_and_shapes_are_theirs(network: str) -> None:
     assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == STATE_DICTS[network]
 
 
-def arrays_of(model: ModelConfig) -> dict[str, np.ndarray]:
+@pytest.mark.parametrize(("network", "digest"), SEGMENTATION)
+def test_names_and_shapes_of_whole_networks_are_theirs(network: str, digest: str) -> None:
+    """All but torchvision's auxiliary classifier, and the counts of batches."""
+    library, backbone = network.split()
+    case = CASES[{"torchvision": "torchvision_deeplabv3", "smp": "smp_deeplabv3plus"}[library]]
+    wide = {"width": 1.0, "aspp_channels": 256, "decoder_channels": 256, "num_classes": 21}
+    config = dataclasses.replace(
+        case.model, backbone=backbone, decoder_low_level_channels=48, **wide
+    )
+    slots = torch_slots(config, case.prefix).values()
+    lines = sorted(f"{slot.name} {list(slot.file_shape)}" for slot in slots)
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == digest
+
+
+def arrays_of(case: torch_cases.Case) -> dict[str, np.ndarray]:
     """The state dict of a narrow network, by the recipe."""
-    slots = torch_slots(model).values()
+    slots = torch_slots(case.model, case.prefix).values()
     return {slot.name: torch_cases.weight(slot.name, slot.file_shape) for slot in slots}
 
 
 def ours(case: torch_cases.Case) -> np.ndarray:
-    variables = from_torch_variables(arrays_of(case.model), case.model)
+    variables = from_torch_variables(arrays_of(case), case.model)
     model = build_model(case.model)
     logits = jax.jit(lambda *x: model.apply(*x, train=False))(
         variables, torch_cases.image(case.size)
@@ -71,8 +91,9 @@ def test_logits_are_those_recorded_of_pytorch(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_logits_are_those_of_pytorch_here(name: str) -> None:
-    for package in ("torch", "torchvision", "timm"):
-        pytest.importorskip(package, reason="compares with PyTorch: pip install torchvision timm")
+    for package in ("torchvision", "timm", "segmentation_models_pytorch"):
+        why = "compares with PyTorch itself: pip install timm segmentation-models-pytorch"
+        pytest.importorskip(package, reason=why)
     check_equal(ours(CASES[name]), torch_cases.theirs(CASES[name]))
 
 
@@ -85,7 +106,7 @@ def check_equal(logits: np.ndarray, theirs: np.ndarray) -> None:
 
 @pytest.fixture(scope="module")
 def arrays() -> dict[str, np.ndarray]:
-    return arrays_of(NARROW)
+    return arrays_of(CASES["timm_xception41"])
 
 
 @pytest.mark.parametrize("backbone_only", [True, False])

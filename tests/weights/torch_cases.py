@@ -1,12 +1,13 @@
-"""Small networks of torchvision and timm, their weights by the recipe of `../shared/README.md`, and
-the configuration that is to be the same network.
+"""Small networks of torchvision, timm and segmentation_models.pytorch (SMP), their weights by the
+recipe of `../shared/README.md`, and the configuration that is to be the same network.
 
-`python tests/weights/torch_cases.py` writes what they compute, which needs torch, torchvision and
-timm, to `tests/fixtures/torch_logits.npz`.
+`PYTHONPATH=. python tests/weights/torch_cases.py` writes what they compute, which needs torch and
+these three, to `tests/fixtures/torch_logits.npz`.
 """
 
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,8 @@ class Case(NamedTuple):
     make: Callable[[], Any]
     model: ModelConfig
     size: tuple[int, int] = (64, 80)
+    prefix: str = ""
+    """Of the backbone's names."""
 
 
 def classifier(backbone: str, output_stride: int = 32, **fields: Any) -> ModelConfig:
@@ -66,6 +69,47 @@ def mobilenet(**options: Any) -> Callable[[], Any]:
     return make
 
 
+def deeplabv3(name: str) -> Callable[[], Any]:
+    def make() -> Any:
+        from torchvision.models import segmentation
+
+        options = {"weights": None, "weights_backbone": None, "num_classes": CLASSES}
+        return getattr(segmentation, name)(**options)
+
+    return make
+
+
+def smp(encoder: str) -> Callable[[], Any]:
+    def make() -> Any:
+        import segmentation_models_pytorch
+
+        return segmentation_models_pytorch.DeepLabV3Plus(
+            encoder, encoder_weights=None, classes=CLASSES
+        )
+
+    return make
+
+
+SEGMENTS: dict[str, Any] = {
+    "num_classes": CLASSES,
+    "width": 1 / 8,
+    "atrous_rates": (12, 24, 36),
+    "aspp_channels": 32,
+    "aspp_convs_after": 1,
+}
+TORCHVISION = ModelConfig(
+    backbone="resnet_50", head="deeplabv3", output_stride=8, aspp_separable=False, **SEGMENTS
+)
+SMP = ModelConfig(
+    backbone="resnet_50",
+    head="deeplabv3plus",
+    multi_grid=(2, 1, 1),
+    separable_norm=False,
+    decoder_low_level_channels=6,
+    decoder_channels=32,
+    decoder_convs=1,
+    **SEGMENTS,
+)
 MOBILE = {"width": 0.1, "width_divisor": 8, "mobilenet_form": "torch"}
 CASES = {
     "timm_resnet50": Case(timm("resnet50"), classifier("resnet_50")),
@@ -83,6 +127,15 @@ CASES = {
     "timm_mobilenetv2": Case(mobilenet(), classifier("mobilenet_v2", **MOBILE)),
     "timm_mobilenetv2_stride8": Case(
         mobilenet(output_stride=8), classifier("mobilenet_v2", 8, **MOBILE)
+    ),
+    "torchvision_deeplabv3": Case(
+        deeplabv3("deeplabv3_resnet50"), TORCHVISION, (65, 97), "backbone."
+    ),
+    "smp_deeplabv3plus": Case(smp("resnet50"), SMP, prefix="encoder."),
+    "smp_deeplabv3plus_tu": Case(
+        smp("tu-resnet101"),
+        replace(SMP, backbone="resnet_101", multi_grid=(1, 1, 1)),
+        *((32, 48), "encoder.model."),
     ),
     "timm_xception41": Case(timm("xception41"), classifier("xception_41", width=1 / 4)),
 }
@@ -121,7 +174,7 @@ def narrow(network: Any, part: int) -> Any:
 
 
 def theirs(case: Case) -> np.ndarray:
-    """PyTorch's logits f32[b, ..., classes]."""
+    """PyTorch's logits f32[b, ..., classes], before they are upsampled."""
     import torch
 
     part = 1 if case.model.backbone == "mobilenet_v2" else round(1 / case.model.width)
@@ -132,7 +185,13 @@ def theirs(case: Case) -> np.ndarray:
         mean = deviation = (0.5, 0.5, 0.5)
     x = (pixels - np.float32(mean)) / np.float32(deviation)
     with torch.inference_mode():
-        y = network(torch.from_numpy(x).permute(0, 3, 1, 2))
+        y = torch.from_numpy(x).permute(0, 3, 1, 2)
+        if hasattr(network, "segmentation_head"):  # SMP's
+            y = network.segmentation_head[0](network.decoder(network.encoder(y)))
+        elif hasattr(network, "backbone"):  # torchvision's
+            y = network.classifier(network.backbone(y)["out"])
+        else:
+            y = network(y)
     return np.asarray(y.movedim(1, -1))
 
 
