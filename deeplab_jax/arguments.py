@@ -54,10 +54,16 @@ class Parser(argparse.ArgumentParser):
         self.add_config()
 
     def add_weights(self) -> None:
-        what = "a run's folder, one that `convert` wrote, or a name of `deeplab zoo`"
+        what = "a run's folder, one that `convert` wrote, a name of `deeplab zoo`, or user/model of"
+        what += " the Hugging Face Hub (user/model@tag)"
         self.add_argument("--weights", required=True, help=what)
         what = "8, 16 or 32 [as trained]; rates follow"
         self.add_argument("--output-stride", type=int, help=what)
+
+    def add_runtime(self) -> None:
+        what = "what computes; onnxruntime, faster on CPUs, wants pip install onnx onnxruntime"
+        choices = ("xla", "onnxruntime")
+        self.add_argument("--runtime", choices=choices, default="xla", help=f"{what} [xla]")
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} ({self.prog} --help)")

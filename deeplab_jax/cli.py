@@ -11,7 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from deeplab_jax.arguments import Parser, load_at, read_config
-from deeplab_jax.errors import UserError, explain, leave, leave_when_told
+from deeplab_jax.errors import (
+    INTERRUPTED,
+    UserError,
+    explain,
+    leave,
+    leave_interrupted,
+    leave_when_told,
+)
 from deeplab_jax.process import keep_compiled_programs, restart_with_huge_pages, show_all_names
 
 USAGE = """\
@@ -26,7 +33,9 @@ your own data
 weights
   zoo         the official weights by name, such as xception65_voc
   convert     TensorFlow checkpoints, .npz files or PyTorch's .safetensors into a folder of weights
+  export      a network for onnxruntime and others: the whole prediction in a file, proved
   export-tf   a folder of weights as an official TensorFlow checkpoint or .npz
+  push        a trained network to the Hugging Face Hub, with a model card of its report
 
 experiments
   study       variants of one experiment in a table, the paper's or your own
@@ -38,7 +47,8 @@ example: deeplab train my_data && deeplab predict photos --weights runs/my_data
 COMMON = """
 common settings:
   --workdir=DIR       the run's folder; the same one again resumes [runs/NAME of the data]
-  --pretrained=DIR    weights to start from: a run's folder or one that `convert` wrote
+  --pretrained=DIR    weights to start from: a run's folder or one that `convert` wrote, a name
+                      of `deeplab zoo`, or user/model of the Hugging Face Hub
   --steps=N           training steps [by the number of images]
   --batch-size=N      images a step [as fit the device's memory; on a CPU 8]
   --crop-size H W     of training crops [from the images' sizes]
@@ -93,7 +103,9 @@ def evaluate(arguments: list[str]) -> None:
     p = Parser("evaluate", evaluate.__doc__ or "")
     p.add_data()
     p.add_weights()
-    p.add_argument("--out", type=Path, help="folder for what it writes [WEIGHTS/evaluation]")
+    p.add_runtime()
+    what = "folder for what it writes [WEIGHTS/evaluation; of a name, runs/evaluation-NAME]"
+    p.add_argument("--out", type=Path, help=what)
     args, rest = p.read(arguments)
     from deeplab_jax.inference.results import evaluate_weights, on_data
 
@@ -103,7 +115,9 @@ def evaluate(arguments: list[str]) -> None:
         name = str(folder / "config.json")
     weights, found = load_at(args, rest, read_config(name, [], args.data))
     config = on_data(weights, **{k: found[k] for k in ("data", "machine", "eval", "mesh")})
-    print(evaluate_weights(weights, config, args.out or folder / "evaluation", args.weights))
+    # Not in the folder that a name would be: it would then be taken for the weights.
+    usual = folder / "evaluation" if folder.is_dir() else Path(f"runs/evaluation-{folder.name}")
+    print(evaluate_weights(weights, config, args.out or usual, args.weights, args.runtime))
 
 
 def study(arguments: list[str]) -> None:
@@ -137,6 +151,7 @@ def predict(arguments: list[str]) -> None:
     p = Parser("predict", predict.__doc__ or "")
     p.add_argument("images", type=Path, nargs="+", metavar="IMAGE_OR_FOLDER")
     p.add_weights()
+    p.add_runtime()
     p.add_argument("--out", type=Path, help="folder for what is drawn [predicted]")
     p.add_argument(
         "--format",
@@ -155,7 +170,8 @@ def predict(arguments: list[str]) -> None:
     weights, sections = load_at(args, rest)
     if weights.model.head == "classifier" and (args.out is not None or args.format != "index"):
         raise UserError("--out, --format: a classifier draws nothing; leave them out")
-    predictor = Predictor(weights, sections["eval"], space=sections["mesh"].space)
+    space = sections["mesh"].space
+    predictor = Predictor(weights, sections["eval"], space=space, runtime=args.runtime)
     if predictor.classifies:
         failed = files.classify_files(predictor, found)
     else:
@@ -261,6 +277,37 @@ def summary(arguments: list[str]) -> None:
     print(format_summary(config.model, (height, width), rows))
 
 
+def export(arguments: list[str]) -> None:
+    """A network for other runtimes: the whole prediction in one file, from pixels to its output.
+
+    The file is then run by its runtime, compared with our prediction, and only kept if it agrees.
+    --task.eval_size 257 257  another size of the input than that of evaluation
+    """
+    p = Parser("export", export.__doc__ or "")
+    what = "a run's folder, one that `convert` wrote, or a name of `deeplab zoo`"
+    p.add_argument("weights", metavar="WEIGHTS", help=what)
+    p.add_argument("--to", required=True, choices=("onnx", "stablehlo"), dest="form")
+    p.add_argument("--out", required=True, type=Path, help="folder to write")
+    outputs = ("labels", "probabilities", "logits")
+    p.add_argument("--output", choices=outputs, default="labels", help="[labels]")
+    p.add_argument("--any-size", action="store_true", help="height and width k * stride + 1")
+    p.add_argument("--half", action="store_true", help="float16, where labels agree by 99.5 %%")
+    p.add_argument("--force", action="store_true", help="where they do not, too")
+    what = "images or a folder to compare on, at most 16 [made ones]"
+    p.add_argument("--images", type=Path, metavar="PATH", help=what)
+    p.add_argument("--output-stride", type=int, help="8, 16 or 32 [as trained]; rates follow")
+    args, rest = p.read(arguments)
+    from deeplab_jax.config import EvalConfig
+    from deeplab_jax.export.artefact import Request, check_request, export_weights
+
+    request = Request(**{name: getattr(args, name) for name in Request._fields})
+    check_request(request)
+    weights, sections = load_at(args, rest)
+    if sections["eval"] != EvalConfig():
+        raise UserError("--eval.*: an exported file looks at an image once; leave it out")
+    print(export_weights(weights, request))
+
+
 def export_tf(arguments: list[str]) -> None:
     """A folder of weights under the official variable names: a TF1 checkpoint or an .npz.
 
@@ -280,6 +327,24 @@ def export_tf(arguments: list[str]) -> None:
     arrays = to_tf_variables(weights.variables, weights.model)
     write_tf_arrays(args.out, arrays)
     print(f"wrote {len(arrays)} variables to {args.out}")
+
+
+def push(arguments: list[str]) -> None:
+    """A trained network to the Hugging Face Hub: its weights, and a model card of the run's report.
+
+    --weights user/model then loads it anywhere. The token is that of `hf auth login`, or HF_TOKEN.
+    """
+    p = Parser("push", push.__doc__ or "")
+    p.add_argument("weights", metavar="WEIGHTS", help="a run's folder or a folder of weights")
+    p.add_argument("name", metavar="USER/MODEL", help="a new commit where it is there already")
+    p.add_argument("--private", action="store_true", default=None, help="a new one, for you alone")
+    what = "one of the Hub's identifiers, as cc-by-4.0 [as an earlier card says, else unknown]"
+    p.add_argument("--licence", metavar="ID", help=what)
+    args = p.parse_args(arguments)
+    from deeplab_jax.inference.predict import load
+
+    network = load(args.weights)
+    print(f"wrote {network.push_to_hub(args.name, private=args.private, licence=args.licence)}")
 
 
 def find_command(name: str) -> Callable[[list[str]], None]:
@@ -319,4 +384,9 @@ def start(command: str | None = None) -> None:
     if not {"-h", "--help", "--help-all"} & {*sys.argv}:
         restart_with_huge_pages()
     leave_when_told()
-    main(command)
+    try:
+        main(command)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            leave_interrupted()
+        raise

@@ -147,7 +147,8 @@ class TrainConfig:
     """From what weights, how long, on what batches, by what loss."""
 
     pretrained: str = ""
-    """A folder of weights or a run's folder to start from; layers of another shape are refused."""
+    """Weights to start from: a run's folder or a folder of weights, a name of `deeplab zoo`, or
+    user/model of the Hugging Face Hub; layers of another shape are refused."""
     pretrained_logits: bool | None = None
     """False: start the last layer afresh. None: where the weights' classes are not the data's."""
     reestimate_batch_norm: bool | None = None

@@ -11,9 +11,10 @@ import urllib.request
 from pathlib import Path
 from typing import IO, Any
 
-from deeplab_jax.errors import UserError, first_line
+from deeplab_jax.errors import UserError
 from deeplab_jax.files import locked, writable_folder, write_atomically
 from deeplab_jax.progress import Ticker
+from deeplab_jax.weights.hub import one_error
 
 TRIES = 5  # each goes on where the one before was cut
 PAUSE = 0.5  # seconds, times the tries before
@@ -65,22 +66,15 @@ def download_from_hub(repository: str, folder: Path, most_bytes: int) -> Path:
 
 def _fetch_from_hub(repository: str, file: Path, most_bytes: int) -> None:
     url = f"https://huggingface.co/{repository}/resolve/main/{HUB_FILE}"
-    help_ = f"without it, download {url} with a browser and put it there: {file}"
+    by_hand = f"or download {url} with a browser and put it there: {file}"
     staging = file.with_name(f".{file.name}.hub")  # kept: the next try goes on from it
-    try:
+    with one_error(f"{url}: cannot be had", by_hand):
         from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
         size = get_hf_file_metadata(hf_hub_url(repository, HUB_FILE)).size
         if size is None or size > most_bytes:
             raise _too_large(url, size or most_bytes, most_bytes)
         os.replace(hf_hub_download(repository, HUB_FILE, local_dir=staging), file)
-    except UserError:
-        raise
-    except ModuleNotFoundError as error:
-        advice = f"pip install huggingface_hub; {help_}"
-        raise UserError(f"{url}: needs one more package: {advice}") from error
-    except Exception as error:  # of any of the libraries that it may stand on
-        raise UserError(f"{url}: {first_line(error)}; {help_}") from error
     shutil.rmtree(staging, ignore_errors=True)
 
 

@@ -121,6 +121,17 @@ def test_an_ended_run_resumes_to_the_same_numbers(
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
+def test_a_run_that_is_ended_while_it_compiles_leaves_as_always(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    config = with_workdir(tiny_config, tmp_path / "run")
+    process, log = run(config), tmp_path / "run" / "metrics.jsonl"
+    while process.poll() is None and not log.exists():
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait() == INTERRUPTED
+
+
 def test_what_ends_the_reader_costs_no_step(
     tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

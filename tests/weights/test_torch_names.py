@@ -94,7 +94,10 @@ def test_logits_are_those_of_pytorch_here(name: str) -> None:
     for package in ("torchvision", "timm", "segmentation_models_pytorch"):
         why = "compares with PyTorch itself: pip install timm segmentation-models-pytorch"
         pytest.importorskip(package, reason=why)
-    check_equal(ours(CASES[name]), torch_cases.theirs(CASES[name]))
+    case = CASES[name]
+    if case.model.head != "classifier":  # so large that all atrous rates meet pixels
+        case = case._replace(size=(320, 640))
+    check_equal(ours(case), torch_cases.theirs(case))
 
 
 def check_equal(logits: np.ndarray, theirs: np.ndarray) -> None:
