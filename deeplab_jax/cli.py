@@ -32,7 +32,7 @@ your own data
 
 weights
   zoo         the official weights by name, such as xception65_voc
-  convert     TensorFlow checkpoints, .npz files or timm's Xceptions into a folder of weights
+  convert     TensorFlow checkpoints, .npz files or PyTorch's .safetensors into a folder of weights
   export      a network for onnxruntime and others: the whole prediction in a file, proved
   export-tf   a folder of weights as an official TensorFlow checkpoint or .npz
   push        a trained network to the Hugging Face Hub, with a model card of its report
@@ -185,13 +185,13 @@ def predict(arguments: list[str]) -> None:
 
 
 def convert(arguments: list[str]) -> None:
-    """Official TensorFlow weights, or timm's, into a folder: model.json and model.safetensors.
+    """Official TensorFlow weights, or PyTorch's, into a folder: model.json and model.safetensors.
 
-    The network is read off the file; of timm's --model.backbone=xception_65 says which it is.
-    What variables cannot tell is a setting: --model.output_stride=8 --task.eval_size 513 513
+    The network is read off the file. What variables cannot tell is a setting:
+    --model.output_stride=8 --task.eval_size 513 513
     """
     p = Parser("convert", convert.__doc__ or "")
-    what = "TF1 checkpoint (prefix, folder or .tar.gz), .npz of TF names, or timm's .safetensors"
+    what = "TF1 checkpoint (prefix, folder or .tar.gz), .npz of TF names, or PyTorch's .safetensors"
     p.add_argument("source", help=what)
     p.add_argument("--out", required=True, type=Path, help="folder to write")
     p.add_config()

@@ -67,6 +67,10 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
             r"model.remat = 'middle_flow' .* only Xception",
         ),
         (
+            lambda: ModelConfig(mobilenet_form="torch"),
+            r"model.mobilenet_form .* mobilenet_v2 alone",
+        ),
+        (
             lambda: ModelConfig(mobilenet_endpoints="blocks"),
             r"model.mobilenet_endpoints .* mobilenet_v2 alone",
         ),

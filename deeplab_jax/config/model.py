@@ -21,6 +21,8 @@ Backbone = Literal[
     "resnet_v1_101",
     "resnet_v1_18_beta",
     "resnet_v1_18",
+    "resnet_50",
+    "resnet_101",
     "mobilenet_v2",
     "mobilenet_v3_large_seg",
     "mobilenet_v3_small_seg",
@@ -35,6 +37,7 @@ Head = Literal["deeplabv3plus", "deeplabv3", "pspnet", "unet", "classifier"]
 Remat = Literal["none", "middle_flow", "convolutions", "units"]
 Color = tuple[int, int, int]
 Size = tuple[int, int]
+TORCH_BACKBONES = ("resnet_50", "resnet_101")
 OUTPUT_STRIDES = (8, 16, 32)
 MAX_SIDE = 16385  # pixels: beyond, a batch of one image is beyond any device
 MOST_CHANNELS = 64  # of an image
@@ -66,6 +69,9 @@ class ModelConfig:
 
     backbone: Backbone = "xception_65"
     """The encoder. unet: U-Net's own contracting path, for head unet alone.
+
+    resnet_50 and resnet_101 are PyTorch's, for timm's and torchvision's weights; resnet_v1_* the
+    official ones.
 
     mobilenet_v3_*_seg: the official segmentation form, with half the channels behind the last
     stride; minimalistic: without 5x5 kernels, squeeze-and-excitation and h-swish.
@@ -110,6 +116,9 @@ class ModelConfig:
 
     So do the 8-bit file of the slim EdgeTPU network, and every EdgeTPU classifier.
     """
+    mobilenet_form: Literal["official", "torch"] = "official"
+    """torch: MobileNetV2 as timm's weights want it: strided convolutions padded on all sides,
+    BatchNorm's epsilon 1e-5, images normalised by ImageNet's mean and deviation."""
     activation: Literal["relu", "relu6"] = "relu"
     """Of Xception, ASPP and decoder; relu6 also clips Xception's sums, for 8-bit arithmetic."""
     aspp_form: Literal["projection", "concat", "deeplabv2"] = "projection"
@@ -120,6 +129,11 @@ class ModelConfig:
     """
     aspp_channels: int = channels_field(256)
     aspp_separable: bool = True
+    aspp_convs_after: int = limited(0, "0 to 4", lambda n: 0 <= n <= 4)
+    """3x3 convolutions behind the ASPP, of its form and channels (torchvision and SMP have one)."""
+    separable_norm: bool = True
+    """BatchNorm and activation also inside the separable convolutions of ASPP and decoder, behind
+    the depthwise part; False: as SMP has them."""
     dense_prediction_cell: Cell = limited(
         (),
         "at most 16 branches, the input of each -1 or the number of an earlier one",
@@ -202,7 +216,8 @@ class ModelConfig:
     def _check_backbone(self) -> None:
         """What only some backbones have."""
         if self.backbone != "mobilenet_v2":
-            for name, none in (("width_divisor", None), ("mobilenet_endpoints", "official")):
+            official = ("mobilenet_endpoints", "official"), ("mobilenet_form", "official")
+            for name, none in (("width_divisor", None), *official):
                 value = getattr(self, name)
                 allowed = f"for mobilenet_v2 alone; or {none}"
                 require(value == none, f"model.{name}", value, allowed)
@@ -226,6 +241,11 @@ class ModelConfig:
         if self.dense_prediction_cell:
             ok, allowed = self.output_stride <= 16, "a dense prediction cell wants 8 or 16"
             require(ok, "model.output_stride", self.output_stride, allowed)
+        if self.dense_prediction_cell or self.aspp_form == "deeplabv2":
+            allowed = "0, where a cell or the sum of logits stands for the ASPP"
+            require(
+                self.aspp_convs_after == 0, "model.aspp_convs_after", self.aspp_convs_after, allowed
+            )
         if not self.sums_logits:
             allowed = "1; others for model.aspp_form = deeplabv2 with model.atrous_rates alone"
             require(self.logits_kernel == 1, "model.logits_kernel", self.logits_kernel, allowed)
@@ -243,6 +263,11 @@ class ModelConfig:
     def image_channels(self) -> int:
         """How many channels an image has, the default filled in."""
         return 3 if self.channels is None else self.channels
+
+    @property
+    def torch_form(self) -> bool:
+        """Whether the backbone has PyTorch's conventions, those of timm's and torchvision's."""
+        return self.backbone in TORCH_BACKBONES or self.mobilenet_form == "torch"
 
     @property
     def sums_logits(self) -> bool:

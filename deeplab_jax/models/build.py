@@ -12,7 +12,7 @@ from deeplab_jax.config import ModelConfig
 from deeplab_jax.models import resnet
 from deeplab_jax.models.dpc import DensePredictionCell
 from deeplab_jax.models.heads import ASPP, Decoder, PyramidPooling, class_layers, logits_layer
-from deeplab_jax.models.layers import BiasConv, hard_swish, layer_options, relu
+from deeplab_jax.models.layers import BiasConv, LayerOptions, hard_swish, layer_options, relu
 from deeplab_jax.models.mobilenet import MobileNetV2
 from deeplab_jax.models.mobilenet_v3 import LAYOUTS, MobileNetV3
 from deeplab_jax.models.unet import ContractingPath, ExpandingPath
@@ -21,6 +21,8 @@ from deeplab_jax.ops.partition import split_rows
 from deeplab_jax.ops.resize import height_width, scale_size
 
 MEAN_RGB = (123.15, 115.90, 103.06)  # of ImageNet, official `core/feature_extractor.py`
+# Of ImageNet in torchvision and timm: 255 (0.485, 0.456, 0.406) and 255 (0.229, 0.224, 0.225).
+TORCH_MEAN, TORCH_DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 # Each makes (features, {stride: low-level features}) of an image; low-level features are named by
 # the stride that they have without atrous convolution.
 ENCODERS = {
@@ -57,8 +59,8 @@ class Network(nn.Module):
         """`train` turns on dropout and batch statistics; the frozen parts keep their averages."""
         c, kind = self.config, family(self.config.backbone)
         norm_train = train and not freeze_batch_norm
-        options, deeplab = layer_options(c, kind), layer_options(c, "deeplab")
-        x = normalise(split_rows(image), c.backbone).astype(options.dtype)
+        options, deeplab = backbone_options(c), layer_options(c, "deeplab")
+        x = normalise(split_rows(image), c).astype(options.dtype)
         encoder = next(e for name, e in ENCODERS.items() if c.backbone.startswith(name))
         backbone = encoder(c, options, name="backbone")
         x, low_levels = backbone(x, train=norm_train and not freeze_backbone)
@@ -94,22 +96,43 @@ def family(backbone: str) -> str:
     return backbone.split("_")[0]
 
 
-def normalise(image: Array, backbone: str) -> Array:
-    """Pixels in [0, 255] as the backbone was trained on them: in [-1, 1], or minus the mean."""
-    if backbone in resnet.UNITS:  # the plain form alone
-        return image - jnp.asarray(means(image.shape[-1]), image.dtype)
-    return image * (2.0 / 255.0) - 1.0
+def backbone_options(config: ModelConfig) -> LayerOptions:
+    """What the layers of the backbone share."""
+    return layer_options(config, "torch" if config.torch_form else family(config.backbone))
 
 
-def means(channels: int) -> tuple[float, ...]:
-    """ImageNet's mean of each channel; for others than RGB the mean of those."""
-    return MEAN_RGB if channels == 3 else (sum(MEAN_RGB) / 3,) * channels
+def normalise(image: Array, model: ModelConfig) -> Array:
+    """Pixels in [0, 255] as the backbone was trained on them.
+
+    In [-1, 1]; or minus the mean; or, of PyTorch's, minus the mean and by the deviation.
+    """
+    if (mean := mean_rgb(model)) is None:
+        return image * (2.0 / 255.0) - 1.0
+    channels = image.shape[-1]
+    centred = image - jnp.asarray(for_channels(mean, channels), image.dtype)
+    if not model.torch_form:
+        return centred
+    return centred / jnp.asarray(for_channels(TORCH_DEVIATION, channels), image.dtype)
+
+
+def mean_rgb(model: ModelConfig) -> tuple[float, ...] | None:
+    """The mean that the backbone's images are taken from; None: it has them in [-1, 1]."""
+    if model.torch_form:
+        return TORCH_MEAN
+    # Of the official ResNets the plain form alone.
+    plain = model.backbone in resnet.LAYOUTS and not model.backbone.endswith("_beta")
+    return MEAN_RGB if plain else None
+
+
+def for_channels(rgb: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """A value of each channel; for others than RGB the mean of red's, green's and blue's."""
+    return rgb if channels == 3 else (sum(rgb) / 3,) * channels
 
 
 def mean_pixel(model: ModelConfig) -> tuple[int, ...]:
     """The pixel that normalises to about 0: what images are padded with, as uint8."""
-    if model.backbone in resnet.UNITS:
-        return tuple(round(mean) for mean in means(model.image_channels))
+    if mean := mean_rgb(model):
+        return tuple(round(value) for value in for_channels(mean, model.image_channels))
     return (127,) * model.image_channels  # official 127.5
 
 

@@ -33,13 +33,14 @@ def conv_block(
     rate: int = 1,
     *,
     separable: bool,
+    inner_norm: bool,
     activation: Callable[[Array], Array],
     options: LayerOptions,
     name: str,
 ) -> nn.Module:
     """A k x k convolution with BatchNorm and activation, separable or plain."""
     if separable and kernel > 1:
-        return SeparableConv(features, kernel, rate, activation, options, name=name)
+        return SeparableConv(features, kernel, rate, activation, options, inner_norm, name=name)
     return ConvBN(features, kernel, 1, rate, activation, options, name=name)
 
 
@@ -65,6 +66,7 @@ class ASPP(nn.Module):
             conv_block,
             c.aspp_channels,
             separable=c.aspp_separable,
+            inner_norm=c.separable_norm,
             activation=activation_of(c),
             options=self.options,
         )
@@ -89,6 +91,8 @@ class ASPP(nn.Module):
         if gated:
             sigmoid = hard_sigmoid if c.image_pooling_gate == "hard_sigmoid" else nn.sigmoid
             x = Gate(sigmoid, name="gate")(x, gate)
+        for i in range(c.aspp_convs_after):
+            x = block(3, name=f"after{i}")(x, train=train)
         return x
 
 
@@ -130,6 +134,7 @@ class Decoder(nn.Module):
             features,
             kernel,
             separable=c.decoder_separable,
+            inner_norm=c.separable_norm,
             activation=activation_of(c),
             options=self.options,
             name=name,

@@ -72,6 +72,7 @@ OPTIONS = {
     "xception": LayerOptions(0.9997, 1e-3, SLIM_INITS),
     "mobilenet": LayerOptions(0.997, 1e-3, SLIM_INITS, tf_same=True),
     "resnet": LayerOptions(0.95, 1e-5, HE_INITS),
+    "torch": LayerOptions(0.9, 1e-5, HE_INITS),  # backbones of `ModelConfig.torch_form`
     "unet": LayerOptions(0.9997, 1e-5, HE_INITS),
     "pspnet": LayerOptions(0.9997, 1e-5, HE_INITS),
     "deeplab": LayerOptions(0.9997, 1e-5, DEEPLAB_INITS),
@@ -139,6 +140,8 @@ class ConvBN(nn.Module):
     options: LayerOptions = LayerOptions()
     kernel_init: Initializer | None = None
     """None: the options' for a depthwise or a plain kernel."""
+    norm: bool = True
+    """False: the convolution alone, with its activation."""
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
@@ -146,6 +149,9 @@ class ConvBN(nn.Module):
         shape = (*k, 1, c) if self.features is None else (*k, c, self.features)
         init = options.inits.depthwise if self.features is None else options.inits.plain
         kernel = self.param("kernel", self.kernel_init or init, shape)
+        if not self.norm:
+            x = self.convolve(x, kernel)
+            return self.activation(x) if self.activation is not None else x
         norm = BatchNorm(self.features or c, options.decay, options.epsilon, name="norm")
         if train or self.is_mutable_collection("moments"):
             x = self.convolve(x, kernel)
@@ -176,7 +182,8 @@ class ConvBN(nn.Module):
 class SeparableConv(nn.Module):
     """Depthwise k x k and pointwise convolution, each with BatchNorm and activation.
 
-    The official checkpoints name them `{name}_depthwise` and `{name}_pointwise`.
+    The official checkpoints name them `{name}_depthwise` and `{name}_pointwise`. Without
+    `inner_norm` nothing stands between them.
     """
 
     features: int
@@ -184,13 +191,19 @@ class SeparableConv(nn.Module):
     rate: Pair
     activation: Callable[[Array], Array]
     options: LayerOptions
+    inner_norm: bool = True
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        layer = partial(ConvBN, activation=self.activation, options=self.options)
-        x = layer(None, self.kernel, rate=self.rate, name="depthwise")(x, train=train)
-        init = self.options.inits.pointwise
-        return layer(self.features, kernel_init=init, name="pointwise")(x, train=train)
+        layer, inner = partial(ConvBN, options=self.options), self.inner_norm
+        act = self.activation if inner else None
+        depthwise = layer(None, self.kernel, 1, self.rate, act, norm=inner, name="depthwise")
+        x, init = depthwise(x, train=train), self.options.inits.pointwise
+        pointwise = layer(
+            self.features, activation=self.activation, kernel_init=init, name="pointwise"
+        )
+        y: Array = pointwise(x, train=train)
+        return y
 
 
 class BiasConv(nn.Module):

@@ -20,7 +20,7 @@ LAST_CONV = "Conv_1"  # to 1280 channels, under ImageNet's classifier
 
 
 class MobileNetV2(nn.Module):
-    """MobileNetV2: image [b, h, w, 3] in [-1, 1] -> (features, {2, 4, 8, 16: low-level features}).
+    """MobileNetV2: normalised image [b, h, w, c] -> (features, {2, 4, 8, 16: low-level features}).
 
     The features are the 320-channel layer's, the low-level ones depthwise outputs, as in official
     DeepLab; with `mobilenet_endpoints` = blocks (a classifier: always) the 1280-channel layer's and

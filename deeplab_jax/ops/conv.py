@@ -24,8 +24,9 @@ def spatial_pads(
     """Zero padding of height and width.
 
     Official Xception and ResNet pad a strided convolution explicitly by `k_eff - 1`, so that it
-    equals "stride 1, then every s-th pixel" (`core/xception.py: fixed_padding`). MobileNetV2 has
-    TensorFlow's own SAME (`tf_same`), which on even sizes pads only bottom and right.
+    equals "stride 1, then every s-th pixel" (`core/xception.py: fixed_padding`); PyTorch's networks
+    do so too. MobileNetV2 has TensorFlow's own SAME (`tf_same`), which on even sizes pads only
+    bottom and right.
     """
 
     def pad(n: int, kernel: int, rate: int) -> tuple[int, int]:

@@ -3,13 +3,18 @@
 import jax.numpy as jnp
 from jax import Array, lax
 
+from deeplab_jax.ops.conv import spatial_pads
 from deeplab_jax.ops.dispatch import apply_matrices
 
 
-def max_pool(x: Array, window: int, stride: int) -> Array:
-    """Maximum over window x window with TensorFlow's SAME: -> [b, ceil(h / s), ceil(w / s), c]."""
+def max_pool(x: Array, window: int, stride: int, *, tf_same: bool = True) -> Array:
+    """Maximum over window x window: -> [b, ceil(h / s), ceil(w / s), c].
+
+    Padded by TensorFlow's SAME, or on all sides by window // 2, as PyTorch's ResNets do it.
+    """
+    pads = spatial_pads((x.shape[1], x.shape[2]), window, stride, 1, tf_same)
     sizes, strides = (1, window, window, 1), (1, stride, stride, 1)
-    return lax.reduce_window(x, -jnp.inf, lax.max, sizes, strides, "SAME")
+    return lax.reduce_window(x, -jnp.inf, lax.max, sizes, strides, ((0, 0), *pads, (0, 0)))
 
 
 def average_pool(x: Array, window: tuple[int, int], stride: tuple[int, int] = (1, 1)) -> Array:

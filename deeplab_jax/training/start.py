@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from deeplab_jax.config import Config
+from deeplab_jax.config import Config, ModelConfig
 from deeplab_jax.config.flags import given
 from deeplab_jax.data.batches import train_batches
 from deeplab_jax.data.classes import other_names
@@ -73,6 +73,7 @@ def overlay(
         pretrained, adapted = adapt_channels(pretrained, config.model.image_channels)
     except UserError as error:
         raise UserError(f"pretrained = {origin!r}: {error}") from error
+    check_form(pretrained.model, config.model, origin)
     theirs = pretrained.variables
     same_kind = (pretrained.model.head == "classifier") == (config.model.head == "classifier")
     other = other_classes(pretrained, config.model.classes, class_names)
@@ -151,6 +152,13 @@ def on_weights(base: Config, changes: Sequence[str]) -> Config:
     told = f"its {network.backbone} with the head {network.head}"
     print(f"starts from {folder} (--pretrained): {told}", file=sys.stderr)
     return replace(base, model=network, train=replace(base.train, pretrained=folder))
+
+
+def check_form(theirs: ModelConfig, ours: ModelConfig, origin: str) -> None:
+    """Raise UserError where shapes may fit, but one backbone has PyTorch's form and one has not."""
+    if theirs.torch_form != ours.torch_form:
+        told = f"model.backbone = {theirs.backbone}, model.mobilenet_form = {theirs.mobilenet_form}"
+        raise UserError(f"pretrained = {origin!r} has another form of network: set {told}")
 
 
 def check_shapes(name: str, ours: Any, theirs: Any, origin: str) -> None:

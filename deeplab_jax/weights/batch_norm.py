@@ -15,8 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
 from deeplab_jax.models import Network
-from deeplab_jax.models.build import family
-from deeplab_jax.models.layers import OPTIONS
+from deeplab_jax.models.build import backbone_options
 
 
 def reestimate_batch_norm(variables: Any, model: Network, images: Iterable[np.ndarray]) -> Any:
@@ -34,7 +33,7 @@ def reestimate_batch_norm(variables: Any, model: Network, images: Iterable[np.nd
 
     moments = [flatten_dict(jax.device_get(measure(variables, image))) for image in images]
     flat = flatten_dict(variables)
-    epsilon = OPTIONS[family(model.config.backbone)].epsilon
+    epsilon = backbone_options(model.config).epsilon
     for path in moments[0]:  # (..., "norm", "mean_var")
         means = np.stack([m[path][0][0] for m in moments])
         squares = np.stack([m[path][0][1] for m in moments]) + np.square(means)

@@ -10,7 +10,8 @@ MAX_BYTES = 2 * 2**30  # what a file may unpack to; the largest official one has
 MAX_RATIO = 100  # of unpacked to packed bytes: weights are noise, which hardly shrinks
 MAX_MEMBERS = 10_000  # xception_71 with an optimiser's slots has 1300 arrays
 READABLE = (
-    "a TensorFlow checkpoint (its prefix, its folder or a .tar.gz), an .npz or timm's .safetensors"
+    "a TensorFlow checkpoint (its prefix, its folder or a .tar.gz), an .npz, or PyTorch's"
+    " .safetensors"
 )
 
 

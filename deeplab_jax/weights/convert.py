@@ -22,7 +22,8 @@ from deeplab_jax.weights.files import Weights, save_weights
 from deeplab_jax.weights.readers import read_arrays
 from deeplab_jax.weights.slots import fill, find_unused, shorten
 from deeplab_jax.weights.tf_names import tf_slots, unfold_batch_norm
-from deeplab_jax.weights.timm import check_network, timm_slots
+from deeplab_jax.weights.torch_detect import detect_torch_network
+from deeplab_jax.weights.torch_names import check_form, find_prefix, pool_first, torch_slots
 
 OWN_NAMES = ("pspnet", "unet")  # heads of which there are no official names to read
 # Data sets that official networks were trained on, by how many classes they have.
@@ -47,16 +48,17 @@ def convert_file(
     Raises:
       UserError: the file is no readable one, or does not fit; a setting contradicts it.
     """
-    arrays, timm = read_arrays(source), source.endswith(".safetensors")
+    arrays, torch = read_arrays(source), source.endswith(".safetensors")
     row, settings, sizes = zoo.find_row(source)
-    if timm or model.get("head") in OWN_NAMES:
+    if not torch and model.get("head") in OWN_NAMES:
         network = ModelConfig(**model)
     else:
         shapes = {name: array.shape for name, array in arrays.items()}
         free = HEAD if backbone_only else {"num_classes"} if fresh_logits else set[str]()
-        network = detect_network(shapes, source, {**settings, **model}, free)
+        detect = detect_torch_network if torch else detect_network
+        network = detect(shapes, source, {**settings, **model}, free)
     variables, report = convert_variables(
-        arrays, network, timm=timm, backbone_only=backbone_only, fresh_logits=fresh_logits
+        arrays, network, torch=torch, backbone_only=backbone_only, fresh_logits=fresh_logits
     )
     about = TaskConfig(**{**sizes, **task})
     if classes is not None or not about.classes:
@@ -103,24 +105,20 @@ def convert_variables(
     arrays: Mapping[str, np.ndarray],
     model: ModelConfig,
     *,
-    timm: bool,
+    torch: bool,
     backbone_only: bool,
     fresh_logits: bool,
 ) -> tuple[dict[str, Any], str]:
-    """Our variables from arrays under TF names or timm's; what matched and what was left.
+    """Our variables from arrays under TF names or PyTorch's; what matched and what was left.
 
     Raises:
-      UserError: the arrays do not fit the network, or timm has no such network.
+      UserError: the arrays do not fit the network, or PyTorch's libraries have no such network.
     """
     given = arrays
-    if timm:
-        check_network(arrays, model)
-        if not backbone_only and model.head != "classifier":
-            raise UserError(
-                f"timm has no weights for the head {model.head}: take the backbone with"
-                " --backbone-only, or all with --model.head=classifier"
-            )
-        slots = timm_slots(model)
+    if torch:
+        check_form(model)
+        slots = torch_slots(model, find_prefix(arrays))
+        arrays = given = pool_first(arrays, slots, model)
     else:
         slots = tf_slots(model)
         arrays = unfold_batch_norm(given, slots, model)

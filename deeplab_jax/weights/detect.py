@@ -30,7 +30,7 @@ _OURS = ("head_init", "batch_norm_decay", "dtype", "remat")  # of training and a
 # Those that they decide: a flag that says otherwise is wrong.
 TOLD = tuple(name for name in vars(ModelConfig()) if name not in (*UNTOLD, *_OURS))
 BACKBONE = ("backbone", "channels", "width", "width_divisor", "whole_top")
-HEAD = {*TOLD, *UNTOLD_HEAD} - {*BACKBONE}
+HEAD = {*TOLD, *UNTOLD_HEAD} - {*BACKBONE, "mobilenet_form"}
 V2 = [Unit(expansion, channels, stride=stride) for expansion, channels, stride in mobilenet.UNITS]
 STRIDES = ((4,), (8, 4), (16, 8, 4), (8,), (16,), (16, 4), (16, 8))  # of decoders, usual ones first
 # In thousandths, round ones first.

@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import json
 import os
+import shutil
 import time
 import urllib.error
 import urllib.request
@@ -13,12 +14,14 @@ from typing import IO, Any
 from deeplab_jax.errors import UserError
 from deeplab_jax.files import locked, writable_folder, write_atomically
 from deeplab_jax.progress import Ticker
+from deeplab_jax.weights.hub import one_error
 
 TRIES = 5  # each goes on where the one before was cut
 PAUSE = 0.5  # seconds, times the tries before
 SECONDS = 60.0  # without a byte: the connection is dead
 BLOCK = 2**20
 CHECKSUMS = "checksums.json"  # beside the files: sha256 by name
+HUB_FILE = "model.safetensors"
 FAULTS = (urllib.error.URLError, http.client.HTTPException, OSError)
 
 
@@ -42,6 +45,37 @@ def download(url: str, folder: Path, most_bytes: int) -> Path:
             os.replace(part, file)
         _compare(file)
     return file
+
+
+def download_from_hub(repository: str, folder: Path, most_bytes: int) -> Path:
+    """model.safetensors of a repository of the Hugging Face Hub, in a folder by its name.
+
+    As `download`, but by huggingface_hub, with its settings (HF_ENDPOINT, HF_TOKEN, proxies).
+
+    Raises:
+      UserError: it cannot be had, with the URL and where it may be put; or it is not what it was.
+    """
+    name = f"{repository.rpartition('/')[2]}.safetensors"
+    file = writable_folder(folder, "the folder of weights") / name
+    with locked(folder / f".{name}.lock", wait=True):
+        if not file.is_file():
+            _fetch_from_hub(repository, file, most_bytes)
+        _compare(file)
+    return file
+
+
+def _fetch_from_hub(repository: str, file: Path, most_bytes: int) -> None:
+    url = f"https://huggingface.co/{repository}/resolve/main/{HUB_FILE}"
+    by_hand = f"or download {url} with a browser and put it there: {file}"
+    staging = file.with_name(f".{file.name}.hub")  # kept: the next try goes on from it
+    with one_error(f"{url}: cannot be had", by_hand):
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+        size = get_hf_file_metadata(hf_hub_url(repository, HUB_FILE)).size
+        if size is None or size > most_bytes:
+            raise _too_large(url, size or most_bytes, most_bytes)
+        os.replace(hf_hub_download(repository, HUB_FILE, local_dir=staging), file)
+    shutil.rmtree(staging, ignore_errors=True)
 
 
 def _fetch(url: str, part: Path, most_bytes: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from deeplab_jax.config import Backbone, ModelConfig, one_of, read_json, require
 from deeplab_jax.config.cell import Cell, read_cell
+from deeplab_jax.config.model import TORCH_BACKBONES
 from deeplab_jax.errors import UserError
 
 # Official defaults of the flags that say what the network is; None: without, or as many as needed.
@@ -68,7 +69,8 @@ def official_config(flags: Mapping[str, Any]) -> ModelConfig:
       UserError: a flag's value is not one of it, or cannot be had here.
     """
     f = DEFAULTS | {name: value for name, value in flags.items() if value is not None}
-    variants = [name for name in get_args(Backbone) if name != "unet"]
+    others = ("unet", *TORCH_BACKBONES)
+    variants = [name for name in get_args(Backbone) if name not in others]
     one_of("model_variant", f["model_variant"], variants)
     one_of("task", f["task"], ("segmentation", "classification"))
     try:

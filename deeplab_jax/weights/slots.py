@@ -1,6 +1,7 @@
 """Arrays of a file into our variable tree, or one message about all that does not fit.
 
-A format (`files.py`, `tf_names.py`, `timm.py`) is a table of slots: where its files keep each leaf.
+A format (`files.py`, `tf_names.py`, `torch_names.py`) is a table of slots: where its files keep
+each leaf.
 """
 
 from collections.abc import Collection, Mapping

@@ -12,8 +12,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from deeplab_jax.config import ModelConfig
-from deeplab_jax.models.build import abstract_variables, family
-from deeplab_jax.models.layers import OPTIONS
+from deeplab_jax.models.build import abstract_variables, backbone_options, family
+from deeplab_jax.models.layers import layer_options
 from deeplab_jax.weights.slots import Path, Slot, fill
 
 LEAVES = {
@@ -110,8 +110,8 @@ def unfold_batch_norm(
         if path[-1] != "scale" or f"{scope}/biases" not in out or f"{scope}/BatchNorm/beta" in out:
             continue
         bias = out.pop(f"{scope}/biases")
-        part = family(config.backbone) if path[1] == "backbone" else "deeplab"
-        epsilon = OPTIONS[part].epsilon
+        backbone, deeplab = backbone_options(config), layer_options(config, "deeplab")
+        epsilon = (backbone if path[1] == "backbone" else deeplab).epsilon
         out |= {
             f"{scope}/BatchNorm/gamma": np.full(bias.shape, np.sqrt(1 + epsilon), np.float32),
             f"{scope}/BatchNorm/beta": bias,

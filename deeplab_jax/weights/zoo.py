@@ -1,6 +1,8 @@
-"""The official weights by name: where they are, what was published of them, how they are read.
+"""The official weights by name, and timm's backbones: where they are, what was published of them,
+how they are read.
 
-Source: tensorflow/models, research/deeplab, g3doc/model_zoo.md and quantize.md; slim's pages.
+Source: tensorflow/models, research/deeplab, g3doc/model_zoo.md and quantize.md; slim's pages; timm
+1.0.31 (the sizes of its files follow from its networks).
 """
 
 import os
@@ -11,10 +13,11 @@ from typing import Any, NamedTuple
 
 from deeplab_jax.config import ModelConfig
 from deeplab_jax.weights.detect import UNTOLD
-from deeplab_jax.weights.download import download
+from deeplab_jax.weights.download import download, download_from_hub
 from deeplab_jax.weights.official import CITYSCAPES_CELL, official_config
 
 MODELS = "http://download.tensorflow.org/models/{}.tar.gz"
+HUB = "https://huggingface.co/"
 MOBILENET_V2 = "https://storage.googleapis.com/mobilenet_v2/checkpoints/mobilenet_v2_1.0_224.tgz"
 MB = 2**20
 Flags = dict[str, Any]
@@ -43,9 +46,22 @@ class Row(NamedTuple):
         return self.archive if "://" in self.archive else MODELS.format(self.archive)
 
     @property
+    def repository(self) -> str:
+        """Of the Hugging Face Hub; "" of other rows."""
+        parts = self.url.removeprefix(HUB).split("/")
+        return "/".join(parts[:2]) if self.url.startswith(HUB) else ""
+
+    @property
+    def file(self) -> str:
+        """The name of the file, where it is kept here."""
+        if self.repository:
+            return f"{self.repository.rpartition('/')[2]}.safetensors"
+        return self.url.rpartition("/")[2]
+
+    @property
     def network(self) -> ModelConfig:
-        """The network as the flags describe it."""
-        return official_config(self.flags)
+        """The network as the flags describe it, or of the Hub's rows our own fields."""
+        return ModelConfig(**self.flags) if self.repository else official_config(self.flags)
 
 
 MNV2 = {"model_variant": "mobilenet_v2"}
@@ -87,6 +103,13 @@ def _ade20k(archive: str, score: str, megabytes: float, flags: Flags) -> Row:
 def _backbone(archive: str, data: str, megabytes: float, variant: str, **flags: Any) -> Row:
     flags = {"model_variant": variant, **flags}
     return Row(archive, data, "", megabytes, flags, backbone_only=True)
+
+
+def _timm(name: str, megabytes: float, **fields: Any) -> Row:
+    """Licence Apache-2.0, as timm's configurations have it."""
+    url = f"{HUB}timm/{name}/resolve/main/model.safetensors"
+    fields |= {"head": "classifier", "num_classes": 1000, "output_stride": 32}
+    return Row(url, "ImageNet", "", megabytes, fields, backbone_only=True)
 
 
 BETA = {"multi_grid": (1, 2, 4)}
@@ -166,6 +189,12 @@ ROWS = {
         "resnet_v1_101_2018_05_04", "ImageNet", 477, "resnet_v1_101_beta", **BETA
     ),
     "mobilenetv2_imagenet": _backbone(MOBILENET_V2, "ImageNet", 78, "mobilenet_v2"),
+    "xception65_timm": _timm("xception65.ra3_in1k", 153, backbone="xception_65"),
+    "resnet50_timm": _timm("resnet50.a1_in1k", 98, backbone="resnet_50"),
+    "resnet101_timm": _timm("resnet101.a1_in1k", 171, backbone="resnet_101"),
+    "mobilenetv2_timm": _timm(
+        "mobilenetv2_100.ra_in1k", 14, backbone="mobilenet_v2", mobilenet_form="torch"
+    ),
 }
 
 
@@ -190,7 +219,11 @@ def fetch(name: str) -> Path:
     folder = home / name
     if (folder / "model.safetensors").is_file():
         return folder
-    archive = download(row.url, home / "archives", round(1.5 * row.megabytes * MB) + 8 * MB)
+    archives, most = home / "archives", round(1.5 * row.megabytes * MB) + 8 * MB
+    if row.repository:
+        archive = download_from_hub(row.repository, archives, most)
+    else:
+        archive = download(row.url, archives, most)
     staging = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=home))
     try:
         # The file tells its network, and by its name what else the row has.
@@ -208,9 +241,8 @@ def find_row(source: str) -> tuple[str, Flags, Flags]:
     They are those of the model, without what stands on a backbone, and of the task; of another file
     there are none.
     """
-    file = f"/{Path(source).name}"
     for name, row in ROWS.items():
-        if row.url.endswith(file):
+        if row.file == Path(source).name:
             untold = () if row.backbone_only else UNTOLD
             model = {field: getattr(row.network, field) for field in untold}
             return name, model, {"eval_size": row.eval_size, "resize": row.resize}

@@ -131,6 +131,7 @@ def test_pspnet_is_the_papers_size() -> None:
         ("xception_41", (65, 97)),
         ("resnet_v1_50_beta", (65, 97)),
         ("resnet_v1_50", (64, 90)),
+        ("resnet_50", (64, 90)),
         ("mobilenet_v2", (65, 97)),
     ],
 )
@@ -221,6 +222,7 @@ GATED: dict[str, Any] = {
         ("mobilenet_v3_small", {"head": "classifier"}),
         ("mobilenet_edgetpu", {"head": "deeplabv3", "atrous_rates": ()}),
         ("resnet_v1_18_beta", {"dense_prediction_cell": CELL}),
+        ("resnet_50", {"decoder_strides": (8, 4), "atrous_rates": (1,)}),
         ("resnet_v1_18", {"aspp_form": "deeplabv2", "logits_kernel": 3, "atrous_rates": (1, 2)}),
         ("xception_41", {"activation": "relu6", "atrous_rates": (1,)}),
     ],

@@ -28,6 +28,7 @@ NETWORKS = [
     ModelConfig(backbone="xception_41", head="pspnet", width=0.05, output_stride=32),
     ModelConfig(backbone="resnet_v1_50", head="deeplabv3", multi_grid=(1, 2, 4)),
     ModelConfig(backbone="resnet_v1_50_beta", head="unet", output_stride=8),
+    ModelConfig(backbone="resnet_50", head="unet", output_stride=16, multi_grid=(2, 1, 1)),
     ModelConfig(backbone="mobilenet_v2", head="classifier", num_classes=1001),
     ModelConfig(backbone="unet", head="unet", width=0.1, dtype="bfloat16"),
     ModelConfig(backbone="resnet_v1_18_beta", multi_grid=(1, 2, 1), aspp_form="concat"),
@@ -62,6 +63,14 @@ def test_multiply_adds_are_the_paper_s(
     assert round(sum(c.multiply_adds for c in convolutions) / 1e9, 2) == ideal
     assert round(counted, 2) == padded
     assert 0 < paper - counted < 0.003 * paper
+
+
+@pytest.mark.parametrize(
+    ("backbone", "count"), [("resnet_50", 25_557_032), ("resnet_101", 44_549_160)]
+)
+def test_pytorchs_resnets_have_their_published_size(backbone: str, count: int) -> None:
+    config = ModelConfig(backbone=backbone, head="classifier", num_classes=1000)  # type: ignore[arg-type]
+    assert parameters(config) == count
 
 
 def test_resnet_101_with_multi_grid_has_the_paper_s_multiply_adds() -> None:

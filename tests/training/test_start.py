@@ -98,3 +98,18 @@ def test_folded_batch_norm_is_measured_unless_refused(
         assert (initial_variables(config, source) == "measured") == measured
         told = "BatchNorm is folded" in capsys.readouterr().err
         assert told == (variables is folded and asked is None)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (ModelConfig(backbone="resnet_50"), ModelConfig(backbone="resnet_v1_50")),
+        (TINY_MODEL, dataclasses.replace(TINY_MODEL, mobilenet_form="torch")),
+    ],
+)
+def test_weights_of_another_form_are_refused_though_they_fit(
+    theirs: ModelConfig, ours: ModelConfig
+) -> None:
+    start.check_form(theirs, theirs, "w")
+    with pytest.raises(UserError, match=f"'w' has another form .* = {theirs.backbone}, "):
+        start.check_form(theirs, ours, "w")

@@ -56,5 +56,6 @@ def test_other_channels_cannot_be_adapted() -> None:
 def test_the_padding_has_the_channels() -> None:
     beta = ModelConfig(backbone="resnet_v1_50")
     assert mean_pixel(beta) == (123, 116, 103)
+    assert mean_pixel(dataclasses.replace(beta, backbone="resnet_50")) == (124, 116, 104)
     assert mean_pixel(dataclasses.replace(beta, channels=5)) == (114,) * 5
     assert mean_pixel(dataclasses.replace(TINY_UNET, channels=2)) == (127, 127)

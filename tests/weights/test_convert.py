@@ -41,7 +41,7 @@ def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_report_counts_what_matched_and_what_was_left(npz: Path) -> None:
     variables, report = convert_variables(
-        read_arrays(str(npz)), TINY_MODEL, timm=False, backbone_only=False, fresh_logits=False
+        read_arrays(str(npz)), TINY_MODEL, torch=False, backbone_only=False, fresh_logits=False
     )
     assert set(variables["params"]) == {"backbone", "aspp", "decoder0", "logits"}
     assert report.splitlines()[0].endswith("; 1 arrays of the file were left out")
@@ -51,7 +51,7 @@ def test_report_counts_what_matched_and_what_was_left(npz: Path) -> None:
 def test_fresh_logits_take_another_number_of_classes(npz: Path) -> None:
     config = dataclasses.replace(TINY_MODEL, num_classes=7)
     variables, report = convert_variables(
-        read_arrays(str(npz)), config, timm=False, backbone_only=False, fresh_logits=True
+        read_arrays(str(npz)), config, torch=False, backbone_only=False, fresh_logits=True
     )
     assert variables["params"]["logits"]["bias"].shape == (7,)
     assert "logits/semantic/weights [1, 1, 8, 3]" in report
@@ -64,7 +64,7 @@ def test_a_decoder_that_makes_the_logits_starts_afresh_with_them() -> None:
     with pytest.raises(UserError, match="--fresh-logits"):
         from_tf_variables(arrays, wider)
     variables, _ = convert_variables(
-        arrays, wider, timm=False, backbone_only=False, fresh_logits=True
+        arrays, wider, torch=False, backbone_only=False, fresh_logits=True
     )
     assert variables["params"]["decoder0"]["conv0"]["bias"].shape == (7,)
 

@@ -85,6 +85,7 @@ def test_what_official_code_takes_no_notice_of_is_left_alone() -> None:
     [
         ({"model_variant": "nas_hnasnet"}, "model_variant = 'nas_hnasnet' .* choose one of"),
         ({"model_variant": "unet"}, "model_variant = 'unet' "),
+        ({"model_variant": "resnet_50"}, "model_variant = 'resnet_50' "),
         ({"image_pyramid": [0.5, 1.0]}, "image_pyramid = .* one scale alone"),
         ({"output_stride": 64}, "output_stride = 64 "),
         ({"output_stride": "x"}, "output_stride = 'x' .* a whole number"),
