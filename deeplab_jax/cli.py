@@ -27,6 +27,7 @@ weights
   zoo         the official weights by name, such as xception65_voc
   convert     TensorFlow checkpoints, .npz files or timm's Xceptions into a folder of weights
   export-tf   a folder of weights as an official TensorFlow checkpoint or .npz
+  serve       the web page of `export --to web`, on this machine
 
 experiments
   study       variants of one experiment in a table, the paper's or your own
@@ -280,6 +281,20 @@ def export_tf(arguments: list[str]) -> None:
     arrays = to_tf_variables(weights.variables, weights.model)
     write_tf_arrays(args.out, arrays)
     print(f"wrote {len(arrays)} variables to {args.out}")
+
+
+def serve(arguments: list[str]) -> None:
+    """The web page that `deeplab export WEIGHTS --to web` wrote, for browsers on this machine.
+
+    Ctrl-C ends it. Other machines get no answer: for these, put the folder on any web server.
+    """
+    p = Parser("serve", serve.__doc__ or "")
+    p.add_argument("folder", type=Path, metavar="FOLDER")
+    p.add_argument("--port", type=int, default=8000, help="0: one that is free [8000]")
+    args = p.parse_args(arguments)
+    from deeplab_jax.export.serve import serve_folder
+
+    serve_folder(args.folder, args.port)
 
 
 def find_command(name: str) -> Callable[[list[str]], None]:

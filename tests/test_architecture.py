@@ -19,6 +19,7 @@ ROOMS = [
     ["data"],
     ["weights"],
     ["inference"],
+    ["export"],
     ["training"],
     ["plan"],
     ["arguments"],

@@ -1,0 +1,97 @@
+"""A network as a web page: model.onnx, the page of page/, and the runtime that browsers run it by.
+
+The page fetches nothing from elsewhere: any static web server serves the folder.
+"""
+
+import base64
+import hashlib
+import tarfile
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from deeplab_jax.config import ModelConfig
+from deeplab_jax.errors import UserError
+from deeplab_jax.files import json_text
+from deeplab_jax.weights.download import download
+from deeplab_jax.weights.zoo import MB, weights_folder
+
+PAGE = ("index.html", "style.css", "app.js", "network.js")
+# onnxruntime-web of npm's registry, with the checksum that is published there (`dist.integrity`).
+RUNTIME = "https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-1.30.0.tgz"
+SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+RUNTIME_BYTES = 33_106_585
+RUNTIME_FILES = (  # of package/dist: with WebGPU and, half as large, without
+    "ort.webgpu.bundle.min.mjs",
+    "ort-wasm-simd-threaded.asyncify.wasm",
+    "ort.wasm.bundle.min.mjs",
+    "ort-wasm-simd-threaded.wasm",
+)
+LARGEST = 32 * MB  # of these files
+
+
+def check_network(model: ModelConfig) -> None:
+    """Raise UserError for a network that a page cannot show."""
+    if model.head == "classifier":
+        raise UserError("--to web: a page shows maps of classes, which a classifier has none of")
+    if model.image_channels not in (1, 3):
+        raise UserError(
+            f"--to web: model.channels = {model.image_channels}, but a browser reads images as"
+            " RGB: allowed are 3, and 1, their brightness"
+        )
+
+
+def fetch_runtime() -> Path:
+    """The archive of the runtime, downloaded once and kept beside the weights.
+
+    Raises:
+      UserError: it cannot be had, with where to put it; or it is not the one that is meant.
+    """
+    archive = download(RUNTIME, weights_folder() / "archives", RUNTIME_BYTES)
+    with archive.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha512").digest()
+    if base64.b64encode(found).decode() != SHA512:
+        raise UserError(f"{archive}: not the file of {RUNTIME}: delete it, to download it again")
+    return archive
+
+
+def read_runtime(archive: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each file of the runtime; nothing else of the archive is unpacked.
+
+    Raises:
+      UserError: it lacks one.
+    """
+    missing = set(RUNTIME_FILES)
+    with tarfile.open(archive, "r:gz") as tar:
+        for member in tar:
+            name = member.name.removeprefix("package/dist/")
+            if name in missing and member.isfile() and member.size <= LARGEST:
+                stream = tar.extractfile(member)
+                assert stream is not None  # of a regular file
+                missing.remove(name)
+                yield name, stream.read()
+    if missing:
+        raise UserError(f"{archive}: holds no {', '.join(sorted(missing))}")
+
+
+def write_page(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write what makes a page of the folder's model.onnx: `about` is what its metadata say.
+
+    Raises:
+      UserError: the runtime cannot be had.
+      OSError: something cannot be written.
+    """
+    archive = fetch_runtime()
+    runtime = folder / "ort"
+    runtime.mkdir(exist_ok=True)
+    sizes = {"model.onnx": (folder / "model.onnx").stat().st_size}
+    for name, content in read_runtime(archive):
+        (runtime / name).write_bytes(content)
+        sizes[f"ort/{name}"] = len(content)
+    page = files("deeplab_jax.export") / "page"
+    for name in PAGE:
+        (folder / name).write_bytes((page / name).read_bytes())
+    # The sizes are what progress is measured by, and how a cut copy is found out.
+    text = json_text({**about, "files": sizes}, indent=1) + "\n"
+    (folder / "model.json").write_text(text, encoding="utf-8")
