@@ -4,6 +4,7 @@ The page fetches nothing from elsewhere: any static web server serves the folder
 """
 
 import base64
+import dataclasses
 import hashlib
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -11,10 +12,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from deeplab_jax.config import ModelConfig
 from deeplab_jax.errors import UserError
-from deeplab_jax.files import json_text
+from deeplab_jax.export.readme import MARK
+from deeplab_jax.files import json_text, write_atomically
 from deeplab_jax.weights.download import download
+from deeplab_jax.weights.files import Weights
 from deeplab_jax.weights.zoo import MB, weights_folder
 
 PAGE = ("index.html", "style.css", "app.js", "network.js")
@@ -29,10 +31,28 @@ RUNTIME_FILES = (  # of package/dist: with WebGPU and, half as large, without
     "ort-wasm-simd-threaded.wasm",
 )
 LARGEST = 32 * MB  # of these files
+README = """\
+{mark}
+# Segmentation in the browser
+
+`deeplab serve .` in this folder, then open the address that it prints. Or copy the folder to any
+static web server, by https: nothing else is needed, and images never leave the browser. It is
+faster where the server sends these two headers, as `deeplab serve` does, for threads:
+
+    Cross-Origin-Opener-Policy: same-origin
+    Cross-Origin-Embedder-Policy: require-corp
+
+Compared: {proof}
+"""
 
 
-def check_network(model: ModelConfig) -> None:
-    """Raise UserError for a network that a page cannot show."""
+def for_page(weights: Weights) -> Weights:
+    """The weights as a page has them: a browser gives it 8 bits, whatever range they were of.
+
+    Raises:
+      UserError: a page cannot show such a network; the runtime cannot be had.
+    """
+    model, task = weights.model, weights.task
     if model.head == "classifier":
         raise UserError("--to web: a page shows maps of classes, which a classifier has none of")
     if model.image_channels not in (1, 3):
@@ -40,6 +60,8 @@ def check_network(model: ModelConfig) -> None:
             f"--to web: model.channels = {model.image_channels}, but a browser reads images as"
             " RGB: allowed are 3, and 1, their brightness"
         )
+    fetch_runtime()  # before the work
+    return weights._replace(task=dataclasses.replace(task, range=None))
 
 
 def fetch_runtime() -> Path:
@@ -75,23 +97,25 @@ def read_runtime(archive: Path) -> Iterator[tuple[str, bytes]]:
         raise UserError(f"{archive}: holds no {', '.join(sorted(missing))}")
 
 
-def write_page(folder: Path, about: Mapping[str, Any]) -> None:
-    """Write what makes a page of the folder's model.onnx: `about` is what its metadata say.
+def write_page(folder: Path, about: Mapping[str, Any], proof: str) -> None:
+    """Write what makes a page of the folder's model.onnx; `about` is what its metadata say.
+
+    The page is called as the folder is.
 
     Raises:
       UserError: the runtime cannot be had.
       OSError: something cannot be written.
     """
-    archive = fetch_runtime()
     runtime = folder / "ort"
     runtime.mkdir(exist_ok=True)
     sizes = {"model.onnx": (folder / "model.onnx").stat().st_size}
-    for name, content in read_runtime(archive):
-        (runtime / name).write_bytes(content)
+    for name, content in read_runtime(fetch_runtime()):
+        write_atomically(runtime / name, content)
         sizes[f"ort/{name}"] = len(content)
     page = files("deeplab_jax.export") / "page"
     for name in PAGE:
-        (folder / name).write_bytes((page / name).read_bytes())
+        write_atomically(folder / name, (page / name).read_bytes())
+    write_atomically(folder / "README.md", README.format(mark=MARK, proof=proof))
     # The sizes are what progress is measured by, and how a cut copy is found out.
-    text = json_text({**about, "files": sizes}, indent=1) + "\n"
-    (folder / "model.json").write_text(text, encoding="utf-8")
+    told = {"name": folder.resolve().name, **about, "files": sizes}
+    write_atomically(folder / "model.json", json_text(told, indent=1) + "\n")

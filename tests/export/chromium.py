@@ -34,11 +34,11 @@ class Page:
         os.close(command)
         os.close(answer)
         self._buffer, self._session, self._last = b"", "", 0
-        self.console: list[str] = []
+        self.errors: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
-        for domain in ("Page", "Runtime", "Network", "Log"):
+        for domain in ("Page", "Runtime"):
             self.call(f"{domain}.enable")
 
     def __enter__(self) -> "Page":
@@ -51,7 +51,7 @@ class Page:
         os.close(self._answers)
 
     def call(self, method: str, **arguments: Any) -> Any:
-        """The answer to a command; what the console says meanwhile is noted."""
+        """The answer to a command; uncaught errors of the page are noted."""
         self._last += 1
         message = {"id": self._last, "method": method, "params": arguments}
         message |= {"sessionId": self._session} if self._session else {}
@@ -71,8 +71,8 @@ class Page:
             self._buffer += part
         line, _, self._buffer = self._buffer.partition(b"\0")
         message = json.loads(line)
-        if message.get("method") in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
-            self.console.append(json.dumps(message["params"])[:600])
+        if message.get("method") == "Runtime.exceptionThrown":
+            self.errors.append(json.dumps(message["params"])[:600])
         return message
 
     def run(self, script: str) -> Any:
@@ -89,7 +89,7 @@ class Page:
         while not self.run(condition):
             if time.monotonic() > end:
                 text = self.run("document.body.innerText")
-                raise TimeoutError(f"{condition}; the page says {text!r}; {self.console}")
+                raise TimeoutError(f"{condition}; the page says {text!r}; {self.errors}")
             time.sleep(0.1)
 
     def open(self, address: str) -> None:
