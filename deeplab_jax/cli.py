@@ -26,6 +26,7 @@ your own data
 weights
   zoo         the official weights by name, such as xception65_voc
   convert     TensorFlow checkpoints, .npz files or timm's Xceptions into a folder of weights
+  export      a network for onnxruntime and others: the whole prediction in a file, proved
   export-tf   a folder of weights as an official TensorFlow checkpoint or .npz
   serve       the web page of `export --to web`, on this machine
 
@@ -94,6 +95,7 @@ def evaluate(arguments: list[str]) -> None:
     p = Parser("evaluate", evaluate.__doc__ or "")
     p.add_data()
     p.add_weights()
+    p.add_runtime()
     p.add_argument("--out", type=Path, help="folder for what it writes [WEIGHTS/evaluation]")
     args, rest = p.read(arguments)
     from deeplab_jax.inference.results import evaluate_weights, on_data
@@ -104,7 +106,8 @@ def evaluate(arguments: list[str]) -> None:
         name = str(folder / "config.json")
     weights, found = load_at(args, rest, read_config(name, [], args.data))
     config = on_data(weights, **{k: found[k] for k in ("data", "machine", "eval", "mesh")})
-    print(evaluate_weights(weights, config, args.out or folder / "evaluation", args.weights))
+    out = args.out or folder / "evaluation"
+    print(evaluate_weights(weights, config, out, args.weights, args.runtime))
 
 
 def study(arguments: list[str]) -> None:
@@ -138,6 +141,7 @@ def predict(arguments: list[str]) -> None:
     p = Parser("predict", predict.__doc__ or "")
     p.add_argument("images", type=Path, nargs="+", metavar="IMAGE_OR_FOLDER")
     p.add_weights()
+    p.add_runtime()
     p.add_argument("--out", type=Path, help="folder for what is drawn [predicted]")
     p.add_argument(
         "--format",
@@ -156,7 +160,8 @@ def predict(arguments: list[str]) -> None:
     weights, sections = load_at(args, rest)
     if weights.model.head == "classifier" and (args.out is not None or args.format != "index"):
         raise UserError("--out, --format: a classifier draws nothing; leave them out")
-    predictor = Predictor(weights, sections["eval"], space=sections["mesh"].space)
+    space = sections["mesh"].space
+    predictor = Predictor(weights, sections["eval"], space=space, runtime=args.runtime)
     if predictor.classifies:
         failed = files.classify_files(predictor, found)
     else:
@@ -260,6 +265,37 @@ def summary(arguments: list[str]) -> None:
     height, width = args.size or config.data.crop
     rows = summarise(config.model, (height, width))
     print(format_summary(config.model, (height, width), rows))
+
+
+def export(arguments: list[str]) -> None:
+    """A network for other runtimes: the whole prediction in one file, from pixels to its output.
+
+    The file is then run by its runtime, compared with our prediction, and only kept if it agrees.
+    --task.eval_size 257 257  another size of the input than that of evaluation
+    """
+    p = Parser("export", export.__doc__ or "")
+    what = "a run's folder, one that `convert` wrote, or a name of `deeplab zoo`"
+    p.add_argument("weights", metavar="WEIGHTS", help=what)
+    p.add_argument("--to", required=True, choices=("onnx", "stablehlo"), dest="form")
+    p.add_argument("--out", required=True, type=Path, help="folder to write")
+    outputs = ("labels", "probabilities", "logits")
+    p.add_argument("--output", choices=outputs, default="labels", help="[labels]")
+    p.add_argument("--any-size", action="store_true", help="height and width k * stride + 1")
+    p.add_argument("--half", action="store_true", help="float16, where labels agree by 99.5 %%")
+    p.add_argument("--force", action="store_true", help="where they do not, too")
+    what = "images or a folder to compare on, at most 16 [made ones]"
+    p.add_argument("--images", type=Path, metavar="PATH", help=what)
+    p.add_argument("--output-stride", type=int, help="8, 16 or 32 [as trained]; rates follow")
+    args, rest = p.read(arguments)
+    from deeplab_jax.config import EvalConfig
+    from deeplab_jax.export.artefact import Request, check_request, export_weights
+
+    request = Request(**{name: getattr(args, name) for name in Request._fields})
+    check_request(request)
+    weights, sections = load_at(args, rest)
+    if sections["eval"] != EvalConfig():
+        raise UserError("--eval.*: an exported file looks at an image once; leave it out")
+    print(export_weights(weights, request))
 
 
 def export_tf(arguments: list[str]) -> None:

@@ -14,6 +14,7 @@ ROOMS = [
     ["errors", "version", "process", "files", "progress"],
     ["config"],
     ["ops", "parallel"],
+    ["lowering"],
     ["models"],
     ["reporting"],
     ["data"],

@@ -16,6 +16,7 @@ from deeplab_jax.data.batches import BadRecords, Row, eval_batches, for_device, 
 from deeplab_jax.data.source import Source
 from deeplab_jax.inference.metrics import Counts, Scores, boundary_iou, scores
 from deeplab_jax.inference.step import compile_eval_step
+from deeplab_jax.lowering.session import Runtime
 from deeplab_jax.models import mean_pixel
 from deeplab_jax.parallel.mesh import batch_shares, check_batch_size, host_share, place_batch
 from deeplab_jax.progress import Ticker
@@ -87,12 +88,13 @@ class Evaluator:
         source: Source,
         mesh: Mesh,
         between_batches: Callable[[], None] = lambda: None,
+        runtime: Runtime = "xla",
     ) -> None:
         size = config.eval.batch_size
         check_batch_size("eval.batch_size", size, mesh)
         self.config, self.source, self.mesh = config, source, mesh
         self._between_batches = between_batches
-        self._step = compile_eval_step(config, mesh, source.ignore_label)
+        self._step = compile_eval_step(config, mesh, source.ignore_label, runtime)
         plan = partial(plan_evaluation, source, config.model, config.task)
         self._make_plan = partial(plan, batch_size=size, shares=batch_shares(mesh))
         self._plan = self._make_plan()

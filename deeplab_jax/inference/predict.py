@@ -32,6 +32,7 @@ from deeplab_jax.inference.step import (
     window_logits,
 )
 from deeplab_jax.inference.tta import at_scale
+from deeplab_jax.lowering.session import Compiled, Runtime, check_runtime, model_for
 from deeplab_jax.models import build_model, mean_pixel
 from deeplab_jax.ops.resize import resize_bilinear
 from deeplab_jax.parallel.mesh import bind_mesh, device_mesh, place, replicated
@@ -43,28 +44,37 @@ class Predictor:
 
     `class_names` and `colors` say what its class ids mean. `protocol` says how it looks at an image
     (`scales`, `flip`, `window`, `overlap`), and `space` how many devices share the height of each.
-    A program is compiled when the first image of an `input_size` comes.
+    A program is compiled when the first image of an `input_size` comes, by XLA or for the other
+    `runtime`.
 
     Raises:
-      UserError: there are fewer devices; the protocol does not suit the network.
+      UserError: there are fewer devices; protocol or runtime do not suit the network.
     """
 
     def __init__(
-        self, weights: Weights, protocol: EvalConfig = ONE_VIEW, *, space: int = 1
+        self,
+        weights: Weights,
+        protocol: EvalConfig = ONE_VIEW,
+        *,
+        space: int = 1,
+        runtime: Runtime = "xla",
     ) -> None:
+        check_runtime(runtime, protocol, devices=space)
         self.model, self.task, self.protocol = weights.model, weights.task, protocol
         check_protocol(self.model, self.task, protocol)
         self.class_names, self.colors = self.task.classes, self.task.colors
         self.classifies = self.model.head == "classifier"
         mesh = device_mesh((1, 1, space), jax.devices()[:space])
         self._variables = place(weights.variables, mesh)
-        network = build_model(self.model)
+        network, blocks = build_model(model_for(runtime, self.model)), runtime == "xla"
 
-        def compile_step(function: Callable[..., Array]) -> Callable[[Any, np.ndarray], Array]:
+        def compile_step(function: Callable[..., Array]) -> Callable[[Any, np.ndarray], Any]:
+            if runtime == "onnxruntime":
+                return Compiled(function, self.model.output_stride)
             return jax.jit(bind_mesh(function, mesh), out_shardings=replicated(mesh))
 
         self._labels, self._probabilities = (
-            compile_step(partial(function, model=network, protocol=protocol))
+            compile_step(partial(function, model=network, protocol=protocol, blocks=blocks))
             for function in (predict_labels, predict_probabilities)
         )
         self._window_logits = {
@@ -151,6 +161,7 @@ def load(
     window: Size | None = None,
     overlap: float = ONE_VIEW.overlap,
     space: int = 1,
+    runtime: Runtime = "xla",
 ) -> Predictor:
     """Load a trained network from a run's folder (its best weights) or a folder of weights.
 
@@ -163,6 +174,7 @@ def load(
         k * output_stride + 1; None: the whole image at once.
       overlap: the share of a window that its neighbour sees too, at least.
       space: how many devices share the height of each image.
+      runtime: "onnxruntime" is faster on CPUs, and wants `pip install onnx onnxruntime`.
 
     Raises:
       UserError: the folder has no weights, or not those that it describes; an argument is wrong.
@@ -170,4 +182,5 @@ def load(
     protocol = EvalConfig(scales=tuple(scales), flip=flip, window=window, overlap=overlap)
     weights = load_weights(directory)
     model, task = at_output_stride(weights.model, weights.task, output_stride)
-    return Predictor(weights._replace(model=model, task=task), protocol, space=space)
+    weights = weights._replace(model=model, task=task)
+    return Predictor(weights, protocol, space=space, runtime=runtime)

@@ -18,6 +18,7 @@ from deeplab_jax.data.source import Source, check_source, image_of
 from deeplab_jax.files import json_text, writable_folder
 from deeplab_jax.inference.evaluate import Evaluation, Evaluator
 from deeplab_jax.inference.metrics import mean_of_defined, scores
+from deeplab_jax.lowering.session import Runtime, check_runtime
 from deeplab_jax.parallel.mesh import device_mesh, place
 from deeplab_jax.reporting import figures
 from deeplab_jax.reporting.report import write_report
@@ -27,7 +28,9 @@ from deeplab_jax.weights.files import Weights
 REPORT_PIXELS = 720  # longest side of an image in the report, of which it has twenty
 
 
-def evaluate_weights(weights: Weights, config: Config, out: Path, name: str) -> str:
+def evaluate_weights(
+    weights: Weights, config: Config, out: Path, name: str, runtime: Runtime = "xla"
+) -> str:
     """Evaluate weights, called `name`, on the evaluation split; write the folder `out`.
 
     `config` has their network and task (`on_data`). The table and the scores are returned.
@@ -37,10 +40,11 @@ def evaluate_weights(weights: Weights, config: Config, out: Path, name: str) -> 
     """
     writable_folder(out, "--out")
     mesh = device_mesh(config.mesh.shape)
+    check_runtime(runtime, config.eval, devices=mesh.size)
     data = open_data(config, config.data.eval_split)
     source = match_classes(data, weights.task.classes, weights.task.colors, name)
     check_source(source, config.machine.max_bad_records)
-    result = Evaluator(config, source, mesh)(place(weights.variables, mesh))
+    result = Evaluator(config, source, mesh, runtime=runtime)(place(weights.variables, mesh))
     table = write_evaluation(result, source, out)
     return (
         f"{table}\n\n{result.headline}, {len(source)} images in {result.seconds:.0f} s"

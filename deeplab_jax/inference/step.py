@@ -16,10 +16,11 @@ from jax.sharding import Mesh
 from deeplab_jax.config import Config, EvalConfig
 from deeplab_jax.inference.metrics import Counts, count_pixels
 from deeplab_jax.inference.tta import full_precision, mean_probabilities, view_logits
+from deeplab_jax.lowering.session import Compiled, Runtime, check_runtime, model_for
 from deeplab_jax.models import Network, build_model
 from deeplab_jax.models.build import abstract_variables
 from deeplab_jax.ops.partition import gather_rows
-from deeplab_jax.ops.resize import height_width, map_upsampled
+from deeplab_jax.ops.resize import Size, height_width, map_upsampled, resize_bilinear
 from deeplab_jax.parallel.mesh import (
     batch_sharding,
     bind_mesh,
@@ -33,7 +34,12 @@ ONE_VIEW = EvalConfig()  # the image as it is
 
 
 def predict_labels(
-    variables: Any, image: Array, *, model: Network, protocol: EvalConfig = ONE_VIEW
+    variables: Any,
+    image: Array,
+    *,
+    model: Network,
+    protocol: EvalConfig = ONE_VIEW,
+    blocks: bool = True,
 ) -> Array:
     """The most likely class of each pixel of image u8[b, h, w, 3]: u8[b, h, w].
 
@@ -42,7 +48,7 @@ def predict_labels(
     """
     classifies = model.config.head == "classifier"
     reduce = partial(most_likely, dtype=jnp.uint16 if classifies else jnp.uint8)
-    return reduce_views(reduce, variables, image, model=model, protocol=protocol)
+    return reduce_views(reduce, variables, image, model=model, protocol=protocol, blocks=blocks)
 
 
 def most_likely(views: list[Array], dtype: Any = jnp.uint8) -> Array:
@@ -52,14 +58,21 @@ def most_likely(views: list[Array], dtype: Any = jnp.uint8) -> Array:
 
 
 def predict_probabilities(
-    variables: Any, image: Array, *, model: Network, protocol: EvalConfig = ONE_VIEW
+    variables: Any,
+    image: Array,
+    *,
+    model: Network,
+    protocol: EvalConfig = ONE_VIEW,
+    blocks: bool = True,
 ) -> Array:
     """Class probabilities of image u8[b, h, w, 3]: f32[b, h, w, c]; a classifier's f32[b, 1, 1, c].
 
     The mean of the views' softmax, as in the official code (`model.py:
     predict_labels_multi_scale`); but a flip counts there only with several scales.
     """
-    return reduce_views(mean_probabilities, variables, image, model=model, protocol=protocol)
+    return reduce_views(
+        mean_probabilities, variables, image, model=model, protocol=protocol, blocks=blocks
+    )
 
 
 def reduce_views(
@@ -69,12 +82,25 @@ def reduce_views(
     *,
     model: Network,
     protocol: EvalConfig,
+    blocks: bool = True,
 ) -> Array:
     """`reduce` the logits of an image's views, at the image's size: [b, h, w, ...]."""
     variables, image = gather_parameters(variables), image.astype(jnp.float32)
     views = view_logits(variables, image, model=model, protocol=protocol)
     size = (1, 1) if model.config.head == "classifier" else height_width(image)
-    return map_upsampled(reduce, views, size)
+    return reduce_upsampled(reduce, views, size, blocks=blocks)
+
+
+def reduce_upsampled(
+    reduce: Callable[[list[Array]], Array], views: list[Array], size: Size, *, blocks: bool
+) -> Array:
+    """`reduce` logits upsampled to `size`, by `blocks` of rows or at once.
+
+    Blocks spare memory; exported files have one operation for it all.
+    """
+    if blocks:
+        return map_upsampled(reduce, views, size)
+    return reduce([resize_bilinear(logits, size) for logits in views])
 
 
 def window_logits(variables: Any, image: Array, *, model: Network) -> Array:
@@ -99,11 +125,10 @@ def resample_labels(labels: Array, scaled: Array, size: Array, canvas: tuple[int
     return jax.vmap(resample)(labels, scaled, size)
 
 
-def eval_step(
-    variables: Any, batch: Batch, *, model: Network, protocol: EvalConfig, ignore_label: int
+def count_labels(
+    labels: Array, batch: Batch, *, model: Network, protocol: EvalConfig, ignore_label: int
 ) -> tuple[Counts, Array]:
     """The counts of a batch of `eval_batches`, and its predictions at the label maps' size."""
-    labels = predict_labels(variables, batch["image"], model=model, protocol=protocol)
     canvas = height_width(batch["label"])
     labels = resample_labels(gather_rows(labels), batch["scaled"], batch["size"], canvas)
     counts = count_pixels(
@@ -119,14 +144,24 @@ def eval_step(
 
 
 def compile_eval_step(
-    config: Config, mesh: Mesh, ignore_label: int
+    config: Config, mesh: Mesh, ignore_label: int, runtime: Runtime = "xla"
 ) -> Callable[[Any, Batch], tuple[Counts, Array]]:
-    """`eval_step` jitted over the mesh: batch and predictions split, counts summed over devices.
+    """Labels and their counts, jitted over the mesh: batch and predictions split, counts summed.
 
-    It takes variables as `place` puts them.
+    It takes variables as `place` puts them. By onnxruntime the labels, not their counts.
     """
-    model = build_model(config.model)
-    step = partial(eval_step, model=model, protocol=config.eval, ignore_label=ignore_label)
+    check_runtime(runtime, config.eval, devices=mesh.size)
+    model = build_model(model_for(runtime, config.model))
+    predict = partial(predict_labels, model=model, protocol=config.eval)
+    count = partial(count_labels, model=model, protocol=config.eval, ignore_label=ignore_label)
+
+    def step(variables: Any, batch: Batch) -> tuple[Counts, Array]:
+        return count(predict(variables, batch["image"]), batch)
+
+    if runtime == "onnxruntime":
+        compiled = Compiled(partial(predict, blocks=False), config.model.output_stride)
+        counting = jax.jit(count)
+        return lambda variables, batch: counting(compiled(variables, batch["image"]), batch)
     places, split = fsdp_shardings(abstract_variables(config.model), mesh), batch_sharding(mesh)
     return jax.jit(
         bind_mesh(step, mesh),

@@ -33,15 +33,19 @@ def view_logits(
         network = partial(full_precision, at_scale(model, scale), variables)
         scaled = resize_bilinear(image, scaled_size(height_width(image), scale, stride))
 
-        def look(mirrored: Array | bool, network: Any = network, scaled: Array = scaled) -> Array:
-            view = jnp.where(mirrored, scaled[:, :, ::-1], scaled)
-            logits = sliding_logits(network, view, protocol.window, protocol.overlap, stride)
-            return jnp.where(mirrored, logits[:, :, ::-1], logits)
+        def look(view: Array, network: Any = network) -> Array:
+            return sliding_logits(network, view, protocol.window, protocol.overlap, stride)
+
+        def mirror(mirrored: Array, x: Array) -> Array:
+            return jnp.where(mirrored, x[:, :, ::-1], x)
+
+        def look_mirrored(mirrored: Array, look: Any = look, scaled: Array = scaled) -> Array:
+            return mirror(mirrored, look(mirror(mirrored, scaled)))
 
         if protocol.flip:
-            views += list(lax.map(look, jnp.array([False, True])))
+            views += list(lax.map(look_mirrored, jnp.array([False, True])))
         else:
-            views.append(look(False))
+            views.append(look(scaled))
     return views
 
 

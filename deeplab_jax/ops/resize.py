@@ -40,6 +40,7 @@ def resize_matrix(n_in: int, n_out: int) -> Array:
     return jnp.maximum(0.0, 1.0 - jnp.abs(position[:, None] - jnp.arange(n_in)[None, :]))
 
 
+@partial(jax.jit, static_argnames="size")  # a name that an exported file knows (`lowering/`)
 def resize_bilinear(x: Array, size: Size) -> Array:
     """Resize x [b, h, w, c] to [b, *size, c], in float32 inside."""
     if height_width(x) == size:
@@ -78,7 +79,7 @@ def map_upsampled(
     matrices = [split_blocks(resize_matrix(x.shape[1], height), rows, axis=0) for x in maps]
     parts = [split_blocks(x, rows, axis=1) for x in arrays]
     y = jnp.moveaxis(jax.lax.map(block, (matrices, parts)), 0, 2)  # [b, rows, blocks, ...]
-    return y.reshape(len(y), -1, *y.shape[3:])[:, :height]
+    return y.reshape(y.shape[0], -1, *y.shape[3:])[:, :height]
 
 
 def split_blocks(x: Array, rows: int, axis: int) -> Array:

@@ -1,0 +1,119 @@
+"""`deeplab export`: the folder that it writes, once what stands in it is proved."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from deeplab_jax.config import PAPER_CROP
+from deeplab_jax.data.sizes import input_size
+from deeplab_jax.errors import UserError
+from deeplab_jax.export.prediction import KEY, Output, Prediction
+from deeplab_jax.export.proof import SAME_LABELS, TOLERANCE, Agreement, compare, read_images
+from deeplab_jax.export.readme import MARK, write_readme
+from deeplab_jax.files import writable_folder, write_atomically
+from deeplab_jax.inference.formats import new_file
+from deeplab_jax.lowering.session import check_installed
+from deeplab_jax.weights.files import Weights
+
+Form = Literal["onnx", "stablehlo"]
+PACKAGES = {"onnx": ("onnx", "onnxruntime"), "stablehlo": ("flatbuffers",)}
+
+
+class Request(NamedTuple):
+    """What `deeplab export` is asked for."""
+
+    form: Form
+    out: Path
+    output: Output = "labels"
+    any_size: bool = False
+    half: bool = False
+    force: bool = False
+    images: Path | None = None
+
+
+def check_request(request: Request) -> None:
+    """Raise UserError for what cannot be had, before any work."""
+    check_installed(*PACKAGES[request.form])
+    if request.form == "stablehlo" and (request.any_size or request.half):
+        raise UserError("--any-size, --half: JAX exports one size, in float32; leave them out")
+    readme = writable_folder(request.out, "--out") / "README.md"
+    if readme.exists() and MARK not in readme.read_text(encoding="utf-8", errors="replace"):
+        raise UserError(f"{readme} is there already, and no export wrote it: choose another --out")
+
+
+def export_weights(weights: Weights, request: Request) -> str:
+    """Write OUT/model.FORM and OUT/README.md; returns what to say of them.
+
+    Raises:
+      UserError: what `check_request` raises; the file does not agree with our prediction, and is
+        not there.
+    """
+    check_request(request)
+    prediction = Prediction(weights, request.output, size_of(weights, request), request.half)
+    images, words = read_images(prediction, request.images)
+    file = request.out / f"model.{request.form}"
+    with new_file(file) as staged:
+        if request.form == "onnx":
+            agreement = write_onnx(staged, prediction, images, request.force)
+        else:
+            agreement = write_stablehlo(staged, prediction, images)
+    proof = f"{words}: {agreement}"
+    if request.form == "stablehlo":  # which has no place for it
+        write_atomically(request.out / "model.json", prediction.metadata()[KEY])
+    write_atomically(request.out / "README.md", write_readme(prediction, request.form, proof))
+    return f"{proof}\nwrote {file}, and README.md with an example"
+
+
+def size_of(weights: Weights, request: Request) -> tuple[int, int] | None:
+    """Height and width of the file's input; None: any.
+
+    As at evaluation, or the paper's where each image has its own.
+    """
+    if not request.any_size:
+        return input_size(weights.task.eval_size or PAPER_CROP, weights.model, weights.task)
+    if weights.model.head == "classifier" or weights.task.resize == "fit":
+        raise UserError("--any-size: images are brought to this network in one size; leave it out")
+    return None
+
+
+def write_onnx(
+    file: Path, prediction: Prediction, images: Sequence[np.ndarray], force: bool
+) -> Agreement:
+    """Write a file of ONNX, and compare it as onnxruntime runs it."""
+    import onnx
+
+    from deeplab_jax.export import onnx_file
+
+    lowered = onnx_file.lower_prediction(prediction)
+    onnx.save(lowered.model, file)
+    model = onnx.load(file)
+    run = onnx_file.run_with_logits(model, lowered.layers)
+    agreement = compare(run, file, prediction, images)
+    if prediction.half:
+        if not agreement.same >= SAME_LABELS and not force:
+            raise UserError(
+                f"float16 gives {100 * agreement.same:.2f} % of the labels, below"
+                f" {100 * SAME_LABELS:g} %: leave --half out, or take it with --force"
+            )
+    elif agreement.difference is None or not agreement.difference <= TOLERANCE:
+        where = onnx_file.first_difference(model, lowered.layers, prediction, images[0])
+        raise UserError(f"{disagree(agreement)}: {where}. Nothing was written; please report it")
+    return agreement
+
+
+def write_stablehlo(file: Path, prediction: Prediction, images: Sequence[np.ndarray]) -> Agreement:
+    """Write a file of StableHLO, and compare it as JAX runs it."""
+    from deeplab_jax.export import stablehlo
+
+    file.write_bytes(stablehlo.serialize(prediction))
+    agreement = compare(stablehlo.run_file(file), file, prediction, images)
+    close = agreement.difference is None or agreement.difference <= TOLERANCE
+    if not (close and agreement.same >= SAME_LABELS):
+        raise UserError(f"{disagree(agreement)}. Nothing was written; please report it")
+    return agreement
+
+
+def disagree(agreement: Agreement) -> str:
+    return f"the file does not agree with our prediction ({agreement}; allowed {TOLERANCE:g})"

@@ -1,0 +1,62 @@
+"""A network as a file of ONNX, proved by onnxruntime."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from deeplab_jax.export.prediction import Prediction
+from deeplab_jax.export.proof import TOLERANCE, Run, Scores
+from deeplab_jax.lowering.graph import IMAGE
+from deeplab_jax.lowering.lower import Lowered, each_layer, lower, lower_for_any_size
+from deeplab_jax.lowering.session import open_session
+
+
+def lower_prediction(prediction: Prediction) -> Lowered:
+    """The prediction in ONNX: from `image` to an output of the name of what it is."""
+    names = (prediction.output, prediction.metadata())
+    if prediction.size is not None:
+        return lower(prediction.predict, prediction.shape, prediction.dtype, *names)
+    model = prediction.weights.model
+    about = (model.image_channels, model.output_stride, prediction.dtype)
+    return lower_for_any_size(prediction.predict, *about, *names)
+
+
+def run_with_logits(model: onnx.ModelProto, layers: dict[str, str]) -> Run:
+    """A file in onnxruntime, which also tells the network's own logits, its last layer."""
+    *_, last = layers.values()
+    session = watch(model, [last])
+
+    def run(image: np.ndarray) -> Scores:
+        output, logits = session.run(None, {IMAGE: image})
+        return as_maps(logits), output
+
+    return run
+
+
+def watch(model: onnx.ModelProto, values: Sequence[str]) -> Any:
+    """A session that returns these values too."""
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    watched.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in values)
+    return open_session(watched.SerializeToString())
+
+
+def as_maps(x: np.ndarray) -> np.ndarray:
+    """[b, c, h, w] as [b, h, w, c]; others as they are."""
+    return x.transpose(0, 2, 3, 1) if x.ndim == 4 else x
+
+
+def first_difference(
+    model: onnx.ModelProto, layers: dict[str, str], prediction: Prediction, image: np.ndarray
+) -> str:
+    """Which layer of a file first differs from ours by more than TOLERANCE, in words."""
+    found = watch(model, [*layers.values()]).run(None, {IMAGE: image})[1:]
+    ours = each_layer(prediction.predict, image)
+    for layer, x in zip(layers, map(as_maps, found), strict=True):
+        difference = np.abs(x - ours[layer]).max() / np.abs(ours[layer]).max()
+        if not difference <= TOLERANCE:
+            return f"{layer} is the first layer that does, by {difference:.1e} of its largest value"
+    return "no layer does by itself"

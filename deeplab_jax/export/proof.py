@@ -1,0 +1,135 @@
+"""The proof of an exported file: it is run by its own runtime, and compared with our prediction."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+
+from deeplab_jax.data.datasets.scenes import render
+from deeplab_jax.data.sizes import fits
+from deeplab_jax.data.transforms import bring_to_input
+from deeplab_jax.errors import UserError
+from deeplab_jax.export.prediction import Prediction, from_pixels
+from deeplab_jax.inference.inputs import find_images, read_image
+from deeplab_jax.inference.predict import Predictor
+from deeplab_jax.models import mean_pixel
+from deeplab_jax.parallel.mesh import bind_mesh, device_mesh
+
+TOLERANCE = 1e-5  # of the largest logit: float32, in another order of sums
+SAME_LABELS = 0.995  # of all pixels: the least, where float16 makes the difference larger
+MOST_IMAGES, MADE_IMAGES = 16, 2
+
+# What images [1, h, w, c] give: the network's logits, if they can be had, and the output.
+Scores = tuple[np.ndarray | None, np.ndarray]
+Run = Callable[[np.ndarray], Scores]
+
+
+class Agreement(NamedTuple):
+    """A file beside our prediction, over all images that were compared."""
+
+    difference: float | None
+    """The largest of the logits, in parts of the largest logit; None: they cannot be had."""
+    same: float
+    """Share of pixels with the same label."""
+    seconds: float
+    """Of an image, the median; and of ours, by XLA."""
+    our_seconds: float
+    megabytes: float
+
+    def __str__(self) -> str:
+        known = self.difference is not None
+        logits = f"logits within {self.difference:.1e} of the largest, " if known else ""
+        return (
+            f"{logits}{100 * self.same:.3f} % of labels the same; {self.seconds:.3f} s an image"
+            f" (XLA here {self.our_seconds:.3f} s); {self.megabytes:.1f} MB"
+        )
+
+
+def compare(
+    run: Run, file: Path, prediction: Prediction, images: Sequence[np.ndarray]
+) -> Agreement:
+    """An exported file, which `run` runs, beside our prediction in float32, for each image."""
+    ours = compile_ours(prediction)
+    results = list[tuple[tuple[Scores, float], tuple[Scores, float]]]()
+    for image in images:
+        if not results:  # compiles, reads the file
+            run(image), ours(image)
+        results.append((timed(run, image), timed(ours, image)))
+    differences, largest, same = [], [], []
+    for ((logits, output), _), ((our_logits, our_output), _) in results:
+        if logits is None and prediction.output != "labels":
+            logits, our_logits = output, our_output
+        if logits is not None and our_logits is not None:
+            differences.append(np.abs(logits - our_logits).max())
+            largest.append(np.abs(our_logits).max())
+        labels, our_labels = (to_labels(x, prediction) for x in (output, our_output))
+        same.append(np.mean(labels == our_labels))
+    seconds, our_seconds = np.median([(t, our_t) for (_, t), (_, our_t) in results], axis=0)
+    difference = float(np.max(differences) / np.max(largest)) if differences else None
+    megabytes = file.stat().st_size / 1e6
+    return Agreement(difference, float(np.mean(same)), seconds, our_seconds, megabytes)
+
+
+def compile_ours(prediction: Prediction) -> Run:
+    """Our own prediction in float32, as `predict` computes it."""
+    weights, mesh = prediction.weights, device_mesh((1, 1, 1), jax.devices()[:1])
+
+    def predict(variables: Any, image: Array) -> tuple[Array, Array]:
+        ours = prediction._replace(weights=weights._replace(variables=variables), half=False)
+        return ours.with_logits(image, blocks=True)
+
+    compiled, variables = jax.jit(bind_mesh(predict, mesh)), jax.device_put(weights.variables)
+
+    def run(image: np.ndarray) -> Scores:
+        logits, output = compiled(variables, image)
+        return np.asarray(logits), np.asarray(output)
+
+    return run
+
+
+def timed(run: Run, image: np.ndarray) -> tuple[Scores, float]:
+    start = time.monotonic()
+    return run(image), time.monotonic() - start
+
+
+def to_labels(output: np.ndarray, prediction: Prediction) -> np.ndarray:
+    return output if prediction.output == "labels" else output.argmax(-1)
+
+
+def read_images(prediction: Prediction, path: Path | None) -> tuple[list[np.ndarray], str]:
+    """Images [1, h, w, c] as the file takes them, at most MOST_IMAGES; and in words which.
+
+    Of a file or a folder; or made ones, of the *scenes* data set.
+
+    Raises:
+      UserError: there are none, or one cannot be read.
+    """
+    weights, (h, w, channels) = prediction.weights, prediction.shape
+    if path is None:
+        made = (render(3, i, h, w)[0] for i in range(MADE_IMAGES))
+        pixels = [image[..., np.arange(channels) % 3] for image in made]
+        words = f"{MADE_IMAGES} made images (--images PATH takes yours)"
+    else:
+        predictor, chosen = Predictor(weights), find_images([path]).images[:MOST_IMAGES]
+        read = [read_image(predictor, True, image)[0] for image in chosen]
+        if large := [
+            image.name for image, x in zip(chosen, read, strict=True) if isinstance(x, Path)
+        ]:
+            raise UserError(f"{large[0]}: too large an image to compare")
+        pixels, words = [np.asarray(x) for x in read], f"{len(read)} images of {path}"
+    white, dtype = weights.task.range, prediction.dtype
+    return [from_pixels(bring(x, prediction), white, dtype)[None] for x in pixels], words
+
+
+def bring(image: np.ndarray, prediction: Prediction) -> np.ndarray:
+    """An image u8[h, w, c] as the file takes it; what is larger is scaled down."""
+    weights, size = prediction.weights, (image.shape[0], image.shape[1])
+    box = prediction.input_size(size)
+    fit = weights.task.resize == "fit" or not fits(size, box)
+    centre = weights.model.head == "classifier"
+    fill = mean_pixel(weights.model)
+    return bring_to_input(image, box, fill, fit=fit, centre=centre)[0]

@@ -1,0 +1,138 @@
+"""A function of images as a file of ONNX, and its values layer by layer."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import onnx
+from jax import Array
+from onnx import helper
+
+from deeplab_jax.errors import UserError
+from deeplab_jax.lowering.graph import IMAGE, Graph
+from deeplab_jax.lowering.table import RULES, onnx_type
+from deeplab_jax.lowering.walk import BATCH, Walk, is_known
+
+Function = Callable[[Array], Array]
+FEW, MANY = (3, 4), (70, 67)  # strides in the height and width of two images
+
+
+class Lowered(NamedTuple):
+    """The file, and the name of each layer's last value in it."""
+
+    model: onnx.ModelProto
+    layers: dict[str, str]
+
+
+def lower(
+    function: Function, shape: tuple[int, ...], dtype: Any, output: str, metadata: dict[str, str]
+) -> Lowered:
+    """Write `function` of images [b, *shape] as ONNX, for any b; its result is called `output`.
+
+    Raises:
+      UserError: it has an operation without a rule, which is named.
+    """
+    graph = Graph()
+    return finish(graph, function, shape, dtype, output, metadata)
+
+
+def lower_for_any_size(
+    function: Function,
+    channels: int,
+    stride: int,
+    dtype: Any,
+    output: str,
+    metadata: dict[str, str],
+) -> Lowered:
+    """As `lower`, for every height and width k * stride + 1, k from 2.
+
+    Every size that the graph has must be the image's at some stride. That is so where the graphs of
+    a small and a large image are the same, byte for byte; what else depends on a size differs.
+
+    Raises:
+      UserError: it does, as PSPNet's grids do.
+    """
+
+    def at(strides: tuple[int, int]) -> Lowered:
+        h, w = (stride * k + 1 for k in strides)
+        return finish(Graph((h, w)), function, (h, w, channels), dtype, output, metadata)
+
+    small, large = at(FEW), at(MANY)
+    if small.model.SerializeToString() != large.model.SerializeToString():
+        raise UserError(
+            "this network depends on the image's size in a way that ONNX cannot follow: leave"
+            " --any-size out, and set the size by --task.eval_size H W"
+        )
+    return small
+
+
+def finish(
+    graph: Graph,
+    function: Function,
+    shape: tuple[int, ...],
+    dtype: Any,
+    output: str,
+    metadata: dict[str, str],
+) -> Lowered:
+    """Fill a new graph with what `function` computes."""
+    traced = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((BATCH, *shape), dtype))
+    image = graph.laid_out(IMAGE, 1 + len(shape))
+    (result,) = Walk(partial(emit_nodes, graph), RULES).through(traced, [image])
+    (aval,) = traced.out_avals
+    graph.scope = ""
+    last = graph.natural(result, len(aval.shape))
+    graph.nodes.append(helper.make_node("Identity", [last], [output], output))
+    graph.tidy(output)
+
+    def describe(name: str, shape: tuple[Any, ...], dtype: Any) -> onnx.ValueInfoProto:
+        sides = list(shape[1:3])
+        if graph.traced:
+            sides = ["height", "width"] if graph.traced == shape[1:3] else ["rows", "columns"]
+        sizes = ["batch", *sides, *shape[3:]]
+        return helper.make_tensor_value_info(name, onnx_type(dtype), sizes)
+
+    values = describe(IMAGE, (0, *shape), dtype), describe(output, aval.shape, aval.dtype)
+    return Lowered(graph.model(*values, metadata), graph.layers)
+
+
+def emit_nodes(
+    graph: Graph, layer: str, name: str, equation: Any, operands: list[Any]
+) -> list[Any]:
+    """What becomes of an equation in the graph: the nodes that its rule in the table adds."""
+    if name not in RULES:
+        raise UserError(
+            f"{layer}: the operation {name!r} has no row in deeplab_jax/lowering/table.py, so that"
+            " this network cannot be written as ONNX"
+        )
+    graph.scope = layer
+    result = RULES[name](graph, equation, *operands)
+    if layer:
+        graph.layers.pop(layer, None)  # the order is that of the last values
+        graph.layers[layer] = result
+    return [result]
+
+
+class Live(NamedTuple):
+    """An array that follows from the image."""
+
+    array: Any
+
+
+def each_layer(function: Function, image: np.ndarray) -> dict[str, np.ndarray]:
+    """The last value of each layer of `function` for an image [b, h, w, c], by its plain forms."""
+    layers: dict[str, np.ndarray] = {}
+
+    def compute(layer: str, name: str, equation: Any, operands: list[Any]) -> list[Any]:
+        if equation is None:
+            raise UserError("mirror images have no layers of their own")
+        arrays = [x if is_known(x) else x.array for x in operands]
+        results = equation.primitive.bind(*arrays, **equation.params)
+        results = results if equation.primitive.multiple_results else [results]
+        if layer:
+            layers[layer] = np.asarray(results[0])
+        return [Live(x) for x in results]
+
+    Walk(compute).through(jax.make_jaxpr(function)(image), [Live(image)])
+    return layers

@@ -1,0 +1,277 @@
+"""From JAX's primitives to ONNX's operators: the table at the end, and what its rows stand for.
+
+A rule takes the graph, the equation and its operands, and returns the name of its result. An
+operand is a name too, or an array that is known already. Shapes in equations are those of JAX,
+with maps as [b, h, w, c]; in the graph they lie as `layout` says.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from onnx import TensorProto, helper
+
+from deeplab_jax.errors import UserError
+from deeplab_jax.lowering.graph import Graph, Operand, layout
+from deeplab_jax.lowering.walk import BATCH
+
+Rule = Callable[..., str]
+LAST = 2**63 - 1  # an end that stands for "to the end"
+
+
+def rank_of(x: Any) -> int:
+    """Of a variable of an equation."""
+    return len(x.aval.shape)
+
+
+def places(axes: Sequence[int], rank: int) -> list[int]:
+    """Where axes lie in the graph: 3, the channels of a map, is 1."""
+    return [layout(rank).index(axis) for axis in axes]
+
+
+def onnx_type(dtype: Any) -> int:
+    """ONNX's type of JAX's: float16 for bfloat16."""
+    half = dtype == jnp.bfloat16
+    return TensorProto.FLOAT16 if half else helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+
+
+def elementwise(operator: str, g: Graph, e: Any, *xs: Operand) -> str:
+    return g.add(operator, *xs)
+
+
+def multiply(g: Graph, e: Any, x: Operand, y: Operand) -> str:
+    """A gate of one pixel need not be repeated: ONNX does that as it multiplies."""
+    node = g.nodes[-1]
+    if node.op_type == "Expand" and node.output[0] == y and isinstance(x, str):
+        y = node.input[0]
+    return g.add("Mul", x, y)
+
+
+def divide(g: Graph, e: Any, x: Operand, y: Operand) -> str:
+    """What was just summed, by its number, is a mean: of however many."""
+    for node in g.nodes[-2:]:
+        of_sum = node.op_type == "ReduceSum" and x == g.nodes[-1].output[0]
+        if of_sum and not isinstance(y, str) and np.all(g.counts[node.output[0]] == y):
+            node.op_type = "ReduceMean"
+            return g.place(x)
+    return g.add("Div", x, y)
+
+
+def cast(g: Graph, e: Any, x: str) -> str:
+    before, after = onnx_type(e.invars[0].aval.dtype), onnx_type(e.params["new_dtype"])
+    return x if before == after else g.add("Cast", x, to=after)
+
+
+def clip(g: Graph, e: Any, x: str, low: Operand, high: Operand) -> str:
+    dtype = helper.tensor_dtype_to_np_dtype(onnx_type(e.invars[0].aval.dtype))
+    return g.add("Clip", x, *(np.asarray(bound).astype(dtype) for bound in (low, high)))
+
+
+def conv(g: Graph, e: Any, x: str, kernel: Operand) -> str:
+    """[b, h, w, c] by [kh, kw, in, out]; ONNX has kernels as [out, in, kh, kw]."""
+    p, d = e.params, e.params["dimension_numbers"]
+    ours = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
+    if (d.lhs_spec, d.rhs_spec, d.out_spec) != ours or set(p["lhs_dilation"]) != {1}:
+        raise UserError(f"{g.scope}: a convolution in a form that has no row in {__name__}")
+    return g.add(
+        "Conv",
+        x,
+        g.constant(np.asarray(kernel).transpose(3, 2, 0, 1), "kernel"),
+        kernel_shape=np.shape(kernel)[:2],
+        strides=p["window_strides"],
+        pads=both_ends(p["padding"]),
+        dilations=p["rhs_dilation"],
+        group=p["feature_group_count"],
+    )
+
+
+def both_ends(padding: Sequence[tuple[int, int]]) -> list[int]:
+    """((top, bottom), (left, right)) as ONNX has it: top, left, bottom, right."""
+    return [int(pads[end]) for end in (0, 1) for pads in padding]
+
+
+def product(g: Graph, e: Any, x: Operand, y: Operand) -> str:
+    """Any product of two arrays; a map's pixels by a matrix are a 1x1 convolution."""
+    (sums_x, sums_y), (batch_x, batch_y) = e.params["dimension_numbers"]
+    rank_x, rank_y = map(rank_of, e.invars)
+    if (rank_x, rank_y, *sums_x, *sums_y) == (4, 2, 3, 0) and not isinstance(y, str):
+        kernel = g.constant(np.asarray(y).T[:, :, None, None], "kernel")
+        return g.add("Conv", x, kernel, kernel_shape=(1, 1))
+    letters = iter("abcdefghijkl")
+    of_x = [next(letters) for _ in range(rank_x)]
+    shared = dict(zip((*sums_y, *batch_y), (*sums_x, *batch_x), strict=True))
+    of_y = [of_x[shared[i]] if i in shared else next(letters) for i in range(rank_y)]
+    free = [of_x[i] for i in range(rank_x) if i not in (*sums_x, *batch_x)]
+    free += [of_y[i] for i in range(rank_y) if i not in shared]
+    result = [*(of_x[i] for i in batch_x), *free]
+    terms = ["".join(term[i] for i in layout(len(term))) for term in (of_x, of_y, result)]
+    return g.add("Einsum", x, y, equation=f"{terms[0]},{terms[1]}->{terms[2]}")
+
+
+def window(operator: str, g: Graph, e: Any, x: str) -> str:
+    """The maximum or the mean over a window of height and width."""
+    p = e.params
+    return g.add(
+        operator,
+        x,
+        kernel_shape=p["window_dimensions"][1:3],
+        strides=p["window_strides"][1:3],
+        pads=both_ends(p["padding"][1:3]),
+    )
+
+
+def window_sum(g: Graph, e: Any, x: str) -> str:
+    count = np.prod(e.params["window_dimensions"])
+    mean = window("AveragePool", g, e, x)
+    return g.add("Mul", mean, np.asarray(count, e.invars[0].aval.dtype))
+
+
+def reduce(operator: str, g: Graph, e: Any, x: str) -> str:
+    """Over axes that are then gone."""
+    rank, axes = rank_of(e.invars[0]), e.params["axes"]
+    where = places(axes, rank)
+    if operator == "ArgMax":  # of int64, as ONNX has it; what follows is a cast
+        y = g.add(operator, x, axis=where[0], keepdims=0)
+    else:
+        y = g.add(operator, x, g.integers(where), keepdims=0)
+        g.counts[y] = math.prod(e.invars[0].aval.shape[axis] for axis in axes)
+    return without(g, y, rank, axes)
+
+
+def without(g: Graph, y: str, rank: int, axes: Sequence[int]) -> str:
+    """y, from an array of `rank` whose `axes` are gone, as an array of its rank lies."""
+    left = [axis for axis in layout(rank) if axis not in axes]
+    return g.arrange(y, left, [sorted(left)[i] for i in layout(len(left))])
+
+
+def squeeze(g: Graph, e: Any, x: str) -> str:
+    rank, axes = rank_of(e.invars[0]), e.params["dimensions"]
+    return without(g, g.add("Squeeze", x, g.integers(places(axes, rank))), rank, axes)
+
+
+def broadcast(g: Graph, e: Any, x: str) -> str:
+    """x with new axes of one pixel; those that are longer are repeated."""
+    before, after = e.invars[0].aval.shape, e.params["shape"]
+    kept, rank = e.params["broadcast_dimensions"], len(after)
+    y = g.arrange(x, [kept[i] for i in layout(len(before))], [i for i in layout(rank) if i in kept])
+    if new := sorted(places(sorted({*range(rank)} - {*kept}), rank)):
+        y = g.add("Unsqueeze", y, g.integers(new))
+    ones = np.ones(rank, int)
+    ones[[*kept]] = before
+    grown = [1 if n == have else n for n, have in zip(after, ones, strict=True)]
+    if set(grown) == {1}:
+        return y
+    return g.add("Expand", y, g.integers([grown[i] for i in layout(rank)]))
+
+
+def reshape(g: Graph, e: Any, x: str) -> str:
+    before, after = e.invars[0].aval.shape, e.params["new_sizes"]
+    sizes = [-1 if n % BATCH == 0 else n for n in after]
+    y = g.add("Reshape", g.natural(x, len(before)), g.integers(sizes))
+    return g.laid_out(y, len(after))
+
+
+def transpose(g: Graph, e: Any, x: str) -> str:
+    order = e.params["permutation"]
+    return g.arrange(x, layout(len(order)), [order[i] for i in layout(len(order))])
+
+
+def concatenate(g: Graph, e: Any, *xs: Operand) -> str:
+    rank = rank_of(e.outvars[0])
+    return g.add("Concat", *xs, axis=places([e.params["dimension"]], rank)[0])
+
+
+def stack(g: Graph, e: Any, *xs: str) -> str:
+    """The results of a loop's rounds, maps, along a new first axis."""
+    axis = g.integers([0])
+    return g.add("Concat", *(g.add("Unsqueeze", g.natural(x, 4), axis) for x in xs), axis=0)
+
+
+def slice_(g: Graph, e: Any, x: str) -> str:
+    shape, p = e.invars[0].aval.shape, e.params
+    starts, ends, steps = p["start_indices"], p["limit_indices"], p["strides"] or (1,) * len(shape)
+    cut = [i for i in range(len(shape)) if (starts[i], ends[i], steps[i]) != (0, shape[i], 1)]
+    if not cut:
+        return x
+    lists = (
+        [starts[i] for i in cut],
+        [LAST if ends[i] == shape[i] else ends[i] - shape[i] for i in cut],  # from the end
+        places(cut, len(shape)),
+        [steps[i] for i in cut],
+    )
+    return g.add("Slice", x, *map(g.integers, lists))
+
+
+def mirror(g: Graph, e: Any, x: str) -> str:
+    axes = places(e.params["dimensions"], rank_of(e.invars[0]))
+    backwards = [-1] * len(axes)
+    return g.add("Slice", x, *map(g.integers, (backwards, [-LAST] * len(axes), axes, backwards)))
+
+
+def select(g: Graph, e: Any, which: Operand, *xs: Operand) -> str:
+    """By a condition that is known: none of a graph's own branches."""
+    if isinstance(which, str) or np.ndim(which):
+        raise UserError(f"{g.scope}: a choice by what is computed has no row in {__name__}")
+    return g.place(xs[int(which)])
+
+
+def resize(g: Graph, e: Any, x: str) -> str:
+    """`ops/resize.py: resize_bilinear`, whose corners are aligned; of one pixel, copies."""
+    size = g.size(*e.outvars[0].aval.shape[1:3])
+    if e.invars[0].aval.shape[1:3] == (1, 1):
+        return g.add("Expand", x, g.add("Concat", g.integers([1, 1]), size, axis=0))
+    return g.add(
+        "Resize",
+        x,
+        "",
+        "",
+        size,
+        axes=(2, 3),
+        mode="linear",
+        coordinate_transformation_mode="align_corners",
+    )
+
+
+def identity(g: Graph, e: Any, x: str) -> str:
+    return x
+
+
+OPERATORS = {
+    "add": "Add",
+    "sub": "Sub",
+    "max": "Max",
+    "min": "Min",
+    "exp": "Exp",
+    "floor": "Floor",
+    "round": "Round",
+    "logistic": "Sigmoid",
+    "jit relu": "Relu",
+}
+RULES: dict[str, Rule] = {
+    **{name: partial(elementwise, operator) for name, operator in OPERATORS.items()},
+    "argmax": partial(reduce, "ArgMax"),
+    "broadcast_in_dim": broadcast,
+    "concatenate": concatenate,
+    "conv_general_dilated": conv,
+    "convert_element_type": cast,
+    "div": divide,
+    "dot_general": product,
+    "jit clip": clip,
+    "jit resize_bilinear": resize,
+    "mul": multiply,
+    "reduce_max": partial(reduce, "ReduceMax"),
+    "reduce_sum": partial(reduce, "ReduceSum"),
+    "reduce_window_max": partial(window, "MaxPool"),
+    "reduce_window_sum": window_sum,
+    "reshape": reshape,
+    "rev": mirror,
+    "select_n": select,
+    "slice": slice_,
+    "squeeze": squeeze,
+    "stack": stack,
+    "stop_gradient": identity,
+    "transpose": transpose,
+}

@@ -1,0 +1,139 @@
+"""Every network in ONNX: the same logits as ours, from one definition of each."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from synthetic import random_variables
+
+from deeplab_jax import ModelConfig, UserError, build_model
+from deeplab_jax.config.cell import Branch
+from deeplab_jax.inference.step import window_logits
+from deeplab_jax.models import Network
+
+onnx = pytest.importorskip("onnx", reason="pip install onnx")
+pytest.importorskip("onnxruntime", reason="pip install onnxruntime")
+
+from deeplab_jax.lowering.lower import lower, lower_for_any_size  # noqa: E402
+from deeplab_jax.lowering.session import open_session  # noqa: E402
+
+SMALL = {
+    "num_classes": 3,
+    "width": 0.1,
+    "aspp_channels": 8,
+    "decoder_low_level_channels": 4,
+    "decoder_channels": 8,
+}
+CELL = (Branch("conv", -1, (1, 1)), Branch("conv", 0, (3, 3), (1, 6)), Branch("pyramid_pooling"))
+NETWORKS: dict[str, dict[str, Any]] = {
+    "mobilenet_v2": {"backbone": "mobilenet_v2"},
+    "xception bounded": {"backbone": "xception_41", "activation": "relu6", "multi_grid": (1, 2, 4)},
+    "gate, sum, logits": {
+        "backbone": "mobilenet_v3_small_seg",
+        "image_pooling_gate": "hard_sigmoid",
+        "aspp_form": "concat",
+        "atrous_rates": (),
+        "decoder_merge": "sum",
+        "decoder_logits": True,
+    },
+    "pooling window": {
+        "backbone": "resnet_v1_18_beta",
+        "head": "deeplabv3",
+        "output_stride": 8,
+        "image_pooling_crop_size": (33, 33),
+        "image_pooling_gate": "sigmoid",
+    },
+    "pspnet": {"backbone": "resnet_v1_18", "head": "pspnet"},
+    "unet": {"backbone": "unet", "head": "unet", "width": 0.06, "channels": 4},
+    "atrous unet": {"backbone": "mobilenet_v2", "head": "unet", "output_stride": 8},
+    "cell": {"backbone": "mobilenet_v2", "head": "deeplabv3", "dense_prediction_cell": CELL},
+    "deeplabv2": {
+        "backbone": "mobilenet_v2",
+        "head": "deeplabv3",
+        "aspp_form": "deeplabv2",
+        "logits_kernel": 3,
+    },
+    "classifier": {"backbone": "mobilenet_v3_small", "head": "classifier"},
+    "edgetpu": {"backbone": "mobilenet_edgetpu", "head": "classifier"},
+}
+
+
+def make(options: dict[str, Any]) -> tuple[Network, Any]:
+    """A network and variables, with BatchNorm as it is after training."""
+    config = ModelConfig(**(SMALL | options))
+    rng = np.random.default_rng(0)
+
+    def leaf(path: Any, x: np.ndarray) -> np.ndarray:
+        low = {"scale": 0.5, "var": 0.5, "bias": -0.2, "mean": -0.2}.get(path[-1].key)
+        return x if low is None else rng.uniform(low, low + 0.7, x.shape).astype(np.float32)
+
+    return build_model(config), jax.tree.map_with_path(leaf, random_variables(config))
+
+
+def random_images(n: int, size: tuple[int, int], channels: int) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    return rng.uniform(0, 255, (n, *size, channels)).astype(np.float32)
+
+
+def differ(found: np.ndarray, ours: Any) -> float:
+    return float(np.abs(found - ours).max() / np.abs(ours).max())
+
+
+def compare(model: Any, function: Callable[..., Any], image: np.ndarray) -> float:
+    (found,) = open_session(model.SerializeToString()).run(None, {"image": image})
+    return differ(found, np.asarray(jax.jit(function)(image)))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_logits_are_ours(name: str) -> None:
+    network, variables = make(NETWORKS[name])
+    image = random_images(2, (65, 65), network.config.image_channels)
+    function = partial(window_logits, variables, model=network)
+    lowered = lower(function, image.shape[1:], np.float32, "logits", {})
+    assert compare(lowered.model, function, image) <= 1e-5
+    assert not {n.op_type for n in lowered.model.graph.node} & {"Loop", "If", "Scan"}
+
+
+def test_one_file_for_any_size() -> None:
+    """Of the sizes k * stride + 1; proved by two traces that give the same graph."""
+    network, variables = make(NETWORKS["mobilenet_v2"])
+    function = partial(window_logits, variables, model=network)
+    lowered = lower_for_any_size(function, 3, 16, np.float32, "logits", {})
+    session = open_session(lowered.model.SerializeToString())
+    for size in [(33, 33), (65, 129), (113, 49)]:
+        image = random_images(1, size, 3)
+        (found,) = session.run(None, {"image": image})
+        assert differ(found, np.asarray(jax.jit(function)(image))) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["pspnet", "pooling window"])
+def test_what_depends_on_the_size_otherwise_is_refused(name: str) -> None:
+    network, variables = make(NETWORKS[name])
+    function = partial(window_logits, variables, model=network)
+    with pytest.raises(UserError, match="depends on the image's size"):
+        lower_for_any_size(function, 3, network.config.output_stride, np.float32, "logits", {})
+
+
+def test_an_unknown_operation_is_named() -> None:
+    def function(image: jax.Array) -> jax.Array:
+        return jnp.tan(image)
+
+    with pytest.raises(UserError, match=r"the operation 'tan' has no row in .*table"):
+        lower(function, (4, 4, 3), np.float32, "tangents", {})
+
+
+def test_operations_as_no_network_has_them() -> None:
+    matrix = np.random.default_rng(0).uniform(size=(5, 4)).astype(np.float32)
+
+    def function(image: jax.Array) -> jax.Array:
+        x = jnp.einsum("nh,bhwc->bnwc", matrix, image).swapaxes(1, 2)
+        x = x[:, ::-2, 1:4] - jnp.sum(image, axis=1)[:, :3, None, :] / 5
+        return x.reshape(len(x), 3, 9)
+
+    image = random_images(2, (4, 6), 3)
+    lowered = lower(function, image.shape[1:], np.float32, "result", {})
+    assert compare(lowered.model, function, image) <= 1e-6
