@@ -271,12 +271,13 @@ def export(arguments: list[str]) -> None:
     """A network for other runtimes: the whole prediction in one file, from pixels to its output.
 
     The file is then run by its runtime, compared with our prediction, and only kept if it agrees.
+    Of web it is a page for browsers, called as the folder is; `deeplab serve` shows it.
     --task.eval_size 257 257  another size of the input than that of evaluation
     """
     p = Parser("export", export.__doc__ or "")
     what = "a run's folder, one that `convert` wrote, or a name of `deeplab zoo`"
     p.add_argument("weights", metavar="WEIGHTS", help=what)
-    p.add_argument("--to", required=True, choices=("onnx", "stablehlo"), dest="form")
+    p.add_argument("--to", required=True, choices=("onnx", "stablehlo", "web"), dest="form")
     p.add_argument("--out", required=True, type=Path, help="folder to write")
     outputs = ("labels", "probabilities", "logits")
     p.add_argument("--output", choices=outputs, default="labels", help="[labels]")

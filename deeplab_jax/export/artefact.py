@@ -1,5 +1,6 @@
 """`deeplab export`: the folder that it writes, once what stands in it is proved."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -12,13 +13,18 @@ from deeplab_jax.errors import UserError
 from deeplab_jax.export.prediction import KEY, Output, Prediction
 from deeplab_jax.export.proof import SAME_LABELS, TOLERANCE, Agreement, compare, read_images
 from deeplab_jax.export.readme import MARK, write_readme
+from deeplab_jax.export.web import for_page, write_page
 from deeplab_jax.files import writable_folder, write_atomically
 from deeplab_jax.inference.formats import new_file
 from deeplab_jax.lowering.session import check_installed
 from deeplab_jax.weights.files import Weights
 
-Form = Literal["onnx", "stablehlo"]
-PACKAGES = {"onnx": ("onnx", "onnxruntime"), "stablehlo": ("flatbuffers",)}
+Form = Literal["onnx", "stablehlo", "web"]
+PACKAGES = {
+    "onnx": ("onnx", "onnxruntime"),
+    "stablehlo": ("flatbuffers",),
+    "web": ("onnx", "onnxruntime"),
+}
 
 
 class Request(NamedTuple):
@@ -38,9 +44,14 @@ def check_request(request: Request) -> None:
     check_installed(*PACKAGES[request.form])
     if request.form == "stablehlo" and (request.any_size or request.half):
         raise UserError("--any-size, --half: JAX exports one size, in float32; leave them out")
+    if request.form == "web" and (request.any_size or request.half or request.output != "labels"):
+        what = "a page has one size, in float32, and finds labels and probabilities itself"
+        raise UserError(f"--any-size, --half, --output: {what}; leave them out")
     readme = writable_folder(request.out, "--out") / "README.md"
-    if readme.exists() and MARK not in readme.read_text(encoding="utf-8", errors="replace"):
-        raise UserError(f"{readme} is there already, and no export wrote it: choose another --out")
+    ours = readme.exists() and MARK in readme.read_text(encoding="utf-8", errors="replace")
+    for file in (readme, request.out / "index.html"):
+        if file.exists() and not ours:
+            raise UserError(f"{file} is there already, no export wrote it: choose another --out")
 
 
 def export_weights(weights: Weights, request: Request) -> str:
@@ -51,15 +62,21 @@ def export_weights(weights: Weights, request: Request) -> str:
         not there.
     """
     check_request(request)
-    prediction = Prediction(weights, request.output, size_of(weights, request), request.half)
+    web, output = request.form == "web", request.output
+    if web:
+        weights, output = for_page(weights), "coarse"
+    prediction = Prediction(weights, output, size_of(weights, request), request.half)
     images, words = read_images(prediction, request.images)
-    file = request.out / f"model.{request.form}"
+    file = request.out / f"model.{'onnx' if web else request.form}"
     with new_file(file) as staged:
-        if request.form == "onnx":
-            agreement = write_onnx(staged, prediction, images, request.force)
-        else:
+        if request.form == "stablehlo":
             agreement = write_stablehlo(staged, prediction, images)
+        else:
+            agreement = write_onnx(staged, prediction, images, request.force)
     proof = f"{words}: {agreement}"
+    if web:
+        write_page(request.out, json.loads(prediction.metadata()[KEY]), proof)
+        return f"{proof}\nwrote {request.out}: `deeplab serve {request.out}` shows it"
     if request.form == "stablehlo":  # which has no place for it
         write_atomically(request.out / "model.json", prediction.metadata()[KEY])
     write_atomically(request.out / "README.md", write_readme(prediction, request.form, proof))

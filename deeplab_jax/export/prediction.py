@@ -21,7 +21,7 @@ from deeplab_jax.ops.resize import height_width
 from deeplab_jax.version import VERSION
 from deeplab_jax.weights.files import Weights
 
-Output = Literal["labels", "probabilities", "logits"]
+Output = Literal["labels", "probabilities", "logits", "coarse"]
 KEY = "deeplab_jax"  # of the metadata
 
 
@@ -29,7 +29,8 @@ class Prediction(NamedTuple):
     """The prediction of a network, as a file of another runtime has it.
 
     Images [b, *size, channels] of `dtype` become labels u8[b, h, w] (a classifier's u16[b, 1, 1]),
-    or the probabilities or logits f32[b, h, w, classes], at the images' size. `size` None: any
+    or the probabilities or logits f32[b, h, w, classes], at the images' size; `coarse`: the logits
+    at the network's own stride, which a web page upsamples itself. `size` None: any
     k * output_stride + 1. `half`: computed in float16, but for sums and logits.
     """
 
@@ -74,8 +75,10 @@ class Prediction(NamedTuple):
             "labels": partial(most_likely, dtype=jnp.uint16 if classifies else jnp.uint8),
             "probabilities": mean_probabilities,
             "logits": lambda views: views[0],
+            "coarse": lambda views: views[0],
         }
-        size = (1, 1) if classifies else height_width(image)
+        as_they_are = classifies or self.output == "coarse"
+        size = height_width(logits if as_they_are else image)
         return logits, reduce_upsampled(reduce[self.output], [logits], size, blocks=blocks)
 
     def metadata(self) -> dict[str, str]:

@@ -4,7 +4,7 @@ import functools
 import http.server
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from deeplab_jax.errors import UserError
 
@@ -15,25 +15,28 @@ HEADERS = {
     "Cross-Origin-Embedder-Policy": "require-corp",
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-cache",  # asks whether a file has changed
+    "Cache-Control": "no-store",  # an export may write the folder again at any time
+}
+
+
+# Not the system's own table, which may lack WebAssembly or call JavaScript plain text.
+TYPES = {
+    "": "application/octet-stream",
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".wasm": "application/wasm",
+    ".jpg": "image/jpeg",
+    ".png": "image/png",
 }
 
 
 class Files(http.server.SimpleHTTPRequestHandler):
     """Answers with the files of one folder: no listings, nothing that a link leads to outside."""
 
-    # Not the system's own table, which may lack WebAssembly or call JavaScript plain text.
-    extensions_map: ClassVar[dict[str, str]] = {
-        "": "application/octet-stream",
-        ".html": "text/html; charset=utf-8",
-        ".css": "text/css; charset=utf-8",
-        ".js": "text/javascript; charset=utf-8",
-        ".mjs": "text/javascript; charset=utf-8",
-        ".json": "application/json",
-        ".wasm": "application/wasm",
-        ".jpg": "image/jpeg",
-        ".png": "image/png",
-    }
+    extensions_map = TYPES
 
     def send_head(self) -> Any:
         """The file of a path, if it lies in the folder."""

@@ -5,10 +5,10 @@ The page fetches nothing from elsewhere: any static web server serves the folder
 
 import base64
 import dataclasses
+import gzip
 import hashlib
-import tarfile
-from collections.abc import Iterator, Mapping
-from importlib.resources import files
+from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from deeplab_jax.export.readme import MARK
 from deeplab_jax.files import json_text, write_atomically
 from deeplab_jax.weights.download import download
 from deeplab_jax.weights.files import Weights
+from deeplab_jax.weights.readers import read_tar
 from deeplab_jax.weights.zoo import MB, weights_folder
 
 PAGE = ("index.html", "style.css", "app.js", "network.js")
@@ -30,7 +31,7 @@ RUNTIME_FILES = (  # of package/dist: with WebGPU and, half as large, without
     "ort.wasm.bundle.min.mjs",
     "ort-wasm-simd-threaded.wasm",
 )
-LARGEST = 32 * MB  # of these files
+MOST_BYTES = 256 * MB  # of the whole archive, unpacked: 130 MB
 README = """\
 {mark}
 # Segmentation in the browser
@@ -78,23 +79,17 @@ def fetch_runtime() -> Path:
     return archive
 
 
-def read_runtime(archive: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each file of the runtime; nothing else of the archive is unpacked.
+def read_runtime(archive: Path) -> dict[str, bytes]:
+    """The files of the runtime by their names; of the archive's others nothing is kept.
 
     Raises:
       UserError: it lacks one.
     """
-    missing = set(RUNTIME_FILES)
-    with tarfile.open(archive, "r:gz") as tar:
-        for member in tar:
-            name = member.name.removeprefix("package/dist/")
-            if name in missing and member.isfile() and member.size <= LARGEST:
-                stream = tar.extractfile(member)
-                assert stream is not None  # of a regular file
-                missing.remove(name)
-                yield name, stream.read()
-    if missing:
-        raise UserError(f"{archive}: holds no {', '.join(sorted(missing))}")
+    with gzip.open(archive) as stream:
+        files = {n: data for n, data in read_tar(stream, MOST_BYTES) if n in RUNTIME_FILES}
+    if missing := sorted({*RUNTIME_FILES} - {*files}):
+        raise UserError(f"{archive}: holds no {', '.join(missing)}")
+    return files
 
 
 def write_page(folder: Path, about: Mapping[str, Any], proof: str) -> None:
@@ -109,10 +104,10 @@ def write_page(folder: Path, about: Mapping[str, Any], proof: str) -> None:
     runtime = folder / "ort"
     runtime.mkdir(exist_ok=True)
     sizes = {"model.onnx": (folder / "model.onnx").stat().st_size}
-    for name, content in read_runtime(fetch_runtime()):
+    for name, content in read_runtime(fetch_runtime()).items():
         write_atomically(runtime / name, content)
         sizes[f"ort/{name}"] = len(content)
-    page = files("deeplab_jax.export") / "page"
+    page = resources.files("deeplab_jax.export") / "page"
     for name in PAGE:
         write_atomically(folder / name, (page / name).read_bytes())
     write_atomically(folder / "README.md", README.format(mark=MARK, proof=proof))

@@ -93,8 +93,11 @@ class Page:
             time.sleep(0.1)
 
     def open(self, address: str) -> None:
-        self.call("Page.navigate", url=address)
-        self.wait("document.readyState === 'complete'")
+        for url in ("about:blank", address):  # so that it is seen when the old page is gone
+            self.call("Page.navigate", url=url)
+            blank = "===" if url == "about:blank" else "!=="
+            loaded = "document.readyState === 'complete'"
+            self.wait(f"location.href {blank} 'about:blank' && {loaded}")
 
     def drop(self, file: Path) -> None:
         """Drag a file onto the middle of the page and let it go."""

@@ -85,7 +85,7 @@ def test_other_machines_are_not_answered(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_served_is_said(tmp_path: Path, port: int) -> None:
-    with pytest.raises(UserError, match="no index.html"):
+    with pytest.raises(UserError, match="no index"):
         open_server(tmp_path, 0)
     (tmp_path / "index.html").touch()
     with pytest.raises(UserError, match=rf"--port={port}: .*in use"):

@@ -60,11 +60,11 @@ def test_of_the_archive_only_the_runtime_is_taken(tmp_path: Path) -> None:
     wanted = [f"package/dist/{name}" for name in web.RUNTIME_FILES]
     others = ["../../evil", "/evil", "package/dist/ort.node.min.mjs", "package/dist/../evil"]
     write_archive(tmp_path / NAME, *others, *wanted, *others)
-    found = dict(web.read_runtime(tmp_path / NAME))
+    found = web.read_runtime(tmp_path / NAME)
     assert found == {name: f"package/dist/{name}".encode() for name in web.RUNTIME_FILES}
     write_archive(tmp_path / NAME, *others, *wanted[1:])
     with pytest.raises(UserError, match=f"holds no {web.RUNTIME_FILES[0]}"):
-        dict(web.read_runtime(tmp_path / NAME))
+        web.read_runtime(tmp_path / NAME)
 
 
 def test_another_archive_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,8 +156,10 @@ def show(page: Page, file: Path) -> str:
 def saved(page: Page, kind: str) -> Image.Image:
     """The PNG that a button saves."""
     blob = f"makers.{kind}(result.size[1], result.size[0])"
-    url = page.run(f"{blob}.then((blob) => new Promise((done) => Object.assign(new FileReader(),"
-                   " {onload: (event) => done(event.target.result)}).readAsDataURL(blob)))")
+    url = page.run(
+        f"{blob}.then((blob) => new Promise((done) => Object.assign(new FileReader(),"
+        " {onload: (event) => done(event.target.result)}).readAsDataURL(blob)))"
+    )
     return Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
 
 
@@ -291,3 +293,14 @@ def test_what_is_told_of_the_network(shown: Shown) -> None:
     assert [row["name"] for row in about["classes"]] == [*CLASSES]
     sizes = {name: (shown.folder / name).stat().st_size for name in about["files"]}
     assert about["files"] == sizes and len(sizes) == 1 + len(web.RUNTIME_FILES)
+
+
+def test_the_command_writes_no_page_over_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deeplab_jax.export.artefact import Request, check_request
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    (tmp_path / "index.html").write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError, match="is there already"):
+        check_request(Request("web", tmp_path))

@@ -81,7 +81,7 @@ function refuse(text) {
 
 function reveal() {
   const shape = photo.naturalWidth / photo.naturalHeight;
-  Object.assign(view.style, { aspectRatio: shape, width: `min(100%, ${78 * shape}vh)` });
+  Object.assign(view.style, { aspectRatio: shape, width: `${78 * shape}vh` });
   if (!result) overlay.width = 1; // empties it
   [view.hidden, at("empty").hidden] = [false, true];
 }
