@@ -279,7 +279,8 @@ def export(arguments: list[str]) -> None:
     p.add_argument("--out", required=True, type=Path, help="folder to write")
     outputs = ("labels", "probabilities", "logits")
     p.add_argument("--output", choices=outputs, default="labels", help="[labels]")
-    p.add_argument("--any-size", action="store_true", help="height and width k * stride + 1")
+    what = "height and width k * output stride + 1, in place of one size"
+    p.add_argument("--any-size", action="store_true", help=what)
     p.add_argument("--half", action="store_true", help="float16, where labels agree by 99.5 %%")
     p.add_argument("--force", action="store_true", help="where they do not, too")
     what = "images or a folder to compare on, at most 16 [made ones]"
