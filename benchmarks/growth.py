@@ -8,10 +8,10 @@ rows have what the compiler says of one device, by how the mesh splits the work.
 """
 
 import argparse
-import statistics
-import time
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+from benchmarks.accelerator.steps import Setting, measure
 from deeplab_jax.plan.compilers import lower
 from deeplab_jax.plan.programs import collectives
 
@@ -54,43 +54,19 @@ def compiled_step(case: Case) -> Any:
     return lower(config_of(case), jax.devices()[: case.devices]).compile()
 
 
-def seconds_per_image(case: Case, step: Any) -> float:
-    """The median of a few training steps, by image."""
-    import jax
-    import numpy as np
-
-    from deeplab_jax.models.build import init_variables
-    from deeplab_jax.parallel.mesh import device_mesh, place_batch
-    from deeplab_jax.training.state import fresh_state
-
-    mesh, config = device_mesh(devices=jax.devices()[:1]), config_of(case)
-    rng, shape = np.random.default_rng(0), (case.batch, case.crop, case.crop)
-    image = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
-    label = rng.integers(0, config.model.classes, shape, dtype=np.uint8)
-    batch = place_batch({"image": image, "label": label}, mesh)
-    state = fresh_state(config, init_variables(config.model, jax.random.key(0)), mesh)
-    times = []
-    for _ in range(6):
-        start = time.perf_counter()
-        state, metrics = step(state, batch)
-        jax.block_until_ready((state, metrics))
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:]) / case.batch
-
-
 def time_table(axis: str) -> None:
-    """Seconds an image and temporaries, as ratios to the first row."""
-    print(f"| {axis} | s an image | of the first | a pixel | temporaries, GB an image |")
+    """Milliseconds an image and memory, as ratios to the first row."""
+    print(f"| {axis} | ms an image | of the first | a pixel | memory, GB an image |")
     print("|---|---|---|---|---|")
     first = None
     for value in AXES[axis]:
         case = BASE._replace(**{axis: value})
-        step = compiled_step(case)
-        seconds = seconds_per_image(case, step)
-        gb = step.memory_analysis().temp_size_in_bytes / 1e9 / case.batch
-        first = first or (seconds, case.crop**2)
-        ratio, pixels = seconds / first[0], case.crop**2 / first[1]
-        print(f"| {value} | {seconds:.3f} | {ratio:.2f} | {ratio / pixels:.2f} | {gb:.2f} |")
+        setting = Setting("mobilenet_v2", case.batch, case.crop, width=case.width, dtype="float32")
+        found = measure(replace(setting, steps=1))
+        ms, gb = found["ms an image"], found["memory GB"]["compiled"] / case.batch
+        first = first or (ms, case.crop**2)
+        ratio, pixels = ms / first[0], case.crop**2 / first[1]
+        print(f"| {value} | {ms:.0f} | {ratio:.2f} | {ratio / pixels:.2f} | {gb:.2f} |")
 
 
 def device_table() -> None:

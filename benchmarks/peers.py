@@ -21,6 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.accelerator.peers import ENCODERS, make_torch
+from benchmarks.accelerator.steps import Setting, make_run
 from benchmarks.turns import Contender, make_environment, print_table, serve, take_turns
 
 if TYPE_CHECKING:
@@ -33,7 +35,6 @@ PEERS = {
     "smp": ("torch", "segmentation_models_pytorch", "timm"),
     "keras_hub": ("keras-hub", "keras", "jax"),
 }
-SMP_ENCODERS = {"xception_65": "tu-xception65", "resnet_v1_50": "resnet50"}
 
 
 # ------------------------------------------------------------------------------ what is timed
@@ -60,95 +61,26 @@ def model_config(network: str) -> "ModelConfig":
 def ours(network: str, mode: str, batch: int, *, lax: bool = False) -> Callable[[], object]:
     """Our network; `lax`: its convolutions replaced by those that flax.linen.Conv would call."""
     import jax
-    import numpy as np
 
-    from deeplab_jax import Config, DataConfig, TrainConfig
-    from deeplab_jax.inference.step import predict_labels
-    from deeplab_jax.models import build_model, layers
-    from deeplab_jax.models.build import init_variables
-    from deeplab_jax.parallel.mesh import device_mesh, place_batch
-    from deeplab_jax.training.state import fresh_state
-    from deeplab_jax.training.step import compile_train_step
+    from deeplab_jax.models import layers
+    from deeplab_jax.ops.conv import conv
 
     if lax:
-        layers.depthwise_conv = lax_depthwise
-        layers.pointwise_conv = lax_pointwise
-    config = Config(
-        model=model_config(network),
-        data=DataConfig(crop_size=(SIZE, SIZE)),
-        train=TrainConfig(batch_size=batch),
-    )
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (batch, SIZE, SIZE, 3), dtype=np.uint8)
-    variables = init_variables(config.model, jax.random.key(0))
-    if mode == "inference":
-        model = build_model(config.model)
-        predict = jax.jit(lambda v, x: predict_labels(v, x, model=model))
-        return lambda: jax.block_until_ready(predict(variables, image))
-    mesh = device_mesh()
-    state = fresh_state(config, variables, mesh)
-    step = compile_train_step(config, state, mesh, 255)
-    label = rng.integers(0, CLASSES, (batch, SIZE, SIZE), dtype=np.uint8)
-    arrays = place_batch({"image": image, "label": label}, mesh)
-
-    def run() -> None:
-        nonlocal state
-        state, metrics = step(state, arrays)
-        jax.block_until_ready((state, metrics))
-
-    return run
+        layers.depthwise_conv = lambda x, *rest: conv(x, *rest, groups=x.shape[-1])
+        layers.pointwise_conv = conv
+    run, _ = make_run(setting(network, mode, batch), model_config(network))
+    return lambda: jax.block_until_ready(run())
 
 
-def lax_depthwise(x, kernel, stride, rate, pads):  # type: ignore[no-untyped-def]
-    from jax import lax
-
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        pads,
-        rhs_dilation=(rate, rate),
-        feature_group_count=x.shape[-1],
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-def lax_pointwise(x, kernel, stride):  # type: ignore[no-untyped-def]
-    from jax import lax
-
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(x, kernel, (stride,) * 2, "VALID", dimension_numbers=numbers)
+def setting(network: str, mode: str, batch: int) -> Setting:
+    return Setting(network, batch, SIZE, mode, dtype="float32")
 
 
 def smp(network: str, mode: str, batch: int) -> Callable[[], object]:
     """segmentation_models.pytorch's DeepLabV3Plus, SGD, channels_last."""
-    if network not in SMP_ENCODERS:
+    if network not in ENCODERS:
         raise SystemExit("segmentation_models.pytorch has no such network")
-    import segmentation_models_pytorch  # type: ignore[import-not-found]
-    import torch  # type: ignore[import-not-found]
-
-    model = segmentation_models_pytorch.DeepLabV3Plus(
-        SMP_ENCODERS[network], encoder_weights=None, encoder_output_stride=16, classes=CLASSES
-    ).to(memory_format=torch.channels_last)
-    image = torch.rand(batch, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
-    if mode == "inference":
-        model.eval()
-
-        def predict() -> None:
-            with torch.inference_mode():
-                model(image).argmax(1)
-
-        return predict
-    label = torch.randint(0, CLASSES, (batch, SIZE, SIZE))
-    optimizer = torch.optim.SGD(model.parameters(), 0.007, momentum=0.9, weight_decay=4e-5)
-    model.train()
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        torch.nn.functional.cross_entropy(model(image), label, ignore_index=255).backward()
-        optimizer.step()
-
-    return step
+    return make_torch(setting(network, mode, batch), "eager")[0]
 
 
 def keras_hub(network: str, mode: str, batch: int) -> Callable[[], object]:

@@ -53,6 +53,10 @@ class Contender:
         print("measure", file=self._process.stdin, flush=True)
         return float(self._answer())
 
+    def close(self) -> None:
+        """Let the process end."""
+        self._process.communicate()
+
     def _answer(self) -> str:
         assert self._process.stdout
         line = self._process.stdout.readline()
@@ -63,15 +67,20 @@ class Contender:
         return line.strip()
 
 
-def serve(make: Callable[[], Callable[[], float]], packages: Sequence[str]) -> None:
-    """A contender's process: warm up, tell its versions, then measure once for each line."""
+def serve(
+    make: Callable[[], Callable[[], float]],
+    packages: Sequence[str],
+    note: Callable[[], str] = str,
+) -> None:
+    """A contender's process: warm up, tell its versions and a note, then measure for each line."""
     out = sys.stdout
     with redirect_stdout(sys.stderr):  # what libraries print is no answer
         measure = make()
         measure()
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         about = [f"{name} {version(name)}" for name in packages]
-        print(READY + ", ".join([*about, f"cores: {cores}"]), file=out, flush=True)
+        about += [f"cores: {cores}", note()]
+        print(READY + ", ".join(filter(None, about)), file=out, flush=True)
         for _ in sys.stdin:
             print(measure(), file=out, flush=True)
 

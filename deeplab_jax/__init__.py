@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from deeplab_jax.config import OptimConfig as OptimConfig
     from deeplab_jax.config import TaskConfig as TaskConfig
     from deeplab_jax.config import TrainConfig as TrainConfig
+    from deeplab_jax.inference.predict import load as from_pretrained  # noqa: F401
     from deeplab_jax.inference.predict import load as load
     from deeplab_jax.models import build_model as build_model
     from deeplab_jax.training.loop import fit as train  # noqa: F401
@@ -27,6 +28,7 @@ SECTIONS = ("Model", "Task", "Data", "Optim", "Train", "Eval", "Mesh", "Machine"
 PLACES = {  # of each name: its module, and what it is called there
     **{f"{section}Config": ("config", f"{section}Config") for section in SECTIONS},
     "build_model": ("models", "build_model"),
+    "from_pretrained": ("inference.predict", "load"),
     "load": ("inference.predict", "load"),
     "train": ("training.loop", "fit"),
 }

@@ -54,7 +54,8 @@ class Parser(argparse.ArgumentParser):
         self.add_config()
 
     def add_weights(self) -> None:
-        what = "a run's folder, one that `convert` wrote, or a name of `deeplab zoo`"
+        what = "a run's folder, one that `convert` wrote, a name of `deeplab zoo`, or user/model of"
+        what += " the Hugging Face Hub (user/model@tag)"
         self.add_argument("--weights", required=True, help=what)
         what = "8, 16 or 32 [as trained]; rates follow"
         self.add_argument("--output-stride", type=int, help=what)

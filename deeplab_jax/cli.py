@@ -11,7 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from deeplab_jax.arguments import Parser, load_at, read_config
-from deeplab_jax.errors import UserError, explain, leave, leave_when_told
+from deeplab_jax.errors import (
+    INTERRUPTED,
+    UserError,
+    explain,
+    leave,
+    leave_interrupted,
+    leave_when_told,
+)
 from deeplab_jax.process import keep_compiled_programs, restart_with_huge_pages, show_all_names
 
 USAGE = """\
@@ -29,6 +36,7 @@ weights
   export      a network for onnxruntime and others: the whole prediction in a file, proved
   export-tf   a folder of weights as an official TensorFlow checkpoint or .npz
   serve       the web page of `export --to web`, on this machine
+  push        a trained network to the Hugging Face Hub, with a model card of its report
 
 experiments
   study       variants of one experiment in a table, the paper's or your own
@@ -40,8 +48,10 @@ example: deeplab train my_data && deeplab predict photos --weights runs/my_data
 COMMON = """
 common settings:
   --workdir=DIR       the run's folder; the same one again resumes [runs/NAME of the data]
-  --pretrained=DIR    weights to start from: a run's folder or one that `convert` wrote
+  --pretrained=DIR    weights to start from: a run's folder or one that `convert` wrote, a name
+                      of `deeplab zoo`, or user/model of the Hugging Face Hub
   --steps=N           training steps [by the number of images]
+  --epochs=X          in their place, how often each image is seen
   --batch-size=N      images a step [as fit the device's memory; on a CPU 8]
   --crop-size H W     of training crops [from the images' sizes]
   --learning-rate=X   at the beginning
@@ -96,7 +106,8 @@ def evaluate(arguments: list[str]) -> None:
     p.add_data()
     p.add_weights()
     p.add_runtime()
-    p.add_argument("--out", type=Path, help="folder for what it writes [WEIGHTS/evaluation]")
+    what = "folder for what it writes [WEIGHTS/evaluation; of a name, runs/evaluation-NAME]"
+    p.add_argument("--out", type=Path, help=what)
     args, rest = p.read(arguments)
     from deeplab_jax.inference.results import evaluate_weights, on_data
 
@@ -106,8 +117,9 @@ def evaluate(arguments: list[str]) -> None:
         name = str(folder / "config.json")
     weights, found = load_at(args, rest, read_config(name, [], args.data))
     config = on_data(weights, **{k: found[k] for k in ("data", "machine", "eval", "mesh")})
-    out = args.out or folder / "evaluation"
-    print(evaluate_weights(weights, config, out, args.weights, args.runtime))
+    # Not in the folder that a name would be: it would then be taken for the weights.
+    usual = folder / "evaluation" if folder.is_dir() else Path(f"runs/evaluation-{folder.name}")
+    print(evaluate_weights(weights, config, args.out or usual, args.weights, args.runtime))
 
 
 def study(arguments: list[str]) -> None:
@@ -281,7 +293,8 @@ def export(arguments: list[str]) -> None:
     p.add_argument("--out", required=True, type=Path, help="folder to write")
     outputs = ("labels", "probabilities", "logits")
     p.add_argument("--output", choices=outputs, default="labels", help="[labels]")
-    p.add_argument("--any-size", action="store_true", help="height and width k * stride + 1")
+    what = "height and width k * output stride + 1, in place of one size"
+    p.add_argument("--any-size", action="store_true", help=what)
     p.add_argument("--half", action="store_true", help="float16, where labels agree by 99.5 %%")
     p.add_argument("--force", action="store_true", help="where they do not, too")
     what = "images or a folder to compare on, at most 16 [made ones]"
@@ -334,6 +347,24 @@ def serve(arguments: list[str]) -> None:
     serve_folder(args.folder, args.port)
 
 
+def push(arguments: list[str]) -> None:
+    """A trained network to the Hugging Face Hub: its weights, and a model card of the run's report.
+
+    --weights user/model then loads it anywhere. The token is that of `hf auth login`, or HF_TOKEN.
+    """
+    p = Parser("push", push.__doc__ or "")
+    p.add_argument("weights", metavar="WEIGHTS", help="a run's folder or a folder of weights")
+    p.add_argument("name", metavar="USER/MODEL", help="a new commit where it is there already")
+    p.add_argument("--private", action="store_true", default=None, help="a new one, for you alone")
+    what = "one of the Hub's identifiers, as cc-by-4.0 [as an earlier card says, else unknown]"
+    p.add_argument("--licence", metavar="ID", help=what)
+    args = p.parse_args(arguments)
+    from deeplab_jax.inference.predict import load
+
+    network = load(args.weights)
+    print(f"wrote {network.push_to_hub(args.name, private=args.private, licence=args.licence)}")
+
+
 def find_command(name: str) -> Callable[[list[str]], None]:
     """The function of a command."""
     names = [line.split()[0] for line in USAGE.splitlines() if line.startswith("  ")]
@@ -371,4 +402,9 @@ def start(command: str | None = None) -> None:
     if not {"-h", "--help", "--help-all"} & {*sys.argv}:
         restart_with_huge_pages()
     leave_when_told()
-    main(command)
+    try:
+        main(command)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            leave_interrupted()
+        raise

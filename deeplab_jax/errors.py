@@ -151,3 +151,14 @@ def leave(message: str, code: int) -> NoReturn:
     except OSError:
         os._exit(code)
     sys.exit(code)
+
+
+def leave_interrupted() -> None:
+    """End an interrupted process, not by Python's own end: that crashes where XLA still compiles.
+
+    One of several processes takes leave of the others by that end, and has stopped by then.
+    """
+    jax = sys.modules.get("jax")
+    if jax is None or not jax.distributed.is_initialized():
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)

@@ -6,6 +6,7 @@ import os
 import shutil
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_args
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,6 +32,7 @@ from deeplab_jax import (
     OptimConfig,
     TrainConfig,
 )
+from deeplab_jax.config.recipe import LossName
 
 jax.config.update("jax_num_cpu_devices", 8)
 gc.set_threshold(100_000, 50, 50)
@@ -49,6 +51,8 @@ TINY_MODEL = ModelConfig(
 TINY_UNET = ModelConfig(
     backbone="unet", head="unet", num_classes=3, width=0.06, output_stride=16, batch_norm_decay=0.9
 )
+
+EVERY_LOSS = tuple((name, 0.5) for name in get_args(LossName))
 
 
 @pytest.fixture(scope="session")

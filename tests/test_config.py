@@ -71,6 +71,10 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
             r"model.mobilenet_endpoints .* mobilenet_v2 alone",
         ),
         (
+            lambda: ModelConfig(backbone="mobilenet_v2", whole_top=True),
+            r"model.whole_top .* mobilenet_v3 and mobilenet_edgetpu alone",
+        ),
+        (
             lambda: ModelConfig(head="classifier", num_classes=46341),  # squared, above an int32
             r"model.num_classes = 46341 .* 2 to 46340",
         ),
@@ -162,7 +166,27 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
             r"train.class_weights .* each of the 21 classes",
         ),
         (lambda: TrainConfig(batch_size=0), r"train.batch_size = 0"),
-        (lambda: OptimConfig(schedule="cosine"), r"optim.schedule = 'cosine' .* poly, step"),  # type: ignore[arg-type]
+        (lambda: TrainConfig(loss=()), r"train.loss = \(\) .* NAME=WEIGHT, each above 0"),
+        (lambda: TrainConfig(loss={"dice": 0.0}), r"train.loss = .* above 0"),  # type: ignore[arg-type]
+        (lambda: TrainConfig(loss=("dice",)), r"train.loss = .* NAME=WEIGHT"),  # type: ignore[arg-type]
+        (
+            lambda: TrainConfig(loss=(("dice", 1.0),), hard_pixels=0.5),
+            r"train.hard_pixels = 0.5 .* cross_entropy or focal",
+        ),
+        (
+            lambda: TrainConfig(loss_per="batch", accumulate=2),
+            r"train.loss_per = 'batch' .* train.accumulate = 2 takes image",
+        ),
+        (
+            lambda: Config(
+                model=ModelConfig(head="classifier"), train=TrainConfig(loss=(("dice", 1.0),))
+            ),
+            r"train.loss = .* a classifier takes only cross_entropy and focal",
+        ),
+        (
+            lambda: OptimConfig(schedule="cosin"),
+            r"optim.schedule = 'cosin' .*did you mean 'cosine'",
+        ),  # type: ignore[arg-type]
         (lambda: OptimConfig(decay_rate=1.5), r"optim.decay_rate = 1.5"),
         (lambda: EvalConfig(scales=()), r"eval.scales = \(\) .* one number or more"),
         (lambda: EvalConfig(scales=(0.5, 0.0)), r"eval.scales .* above 0"),
@@ -212,6 +236,16 @@ def test_a_cell_survives_the_command_line_and_json(tmp_path: Path) -> None:
     assert load_json(tmp_path / "config.json") == config
     none = override(config, ["--model.dense_prediction_cell=()"])
     assert none == Config() and "--model.dense_prediction_cell JSON  [()]" in format_fields()
+
+
+def test_a_loss_survives_the_command_line_python_and_json(tmp_path: Path) -> None:
+    config = override(Config(), ["--train.loss", "cross_entropy=0.375", "dice=1.125"])
+    loss: Any = {"cross_entropy": 0.375, "dice": 1.125}
+    assert config == Config(train=TrainConfig(loss=loss))
+    assert config == Config(train=TrainConfig(loss=tuple(loss.items())))
+    save_json(config, tmp_path / "config.json")
+    assert load_json(tmp_path / "config.json") == config
+    assert "--train.loss NAME=NUMBER ...  [cross_entropy=1.0]" in format_fields()
 
 
 def test_an_evaluation_protocol_survives_the_command_line_and_json(tmp_path: Path) -> None:
@@ -322,9 +356,12 @@ def test_what_is_not_finite_on_the_command_line() -> None:
         ("--train.class_weights=1,2 --model.num_classes=2", "train.class_weights", [1.0, 2.0]),
         ("--train.class_weights=()", "train.class_weights", []),
         ("--train.class_weights=auto", "train.class_weights", None),
+        ("--train.loss dice=2 focal", "train.loss", [["dice", 2.0], ["focal", 1.0]]),
+        ("--train.loss=dice=0.5,focal=1", "train.loss", [["dice", 0.5], ["focal", 1.0]]),
         ("--eval.flip true", "eval.flip", True),
         ("--workdir=a=b", "machine.workdir", "a=b"),
         ("--steps 5", "train.steps", 5),
+        ("--epochs 2.5", "train.epochs", 2.5),
         ("--data.eval_size=33,49", "task.eval_size", [33, 49]),
         ("--train.eval_every=7", "machine.eval_every", 7),
     ],
@@ -340,7 +377,7 @@ def test_how_values_may_be_written(argument: str, field: str, value: object) -> 
         ("--momentum=1", r"--momentum: .* did you mean --optim.momentum\?"),
         ("--source=x", r"did you mean --data.source\?"),
         ("--task.classes=a", "--task.classes: there is no such setting"),
-        ("--optim.lr=1", "--optim.lr: .* there are --optim.learning_rate, "),
+        ("--optim.lr=1", "--optim.lr: .* there are .*--optim.learning_rate, "),
         ("--data.crop_size=512", "crop_size = '512' .* height and width .*crop_size 512 512"),
         ("--data.crop_size", "crop_size = '' .* such as --data.crop_size 513 513"),
         ("--data.crop_size 1 2 3", "crop_size = '1 2 3' .* height and width"),
@@ -349,6 +386,9 @@ def test_how_values_may_be_written(argument: str, field: str, value: object) -> 
         ("--model.num_classes=three", "num_classes = 'three' .* a whole number"),
         ("--train.steps=1.5", "train.steps = '1.5' .* a whole number"),
         ("--eval.scales=0.5,big", "eval.scales = 'big' .* a number"),
+        ("--train.loss=dise", "train.loss.* = 'dise' .*did you mean 'dice'"),
+        ("--train.loss dice=much", "train.loss = 'much' .* a number"),
+        ("--train.loss dice dice", "train.loss = .* named once, of cross_entropy, focal, dice"),
         ("--eval.flip", "eval.flip = '' .* one value"),
         ("--eval.flip=yes", "eval.flip = 'yes' .* True or False"),
         ("--machine.root my images", "machine.root = 'my images' .* quote"),

@@ -17,8 +17,6 @@ from deeplab_jax.config.experiment import DataKind as DataKind
 from deeplab_jax.config.experiment import EvalConfig as EvalConfig
 from deeplab_jax.config.experiment import MachineConfig as MachineConfig
 from deeplab_jax.config.experiment import MeshConfig as MeshConfig
-from deeplab_jax.config.experiment import OptimConfig as OptimConfig
-from deeplab_jax.config.experiment import TrainConfig as TrainConfig
 from deeplab_jax.config.experiment import at_output_stride as at_output_stride
 from deeplab_jax.config.experiment import check_protocol as check_protocol
 from deeplab_jax.config.experiment import fit_to_stride as fit_to_stride
@@ -36,6 +34,8 @@ from deeplab_jax.config.model import ModelConfig as ModelConfig
 from deeplab_jax.config.model import Remat as Remat
 from deeplab_jax.config.model import Size as Size
 from deeplab_jax.config.model import TaskConfig as TaskConfig
+from deeplab_jax.config.recipe import OptimConfig as OptimConfig
+from deeplab_jax.config.recipe import TrainConfig as TrainConfig
 from deeplab_jax.config.values import flatten as flatten
 from deeplab_jax.config.values import from_dict as from_dict
 from deeplab_jax.config.values import from_value as from_value

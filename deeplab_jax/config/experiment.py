@@ -32,6 +32,7 @@ from deeplab_jax.config.model import (
     is_size,
     size_field,
 )
+from deeplab_jax.config.recipe import PIXELWISE, OptimConfig, TrainConfig
 
 LayoutName = Literal[
     "auto", "pairs", "cityscapes", "coco", "labelme", "yolo", "ultralytics", "cvat", "kaggle"
@@ -117,77 +118,6 @@ class DataConfig:
     def crop(self) -> Size:
         """`crop_size`, the default filled in: the paper's."""
         return self.crop_size or PAPER_CROP
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """SGD with momentum in the official (TF1) form, L2 on convolution kernels."""
-
-    learning_rate: float = limited(0.007, "above 0", lambda x: x > 0)
-    momentum: float = share(0.9)
-    nesterov: bool = False
-    schedule: Literal["poly", "step"] = "poly"
-    """The official `learning_policy`; step: times decay_rate every decay_steps."""
-    decay_steps: int = at_least(2000, 1)
-    decay_rate: float = limited(0.1, "above 0 up to 1", lambda x: 0 < x <= 1)
-    power: float = at_least(0.9, 0)
-    end_learning_rate: float = at_least(0.0, 0)
-    slow_start_steps: int = at_least(0, 0)
-    slow_start_learning_rate: float = 1e-4
-    weight_decay: float = at_least(4e-5, 0)
-    new_layers_multiplier: float = limited(1.0, "above 0", lambda x: x > 0)
-    """On the gradients of everything but the backbone (official last_layer_gradient_multiplier)."""
-
-    def __post_init__(self) -> None:
-        check_fields(self, "optim")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """From what weights, how long, on what batches, by what loss."""
-
-    pretrained: str = ""
-    """A folder of weights or a run's folder to start from; layers of another shape are refused."""
-    pretrained_logits: bool | None = None
-    """False: start the last layer afresh. None: where the weights' classes are not the data's."""
-    reestimate_batch_norm: bool | None = None
-    """Re-estimate the backbone's BatchNorm on images. None: where the weights had it folded."""
-    steps: int | None = at_least(None, 1)
-    """None: by the number of images."""
-    batch_size: int | None = at_least(None, 1)
-    """Images a step over all devices; None: as many as fit their memory, at most 64; on a CPU 8."""
-    accumulate: int = at_least(1, 1)
-    """Parts that the batch is worked through in, one after the other, for memory's sake."""
-    class_weights: tuple[float, ...] | None = limited(
-        (), "0 or more each", lambda weights: all(w >= 0 for w in weights)
-    )
-    """One weight a class in the loss; (): 1 each; None: 1 / sqrt(share of the masks' pixels)."""
-    hard_pixels: float = limited(1.0, "above 0 up to 1", lambda x: 0 < x <= 1)
-    """Share of the hardest pixels that the loss is taken over (official top_k_percent_pixels)."""
-    hard_pixels_ramp: int = at_least(0, 0)
-    """Steps over which that share falls from 1 to hard_pixels."""
-    freeze_batch_norm: bool = False
-    freeze_backbone: bool = False
-    ema_decay: float = share(0.0)
-    """Decay of a moving average of parameters and BatchNorm's statistics, which evaluation then
-    uses; 0: none."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_fields(self, "train")
-        parts, size = self.accumulate, self.batch
-        allowed = f"a divisor of train.batch_size = {size}"
-        require(size % parts == 0, "train.accumulate", parts, allowed)
-
-    @property
-    def batch(self) -> int:
-        """`batch_size`, the default filled in: the paper's, or the nearest that makes its parts."""
-        return self.batch_size or -(-16 // self.accumulate) * self.accumulate
-
-    @property
-    def length(self) -> int:
-        """`steps`, the default filled in: the paper's."""
-        return self.steps or 30_000
 
 
 @dataclass(frozen=True)
@@ -325,6 +255,10 @@ class Config:
         if classes is not None:
             require(len(weights) in (0, classes), "train.class_weights", weights, allowed)
             require(len(names) in (0, classes), "task.classes", names, allowed)
+        if self.model.head == "classifier":
+            allowed = f"a classifier takes only {' and '.join(PIXELWISE)}"
+            fits = all(name in PIXELWISE for name, _ in self.train.loss)
+            require(fits, "train.loss", self.train.loss, allowed)
         start = self.optim.slow_start_steps
         allowed = f"fewer than train.steps = {self.train.length}"
         require(start < self.train.length, "optim.slow_start_steps", start, allowed)

@@ -14,7 +14,7 @@ from deeplab_jax.config.checks import one_of, require
 from deeplab_jax.config.experiment import Config
 from deeplab_jax.config.files import load_config_file
 from deeplab_jax.config.formats import GONE, SHORT, is_white, today
-from deeplab_jax.config.values import from_scalar
+from deeplab_jax.config.values import from_scalar, from_value
 from deeplab_jax.errors import UserError
 
 SCALARS = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
@@ -71,7 +71,8 @@ def format_fields() -> str:
 def describe(value: Any) -> str:
     """A value as it is typed on the command line."""
     if isinstance(value, tuple):
-        return " ".join(map(str, value)) or "()"
+        words = ["=".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in value]
+        return " ".join(words) or "()"
     return str(value) if value != "" else "''"
 
 
@@ -84,6 +85,8 @@ def describe_type(hint: Any) -> str:
         return "|".join(map(str, parts))
     if parts[:1] == (Branch,):
         return "JSON"
+    if is_named(hint):
+        return "NAME=NUMBER ..."
     if get_origin(hint) is tuple:
         inner = describe_type(parts[0])
         return f"{inner} ..." if parts[-1] is ... else " ".join([inner] * len(parts))
@@ -208,6 +211,8 @@ def from_words(hint: Any, words: list[str], name: str) -> Any:
         return tuple(words)
     if get_args(hint)[:1] == (Branch,):
         return read_cell("" if given == "()" else given, name)
+    if is_named(hint):
+        return _named_numbers(hint, re.split(r"[\s,]+", given), name)
     if get_origin(hint) is tuple:
         return _several(get_args(hint), re.split(r"[\s,x×*()\[\]]+", given.lower()), name, given)
     require(len(words) == 1, name, given, "one value is needed; quote what has spaces")
@@ -215,6 +220,17 @@ def from_words(hint: Any, words: list[str], name: str) -> Any:
         one_of(name, given, get_args(hint))
         return given
     return _scalar(hint, given, name)
+
+
+def is_named(hint: Any) -> bool:
+    """Whether a field is any number of (name, number): train.loss."""
+    return get_origin(hint) is tuple and get_args(get_args(hint)[0])[1:] == (float,)
+
+
+def _named_numbers(hint: Any, words: list[str], name: str) -> Any:
+    """(name, number) from each `name=number`; a name alone has 1."""
+    pairs = [word.partition("=") for word in words if word]
+    return from_value(hint, [(key, _scalar(float, x or "1", name)) for key, _, x in pairs], name)
 
 
 def _several(parts: tuple[Any, ...], words: list[str], name: str, given: str) -> tuple[Any, ...]:

@@ -41,6 +41,7 @@ GONE = ("data.palette_masks",)
 # Settings that are common enough for one word on the command line.
 SHORT = {
     "steps": "train.steps",
+    "epochs": "train.epochs",
     "batch_size": "train.batch_size",
     "crop_size": "data.crop_size",
     "learning_rate": "optim.learning_rate",

@@ -105,6 +105,11 @@ class ModelConfig:
     (the depthwise outputs); blocks: as other libraries, the 1280-channel layer above, and the
     blocks' outputs, which learns faster from ImageNet weights. A classifier always has that layer.
     """
+    whole_top: bool = False
+    """Narrow MobileNetV3 and EdgeTPU keep all channels of their last layer.
+
+    So do the 8-bit file of the slim EdgeTPU network, and every EdgeTPU classifier.
+    """
     activation: Literal["relu", "relu6"] = "relu"
     """Of Xception, ASPP and decoder; relu6 also clips Xception's sums, for 8-bit arithmetic."""
     aspp_form: Literal["projection", "concat", "deeplabv2"] = "projection"
@@ -201,6 +206,9 @@ class ModelConfig:
                 value = getattr(self, name)
                 allowed = f"for mobilenet_v2 alone; or {none}"
                 require(value == none, f"model.{name}", value, allowed)
+        if not self.backbone.startswith(("mobilenet_v3", "mobilenet_edgetpu")):
+            allowed = "for mobilenet_v3 and mobilenet_edgetpu alone; or False"
+            require(not self.whole_top, "model.whole_top", self.whole_top, allowed)
         if self.backbone.startswith(("mobilenet", "unet")):
             allowed = f"{self.backbone} has none: leave (1, 1, 1)"
             require(self.multi_grid == (1, 1, 1), "model.multi_grid", self.multi_grid, allowed)

@@ -10,6 +10,7 @@ from deeplab_jax.config import Color
 from deeplab_jax.data.annotations.gather import class_name
 from deeplab_jax.data.annotations.shapes import VOID
 from deeplab_jax.data.colors import parse_color, voc_colormap
+from deeplab_jax.data.datasets import ade20k
 from deeplab_jax.data.layouts import BACKGROUND_NAMES, VOID_NAMES, ClassTable
 from deeplab_jax.errors import UserError
 from deeplab_jax.files import read_user_text
@@ -34,8 +35,8 @@ GRAMMARS = tuple(
     for pattern in (
         # CVAT's and Datumaro's labelmap.txt
         rf"\s*(?P<name>[^:#]+?)\s*:\s*(?:{_RGB})?\s*:[^:]*:[^:#]*(?:\s#.*)?",
-        # ADE20K's objectInfo150.txt
-        r"\s*(?P<value>\d+)\s+[\d.]+\s+\d+\s+\d+\s+[01]\s+(?P<name>\S.*?)\s*",
+        # ADE20K's objectInfo150.txt: share of pixels, images, in one edition whether it is stuff
+        r"\s*(?P<value>\d+)\s+0\.\d+\s+\d+\s+\d+\s+(?:[01]\s+)?(?P<name>\S.*?)\s*",
         rf"\s*{_RGB}[\s,;]+(?P<name>\S.*?)\s*",  # CamVid's label_colors.txt
         rf"\s*(?P<place>\d+)[\s,;:]+(?P<name>[^\d\s].*?)[\s,;:]+{_RGB}\s*",
         rf"\s*(?P<name>[^\d\s].*?)\s*[,;]\s*(?P<place>\d+)\s*[,;]\s*{_RGB}\s*",
@@ -138,6 +139,10 @@ def read_table(path: Path) -> ClassTable:
     entries = _entries_of_lines(lines, path)
     if path.name == ADE20K:  # which numbers from 1: 0 is what is none of them
         entries.insert(0, Entry("void", None, 0))
+        table = make_table(entries, str(path))
+        if len(entries) == len(ade20k.CLASS_NAMES):  # of each class's names one, as weights have
+            table = table._replace(names=ade20k.CLASS_NAMES[1:], colors=ade20k.COLORS[1:])
+        return table
     labelmap = any(GRAMMARS[0].fullmatch(line) for line in lines)
     return make_table(_background_first(entries) if labelmap else entries, str(path))
 

@@ -11,7 +11,7 @@ from deeplab_jax.config import PAPER_CROP
 from deeplab_jax.data.sizes import input_size
 from deeplab_jax.errors import UserError
 from deeplab_jax.export.prediction import KEY, Output, Prediction
-from deeplab_jax.export.proof import SAME_LABELS, TOLERANCE, Agreement, compare, read_images
+from deeplab_jax.export.proof import SAME_LABELS, Agreement, compare, read_images
 from deeplab_jax.export.readme import MARK, write_readme
 from deeplab_jax.export.web import for_page, write_page
 from deeplab_jax.files import writable_folder, write_atomically
@@ -114,7 +114,7 @@ def write_onnx(
                 f"float16 gives {100 * agreement.same:.2f} % of the labels, below"
                 f" {100 * SAME_LABELS:g} %: leave --half out, or take it with --force"
             )
-    elif agreement.difference is None or not agreement.difference <= TOLERANCE:
+    elif not agreement.close:
         where = onnx_file.first_difference(model, lowered.layers, prediction, images[0])
         raise UserError(f"{disagree(agreement)}: {where}. Nothing was written; please report it")
     return agreement
@@ -126,11 +126,10 @@ def write_stablehlo(file: Path, prediction: Prediction, images: Sequence[np.ndar
 
     file.write_bytes(stablehlo.serialize(prediction))
     agreement = compare(stablehlo.run_file(file), file, prediction, images)
-    close = agreement.difference is None or agreement.difference <= TOLERANCE
-    if not (close and agreement.same >= SAME_LABELS):
+    if not agreement.close:
         raise UserError(f"{disagree(agreement)}. Nothing was written; please report it")
     return agreement
 
 
 def disagree(agreement: Agreement) -> str:
-    return f"the file does not agree with our prediction ({agreement}; allowed {TOLERANCE:g})"
+    return f"the file does not agree with our prediction ({agreement})"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -40,22 +41,22 @@ class Prediction(NamedTuple):
     half: bool = False
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of an image; where it may have any size, of one of them."""
-        return (*self.input_size(PAPER_CROP), self.weights.model.image_channels)
+    def image(self) -> jax.ShapeDtypeStruct:
+        """One image [h, w, c]; where it may have any size, of one of them.
+
+        Of more than 8 bits where the network's range is.
+        """
+        dtype: Any = np.uint8
+        white = self.weights.task.range
+        if white is not None:
+            whole = all(n == int(n) and 0 <= n <= 65535 for n in white)
+            dtype = np.uint16 if whole else np.float32
+        size = self.input_size(self.size or PAPER_CROP)
+        return jax.ShapeDtypeStruct((*size, self.weights.model.image_channels), dtype)
 
     def input_size(self, size: Size) -> Size:
         """Height and width of the file's input for an image of `size`."""
         return self.size or input_size(size, self.weights.model, TaskConfig())
-
-    @property
-    def dtype(self) -> Any:
-        """Of an image: of more than 8 bits where the network's range is."""
-        white = self.weights.task.range
-        if white is None:
-            return np.dtype(np.uint8)
-        whole = all(n == int(n) and 0 <= n <= 65535 for n in white)
-        return np.dtype(np.uint16 if whole else np.float32)
 
     def predict(self, image: Array, *, blocks: bool = False) -> Array:
         """The output for images; `blocks` as in `reduce_upsampled`."""
@@ -85,17 +86,18 @@ class Prediction(NamedTuple):
         """What a program must know of the file, as JSON under one key."""
         model, task = self.weights.model, self.weights.task
         colors = task.colors or voc_colormap(len(task.classes))
-        fill = from_pixels(np.array(mean_pixel(model), np.uint8), task.range, self.dtype)
+        fill = from_pixels(np.array(mean_pixel(model), np.uint8), task.range, self.image.dtype)
         pairs = zip(task.classes, colors, strict=True)
         about = {
             "version": VERSION,
             "task": "classification" if model.head == "classifier" else "segmentation",
             "classes": [{"name": name, "color": color} for name, color in pairs],
+            "values": task.values,
             "input": {
                 "size": self.size,
                 "stride": model.output_stride,
                 "channels": model.image_channels,
-                "dtype": self.dtype.name,
+                "dtype": self.image.dtype.name,
                 "range": task.range or (0, 255),
                 "resize": "centre" if model.head == "classifier" else task.resize,
                 "fill": fill.tolist(),

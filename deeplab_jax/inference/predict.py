@@ -7,8 +7,10 @@ network = deeplab_jax.load("runs/my_data")
 image = np.asarray(Image.open("photo.jpg").convert("RGB"))  # u8[h, w, 3]
 labels = network.predict(image)                             # u8[h, w], class ids
 name = network.class_names[labels[0, 0]]                    # of the upper left pixel
+network.push_to_hub("user/model")                           # deeplab_jax.load("user/model")
 """
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,7 @@ from deeplab_jax.config import EvalConfig, at_output_stride, check_protocol
 from deeplab_jax.data.sizes import input_size
 from deeplab_jax.data.transforms import Size, bring_to_input, fit_size
 from deeplab_jax.errors import UserError
+from deeplab_jax.files import writable_folder, write_atomically
 from deeplab_jax.inference.bands import Canvas, Raster, enlarge_bands, label_bands, reduce_raster
 from deeplab_jax.inference.step import (
     ONE_VIEW,
@@ -36,7 +39,9 @@ from deeplab_jax.lowering.session import Compiled, Runtime, check_runtime, model
 from deeplab_jax.models import build_model, mean_pixel
 from deeplab_jax.ops.resize import resize_bilinear
 from deeplab_jax.parallel.mesh import bind_mesh, device_mesh, place, replicated
-from deeplab_jax.weights.files import Weights, load_weights
+from deeplab_jax.reporting.card import CARD, model_card, read_card
+from deeplab_jax.weights import hub
+from deeplab_jax.weights.files import Weights, find_weights, load_weights, read_note, save_weights
 
 
 class Predictor:
@@ -44,8 +49,8 @@ class Predictor:
 
     `class_names` and `colors` say what its class ids mean. `protocol` says how it looks at an image
     (`scales`, `flip`, `window`, `overlap`), and `space` how many devices share the height of each.
-    A program is compiled when the first image of an `input_size` comes, by XLA or for the other
-    `runtime`.
+    `folder` is where the weights were found, and with them what their model card says. A program is
+    compiled when the first image of an `input_size` comes, by XLA or for the other `runtime`.
 
     Raises:
       UserError: there are fewer devices; protocol or runtime do not suit the network.
@@ -57,12 +62,14 @@ class Predictor:
         protocol: EvalConfig = ONE_VIEW,
         *,
         space: int = 1,
+        folder: Path | None = None,
         runtime: Runtime = "xla",
     ) -> None:
         check_runtime(runtime, protocol, devices=space)
         self.model, self.task, self.protocol = weights.model, weights.task, protocol
         check_protocol(self.model, self.task, protocol)
         self.class_names, self.colors = self.task.classes, self.task.colors
+        self._folder = folder
         self.classifies = self.model.head == "classifier"
         mesh = device_mesh((1, 1, space), jax.devices()[:space])
         self._variables = place(weights.variables, mesh)
@@ -136,6 +143,53 @@ class Predictor:
         """Height and width that the network gets for an image of `size` (h, w)."""
         return input_size(size, self.model, self.task)
 
+    def save_pretrained(self, directory: str | Path, *, licence: str | None = None) -> None:
+        """Write the network into a folder: what `load` takes, and README.md, its model card.
+
+        `licence` is one of the Hub's identifiers, such as "cc-by-4.0"; None: as the card says that
+        lies where the network was loaded from, else unknown.
+
+        Raises:
+          UserError: nothing can be written there, or a README.md of something else is there.
+        """
+        folder = writable_folder(Path(directory).resolve(), "directory")
+        if (folder / CARD).exists() and not read_card(folder):
+            raise UserError(f"{folder / CARD} is no model card; choose an empty folder")
+        self._save(folder, folder.name, licence)
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        licence: str | None = None,
+    ) -> str:
+        """Send to the Hugging Face Hub, as "user/model", what `save_pretrained` writes.
+
+        Takes huggingface_hub. A model of that name gets a new commit. `private` is for one that is
+        not there yet; `token` is by default the one of `hf auth login`, or HF_TOKEN.
+
+        Returns:
+          The model's URL.
+
+        Raises:
+          UserError: the Hub cannot be asked, or refuses it.
+        """
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place) / "weights"
+            self._save(folder, name, licence)
+            return hub.push(folder, name, private=private, token=token)
+
+    def _save(self, folder: Path, name: str, licence: str | None) -> None:
+        """Write the files of a folder of weights, with a card that calls it `name`."""
+        known = self._folder
+        note = read_note(known) if known else {}
+        card = model_card(name, self.model, self.task, known, note=note, licence=licence)
+        weights = Weights(self.model, self.task, jax.device_get(self._variables))
+        save_weights(folder, weights, note)
+        write_atomically(folder / CARD, card)
+
     def _prepare(self, image: np.ndarray, box: Size) -> tuple[np.ndarray, Size]:
         """The image as the network gets it, u8[*box, c], as at evaluation; its size in there."""
         fill, fit = mean_pixel(self.model), self.task.resize == "fit"
@@ -161,12 +215,14 @@ def load(
     window: Size | None = None,
     overlap: float = ONE_VIEW.overlap,
     space: int = 1,
+    revision: str | None = None,
     runtime: Runtime = "xla",
 ) -> Predictor:
-    """Load a trained network from a run's folder (its best weights) or a folder of weights.
+    """Load a trained network; `from_pretrained` is another name of this function.
 
     Args:
-      directory: such as "runs/my_data".
+      directory: a run's folder (its best weights), such as "runs/my_data", or a folder of weights;
+        where there is none, a name of `deeplab zoo`, or "user/model" of the Hugging Face Hub.
       output_stride: 8, 16 or 32; None: as trained. A smaller one sees finer and takes longer.
       scales: the sizes at which each image is seen, as (0.5, 1, 1.5); probabilities are averaged.
       flip: see the mirror image too, at each scale.
@@ -174,13 +230,15 @@ def load(
         k * output_stride + 1; None: the whole image at once.
       overlap: the share of a window that its neighbour sees too, at least.
       space: how many devices share the height of each image.
+      revision: a branch, tag or commit of a model of the Hub: "user/model@revision".
       runtime: "onnxruntime" is faster on CPUs, and wants `pip install onnx onnxruntime`.
 
     Raises:
       UserError: the folder has no weights, or not those that it describes; an argument is wrong.
     """
     protocol = EvalConfig(scales=tuple(scales), flip=flip, window=window, overlap=overlap)
-    weights = load_weights(directory)
+    folder = find_weights(Path(f"{directory}@{revision}" if revision else directory))
+    weights = load_weights(folder)
     model, task = at_output_stride(weights.model, weights.task, output_stride)
     weights = weights._replace(model=model, task=task)
-    return Predictor(weights, protocol, space=space, runtime=runtime)
+    return Predictor(weights, protocol, space=space, runtime=runtime, folder=folder)

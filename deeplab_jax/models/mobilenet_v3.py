@@ -116,7 +116,7 @@ class MobileNetV3(nn.Module):
                 low_levels[step.natural_stride * row.stride] = low_level
         # Narrow released classifiers without a hidden layer keep the width of the top (slim
         # `finegrain_classification_mode`); those with one keep that layer's.
-        whole = c.head == "classifier" and layout.hidden is None
+        whole = c.whole_top or (c.head == "classifier" and layout.hidden is None)
         top = layout.top if whole else make_divisible(layout.top * c.width, 8)
         return layer(top, name="Conv_1")(x, train=train), low_levels
 

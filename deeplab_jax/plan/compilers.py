@@ -59,9 +59,11 @@ class Compiler(NamedTuple):
 
 
 TPU_COMPILER = Compiler("libtpu", "libtpu", "pip install libtpu")
+# Of CUDA 13's and 12's plugins the one that is here.
+CUDA = "cuda13" if importlib.util.find_spec("jax_cuda13_plugin") else "cuda12"
 GPU_COMPILER = Compiler(
-    "jax_cuda12_plugin",
-    "jax-cuda12-plugin",
+    f"jax_{CUDA}_plugin",
+    f"jax-{CUDA}-plugin",
     'pip install "jax[cuda12]" (5.5 GB: in an environment of its own)',
 )
 

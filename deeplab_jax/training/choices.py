@@ -135,12 +135,14 @@ def memory_of(mesh: Mesh) -> float | None:
 
 
 def choose_steps(config: Config, source: Source) -> Choices:
-    """So many epochs, with a floor and a ceiling in steps."""
-    if not is_open(config, "train.steps"):
-        return {}
+    """So many epochs: those asked for, or else a usual number, with a floor and a ceiling."""
     train, (least, most) = config.train, STEPS
-    epochs = EPOCHS if train.pretrained else EPOCHS_FROM_NOTHING
-    steps = round(epochs * len(source) / train.batch)
-    bound = f"; at least {least}" if steps < least else f"; at most {most}" if steps > most else ""
-    reason = f"{epochs} epochs of {len(source)} images at batch size {train.batch}{bound}"
-    return {"train.steps": Choice(min(max(steps, least), most), reason)}
+    if train.epochs is None and not is_open(config, "train.steps"):
+        return {}
+    epochs = train.epochs or (EPOCHS if train.pretrained else EPOCHS_FROM_NOTHING)
+    steps = max(1, round(epochs * len(source) / train.batch))
+    reason = f"{epochs:g} epochs of {len(source)} images at batch size {train.batch}"
+    if train.epochs is None and not least <= steps <= most:
+        reason += f"; at least {least}" if steps < least else f"; at most {most}"
+        steps = min(max(steps, least), most)
+    return {"train.steps": Choice(steps, reason)}

@@ -1,6 +1,7 @@
-"""The official loss (`utils/train_utils.py`): softmax cross entropy, ignored and hard pixels."""
+"""Losses of pixels: the official one (`utils/train_utils.py`), softmax cross entropy over all or
+over hard pixels, and the focal loss. `region_losses.py` has those of regions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +10,19 @@ from jax import Array
 from deeplab_jax.ops.labels import valid_pixels
 from deeplab_jax.ops.resize import height_width, map_upsampled
 
+SMALLEST = 1e-7  # what a probability may be that is divided by, or raised to a power
+
 
 def pixel_losses(
-    logits: Array, label: Array, ignore_label: int, class_weights: tuple[float, ...] = ()
+    logits: Array,
+    label: Array,
+    ignore_label: int,
+    class_weights: tuple[float, ...] = (),
+    loss_fn: Callable[[Sequence[Array], Array], Array] | None = None,
 ) -> tuple[Array, Array]:
-    """Weighted cross entropy of each pixel (0 where ignored) and the mask of those that count.
+    """Weighted loss of each pixel (0 where ignored) and the mask of those that count.
+
+    loss_fn, by default `cross_entropy`, has a loss of every pixel of one map of logits.
 
     logits f32 [b, h', w', c] are upsampled, corners aligned, to label int [b, h, w]: the paper's
     section 4 found that 1.2 mIoU better than shrinking the labels. They are so a block of rows at
@@ -22,18 +31,31 @@ def pixel_losses(
     valid = valid_pixels(label, logits.shape[-1], ignore_label)
     target = jnp.where(valid, label, 0)
     logits = logits.astype(jnp.float32)
-    loss = map_upsampled(cross_entropy, [logits], height_width(label), target)
+    loss = map_upsampled(loss_fn or cross_entropy, [logits], height_width(label), target)
     if class_weights:
         loss = loss * jnp.asarray(class_weights, jnp.float32)[target]
     return jnp.where(valid, loss, 0.0), valid
 
 
-def cross_entropy(maps: Sequence[Array], target: Array) -> Array:
-    """log(sum over classes of exp z) - z[target], of one map of logits z f32 [b, h, w, c]."""
+def cross_entropy(maps: Sequence[Array], target: Array, smoothing: float = 0.0) -> Array:
+    """log(sum over classes of exp z) - z[target], of one map of logits z f32 [b, h, w, c].
+
+    With label smoothing e, z[target] is (1 - e) z[target] + e * mean over classes of z: the target
+    has 1 - e of its own and its share of e (Szegedy et al. 2016, arXiv 1512.00567, section 7).
+    """
     (z,) = maps
     # Multiplied and not picked: a gather's gradient is a scatter, which no accelerator does well.
     of_target = jnp.sum(z * jax.nn.one_hot(target, z.shape[-1], dtype=z.dtype), axis=-1)
+    if smoothing:
+        of_target = (1.0 - smoothing) * of_target + smoothing * jnp.mean(z, axis=-1)
     return jax.nn.logsumexp(z, axis=-1) - of_target
+
+
+def focal_loss(maps: Sequence[Array], target: Array, gamma: float) -> Array:
+    """(1 - p)^gamma * -log p, p the target's softmax (Lin et al. 2017, arXiv 1708.02002)."""
+    loss = cross_entropy(maps, target)
+    wrong = jnp.maximum(-jnp.expm1(-loss), SMALLEST)  # 1 - p; x^gamma has no slope at 0
+    return wrong**gamma * loss
 
 
 def mean_loss(losses: Array, valid: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The official optimiser and schedules: SGD with momentum in TF1's form, L2 in the gradient."""
+"""The optimiser and its schedule: by default the official ones, SGD in TF1's form, and poly."""
 
 from functools import partial
 from typing import Any
@@ -17,43 +17,59 @@ Path = tuple[Any, ...]  # of names, to a parameter
 def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
     """The learning rate of each of so many steps, as the official `get_model_learning_rate`.
 
-    poly: (base - end) * (1 - t / T)^power + end; step: base * decay_rate^floor(t / decay_steps).
-    After a slow start of a constant rate, whose steps count neither in t nor in T.
+    poly: (base - end) * (1 - t / T)^power + end; step: base * decay_rate^floor(t / decay_steps);
+    cosine: (base - end) * (1 + cos(pi t / T)) / 2 + end. Before it is a slow start of a constant
+    rate, or of one that rises to base, whose steps count neither in t nor in T.
     """
-    start = config.slow_start_steps
-    if config.schedule == "poly":
-        schedule = optax.polynomial_schedule(
-            config.learning_rate, config.end_learning_rate, config.power, steps - start
-        )
-    else:
-        schedule = optax.exponential_decay(
-            config.learning_rate, config.decay_steps, config.decay_rate, staircase=True
-        )
-    slow = optax.constant_schedule(config.slow_start_learning_rate)
-    return optax.join_schedules([slow, schedule], [start])
+    start, base, end = config.slow_start_steps, config.learning_rate, config.end_learning_rate
+    schedules = {
+        "poly": optax.polynomial_schedule(base, end, config.power, steps - start),
+        "step": optax.exponential_decay(
+            base, config.decay_steps, config.decay_rate, staircase=True
+        ),
+        "cosine": optax.cosine_decay_schedule(base, steps - start, end / base),
+        "constant": optax.constant_schedule(base),
+    }
+    first = config.slow_start_learning_rate
+    last = base if config.slow_start == "linear" else first
+    slow = optax.linear_schedule(first, last, max(start, 1))
+    return optax.join_schedules([slow, schedules[config.schedule]], [start])
 
 
 def make_optimizer(
     config: OptimConfig, schedule: optax.Schedule, params: Any, *, freeze_backbone: bool = False
 ) -> optax.GradientTransformation:
-    """v <- momentum * v + m * g; w <- w - rate * v, with g the gradient of loss + decay/2 |w|^2.
+    """What turns gradients g into updates of the weights w, with m the parameter's multiplier.
 
-    With `nesterov`, w <- w - rate * (m * g + momentum * v). The rate stays outside of v. m is the
-    parameter's `gradient_multiplier`, and only some kernels decay: `is_decayed`.
+    sgd: v <- momentum * v + m * (g + decay * w); w <- w - rate * v, the official form.
+    decoupled_sgd: v <- momentum * v + g; w <- w - m * (rate * v + rate / base * decay * w), which
+    is MosaicML's DecoupledSGDW. adamw: w <- w - m * rate * (adam(g) + decay * w) (Loshchilov and
+    Hutter 2019, arXiv 1711.05101). m is `gradient_multiplier`; only some kernels decay:
+    `is_decayed`. With `nesterov`, g + momentum * v takes the place of v.
     """
-    decayed = path_aware_map(is_decayed, params)
+    official = config.optimizer == "sgd"
     multiplier = partial(
         gradient_multiplier,
         new_layers=config.new_layers_multiplier,
         freeze_backbone=freeze_backbone,
+        bias=2.0 if official else 1.0,
     )
     multipliers = path_aware_map(multiplier, params)
-    return optax.chain(
-        optax.add_decayed_weights(config.weight_decay, decayed),
-        optax.stateless(lambda grads, _: jax.tree.map(jnp.multiply, grads, multipliers)),
-        optax.trace(config.momentum, config.nesterov),
-        optax.scale_by_learning_rate(schedule),
-    )
+    multiply = optax.stateless(lambda grads, _: jax.tree.map(jnp.multiply, grads, multipliers))
+    momentum = optax.trace(config.momentum, config.nesterov)
+    adam = optax.scale_by_adam(config.momentum, nesterov=config.nesterov)
+    # The rate multiplies what is added: divided by base, only its course is left.
+    base = config.learning_rate if config.optimizer == "decoupled_sgd" else 1.0
+    decayed = path_aware_map(is_decayed, params)
+    decay = optax.add_decayed_weights(config.weight_decay / base, decayed)
+    directions = {
+        "sgd": [decay, multiply, momentum],
+        "decoupled_sgd": [momentum, decay, multiply],
+        "adamw": [adam, decay, multiply],
+    }
+    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    rate = optax.scale_by_learning_rate(schedule)
+    return optax.chain(*clip, *directions[config.optimizer], rate)
 
 
 def is_decayed(path: Path, _: Array) -> bool:
@@ -61,13 +77,16 @@ def is_decayed(path: Path, _: Array) -> bool:
     return path[-1] == "kernel" and not path[-2].endswith("depthwise")
 
 
-def gradient_multiplier(path: Path, _: Array, *, new_layers: float, freeze_backbone: bool) -> float:
+def gradient_multiplier(
+    path: Path, _: Array, *, new_layers: float, freeze_backbone: bool, bias: float
+) -> float:
     """Factor on a parameter's gradient and decay (official `get_model_gradient_multipliers`)."""
     # A bias that is not BatchNorm's; U-Net is no official network.
-    bias = 2.0 if path[-1] == "bias" and path[-2] != "norm" and path[0] != "expanding_path" else 1.0
+    is_bias = path[-1] == "bias" and path[-2] != "norm" and path[0] != "expanding_path"
+    factor = bias if is_bias else 1.0
     if path[0] == "backbone":
-        return 0.0 if freeze_backbone else bias
-    return new_layers * bias
+        return 0.0 if freeze_backbone else factor
+    return new_layers * factor
 
 
 def moving_average(average: Any, variables: Any, decay: float, step: Array) -> Any:

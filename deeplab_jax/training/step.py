@@ -9,7 +9,7 @@ cost. A run prints at its start what it has, where that is not float32.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -30,8 +30,16 @@ from deeplab_jax.parallel.mesh import (
     replicated,
 )
 from deeplab_jax.training.accumulation import accumulate
-from deeplab_jax.training.losses import hard_pixel_loss, hard_pixel_share, mean_loss, pixel_losses
+from deeplab_jax.training.losses import (
+    cross_entropy,
+    focal_loss,
+    hard_pixel_loss,
+    hard_pixel_share,
+    mean_loss,
+    pixel_losses,
+)
 from deeplab_jax.training.optim import make_optimizer, make_schedule, moving_average
+from deeplab_jax.training.region_losses import lovasz_loss, tversky_loss
 from deeplab_jax.training.state import TrainState
 
 Batch = Mapping[str, Array]
@@ -107,11 +115,38 @@ def loss_and_stats(
         rngs={"dropout": key},
         mutable=["batch_stats"],
     )
-    losses, valid = pixel_losses(logits, label, ignore_label, train.class_weights or ())
-    if train.hard_pixels < 1.0:
+    loss = weighted_loss(logits, label, step, train=train, ignore_label=ignore_label)
+    return loss, updates["batch_stats"]
+
+
+def weighted_loss(
+    logits: Array, label: Array, step: Array, *, train: TrainConfig, ignore_label: int
+) -> Array:
+    """The sum of the losses that `train.loss` names, each times its weight."""
+    of_pixels = {
+        "cross_entropy": partial(cross_entropy, smoothing=train.label_smoothing),
+        "focal": partial(focal_loss, gamma=train.focal_gamma),
+    }
+    of_regions: dict[str, Callable[..., Array]] = {
+        "dice": partial(tversky_loss, beta=0.5),
+        "tversky": partial(tversky_loss, beta=train.tversky_beta),
+        "lovasz": lovasz_loss,
+    }
+    arguments, per_batch = (logits, label, ignore_label), train.loss_per == "batch"
+    total, maps = [], []
+    for name, weight in train.loss:
+        if name in of_regions:
+            total.append(weight * of_regions[name](*arguments, per_batch=per_batch))
+        else:
+            weights = train.class_weights or ()
+            losses, valid = pixel_losses(*arguments, weights, of_pixels[name])
+            maps.append(weight * losses)
+    if maps:
+        losses = reduce(jnp.add, maps)
         share = hard_pixel_share(step, train.hard_pixels, train.hard_pixels_ramp)
-        return hard_pixel_loss(losses, share), updates["batch_stats"]
-    return mean_loss(losses, valid), updates["batch_stats"]
+        hard = train.hard_pixels < 1.0
+        total.append(hard_pixel_loss(losses, share) if hard else mean_loss(losses, valid))
+    return reduce(jnp.add, total)
 
 
 def count_step(new: TrainState, old: TrainState, finite: Array) -> TrainState:

@@ -1,7 +1,7 @@
 """Weights of others into ours: what matched, was left or does not fit; and ours into TF's files."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +10,23 @@ import numpy as np
 
 from deeplab_jax.config import Color, ModelConfig, TaskConfig, require
 from deeplab_jax.data.colors import voc_colormap
-from deeplab_jax.data.datasets import voc
+from deeplab_jax.data.datasets import ade20k, cityscapes, voc
+from deeplab_jax.data.masks import list_some
 from deeplab_jax.data.tables import read_table
 from deeplab_jax.errors import UserError
 from deeplab_jax.models.build import init_variables
 from deeplab_jax.models.heads import class_layers
-from deeplab_jax.weights.detect import check_told, detect_network
+from deeplab_jax.weights import zoo
+from deeplab_jax.weights.detect import HEAD, TOLD, detect_network, find_untold
 from deeplab_jax.weights.files import Weights, save_weights
 from deeplab_jax.weights.readers import read_arrays
 from deeplab_jax.weights.slots import fill, find_unused, shorten
 from deeplab_jax.weights.tf_names import tf_slots, unfold_batch_norm
 from deeplab_jax.weights.timm import check_network, timm_slots
 
-OWN_NAMES = ("pspnet", "unet")  # heads without official checkpoints
-NOT_DETECTED = ("mobilenet_v3", "mobilenet_edgetpu", "resnet_v1_18")
+OWN_NAMES = ("pspnet", "unet")  # heads of which there are no official names to read
+# Data sets that official networks were trained on, by how many classes they have.
+OFFICIAL = {len(data.CLASS_NAMES): data for data in (voc, cityscapes, ade20k)}
 
 
 def convert_file(
@@ -38,60 +41,59 @@ def convert_file(
 ) -> str:
     """Write a file of another program's weights as a folder of ours; returns what matched.
 
-    The network is read off the file. `model` and `task` are settings beside that: what variables
-    cannot tell, as the output stride.
+    The network is read off the file. What variables cannot tell is that of `model` and `task`; of
+    the zoo, where the file is an archive of it; or the official default.
 
     Raises:
       UserError: the file is no readable one, or does not fit; a setting contradicts it.
     """
     arrays, timm = read_arrays(source), source.endswith(".safetensors")
-    network = find_network(arrays, source, model, timm=timm)
+    row, settings, sizes = zoo.find_row(source)
+    if timm or model.get("head") in OWN_NAMES:
+        network = ModelConfig(**model)
+    else:
+        shapes = {name: array.shape for name, array in arrays.items()}
+        free = HEAD if backbone_only else {"num_classes"} if fresh_logits else set[str]()
+        network = detect_network(shapes, source, {**settings, **model}, free)
     variables, report = convert_variables(
         arrays, network, timm=timm, backbone_only=backbone_only, fresh_logits=fresh_logits
     )
-    about = TaskConfig(**task)
+    about = TaskConfig(**{**sizes, **task})
     if classes is not None or not about.classes:
         names, colors = class_list(classes, network.classes)
         about = replace(about, classes=names, colors=colors)
     network = replace(network, num_classes=network.classes)
     save_weights(out, Weights(network, about, variables))
-    return f"{describe_network(network)}\n{report}"
+    asked = {*model, *task} | ({"classes"} if classes else set())
+    return f"{describe(network, about, asked, row)}\n{report}"
 
 
-def find_network(
-    arrays: Mapping[str, np.ndarray], source: str, asked: Mapping[str, Any], *, timm: bool
-) -> ModelConfig:
-    """The network of arrays with the settings that were asked for.
-
-    Of timm's names, of networks without official names, and of those that are not yet read off a
-    file (cells, MobileNetV3, EdgeTPU, ResNet-18), these alone say it.
-
-    Raises:
-      UserError: a setting contradicts the arrays, or they are of no known network.
-    """
-    unread = str(asked.get("backbone", "")).startswith(NOT_DETECTED)
-    if timm or unread or asked.get("head") in OWN_NAMES or asked.get("dense_prediction_cell"):
-        return ModelConfig(**asked)
-    found = detect_network({name: array.shape for name, array in arrays.items()}, source)
-    check_told(asked, found, source)
-    return replace(found, **asked)
-
-
-def describe_network(model: ModelConfig) -> str:
-    """The fields that are not at their default, as 'backbone mobilenet_v2, num_classes 21'."""
-    usual = asdict(ModelConfig())
-    told = [f"{name} {value}" for name, value in asdict(model).items() if value != usual[name]]
-    return f"network: {', '.join(told)}"
+def describe(model: ModelConfig, task: TaskConfig, asked: Set[str], row: str) -> str:
+    """What the file tells and is not the default; what it does not, and was not `asked` for."""
+    values, usual = vars(model), vars(ModelConfig())
+    told = [f"{name} {values[name]}" for name in TOLD if values[name] != usual[name]]
+    rest = [f"{name} {value}" for name, value in find_untold(model).items() if name not in asked]
+    whose = f"(as the zoo has it of {row})" if row else "(the official defaults)"
+    sizes = {"eval_size": task.eval_size, "resize": task.resize}
+    parts = [f"{', '.join(rest)} {whose}"] if rest else []
+    parts += [f"{name} {value}" for name, value in sizes.items() if name not in asked]
+    parts += [] if "classes" in asked else [f"classes {list_some(task.classes, 3)}"]
+    others = "others by --model.NAME, --task.NAME, --classes=FILE"
+    return f"network: {', '.join(told)}\nnot told by the file: {'; '.join([*parts, others])}"
 
 
 def class_list(file: Path | None, count: int) -> tuple[tuple[str, ...], tuple[Color, ...]]:
-    """Class names and colours of a file; without one, VOC's for 21 classes, else numbers."""
+    """Class names and colours of a file; else of official data with as many classes; else numbers.
+
+    Raises:
+      UserError: the file lists another number of them.
+    """
     names, colors = tuple(f"class {i}" for i in range(count)), voc_colormap(count)
     if file is not None:
         table = read_table(file)
         names, colors = table.names, table.colors or voc_colormap(len(table.names))
-    elif count == len(voc.CLASS_NAMES):
-        names, colors = voc.CLASS_NAMES, voc.COLORS
+    elif count in OFFICIAL:
+        names, colors = OFFICIAL[count].CLASS_NAMES, OFFICIAL[count].COLORS
     allowed = f"{count}, as many as model.num_classes"
     require(len(names) == count, f"--classes={file}: the number of names", len(names), allowed)
     return names, colors
@@ -110,6 +112,7 @@ def convert_variables(
     Raises:
       UserError: the arrays do not fit the network, or timm has no such network.
     """
+    given = arrays
     if timm:
         check_network(arrays, model)
         if not backbone_only and model.head != "classifier":
@@ -120,7 +123,7 @@ def convert_variables(
         slots = timm_slots(model)
     else:
         slots = tf_slots(model)
-        arrays = unfold_batch_norm(arrays, slots, model)
+        arrays = unfold_batch_norm(given, slots, model)
     fresh_logits = fresh_logits and not backbone_only
     last = class_layers(model)
     skip = set(last) if fresh_logits else set()
@@ -131,6 +134,7 @@ def convert_variables(
     left = find_unused({name: array.shape for name, array in arrays.items()}, taken)
     lines = [f"{len(taken)} arrays matched; {len(left)} arrays of the file were left out"]
     lines += shorten(left)
+    lines += ["BatchNorm is folded into the convolutions"] if len(arrays) > len(given) else []
     if fresh_logits:
         init = jax.jit(lambda key: {m: init_variables(model, key)["params"][m] for m in last})
         variables["params"] |= init(jax.random.key(0))

@@ -157,6 +157,9 @@ def read_note(directory: Path) -> dict[str, Any]:
 def find_weights(given: Path) -> Path:
     """The folder of weights that a folder, a run's folder or a model.safetensors stands for.
 
+    What is not here may be a name of the zoo or, where there is no folder `user` either, in which
+    `user/model` would be a slip of the pen, a model of the Hugging Face Hub.
+
     Raises:
       UserError: there is none, or a file of it is missing; with what to do about it.
     """
@@ -168,6 +171,11 @@ def find_weights(given: Path) -> Path:
         elif near := difflib.get_close_matches(given.name, zoo.ROWS, 3):
             names = " or ".join(near)
             raise UserError(f"{given}: no such folder; did you mean {names} (`deeplab zoo`)?")
+    elif not given.exists() and not given.parent.is_dir():
+        from deeplab_jax.weights import hub  # which knows what a folder of weights is
+
+        if hub.NAME_AT.fullmatch(given.as_posix()):
+            given = hub.fetch(given.as_posix())
     if given.name == "model.safetensors" and given.is_file():
         given = given.parent
     best = given / "best"

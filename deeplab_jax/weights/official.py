@@ -38,6 +38,11 @@ DEFAULTS = {
     "logits_kernel_size": 1,
     "use_bounded_activation": False,
 }
+# dense_prediction_cell_branch5_top1_cityscapes.json, the one cell of which weights are published.
+CITYSCAPES_CELL = [
+    {"kernel": 3, "rate": rate, "op": "conv", "input": at}
+    for rate, at in (([1, 6], -1), ([18, 15], 0), ([6, 3], 1), ([1, 1], 0), ([6, 21], 0))
+]
 # The flag behind a field, where the names differ.
 FLAGS = {
     "backbone": "model_variant",

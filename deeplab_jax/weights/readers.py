@@ -7,6 +7,7 @@ what is read of it, and no path in an archive is followed.
 import gzip
 import io
 import math
+import os
 import tarfile
 import tempfile
 import zipfile
@@ -60,7 +61,11 @@ def read_arrays(source: str) -> dict[str, np.ndarray]:
         return read_npz(path)
     if path.name.endswith(TARS):
         with tempfile.TemporaryDirectory() as folder:
-            arrays = read_checkpoint(extract_checkpoint(path, Path(folder)))
+            prefix = extract_checkpoint(path, Path(folder))
+            try:
+                arrays = read_checkpoint(prefix)
+            except UserError as error:  # which names what nobody will find there
+                raise UserError(str(error).replace(f"{folder}{os.sep}", f"{path}: ")) from error
     else:
         arrays = read_checkpoint(path)
     if any(name.endswith(OBJECT) for name in arrays):

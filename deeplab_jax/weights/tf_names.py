@@ -30,11 +30,16 @@ SCOPES = {  # of backbones; others' are their names, without ResNet's two forms
 }
 
 
+def tf_network(backbone: str) -> str:
+    """The scope of a whole backbone: mobilenet_v2 -> MobilenetV2."""
+    mobile = [scope for name, scope in SCOPES.items() if backbone.startswith(name)]
+    return mobile[0] if mobile else backbone.removesuffix("_beta")
+
+
 def tf_scope(modules: Path, config: ModelConfig) -> str:
     """TF scope of a module: ("backbone", "middle_flow_block1_unit_2", ...) -> "xception_65/..."."""
     first, *rest = modules
-    mobile = [scope for name, scope in SCOPES.items() if config.backbone.startswith(name)]
-    network = mobile[0] if mobile else config.backbone.removesuffix("_beta")
+    network = tf_network(config.backbone)
     if first == "backbone":
         kind, unit = family(config.backbone), rest[0]
         if kind == "xception":
@@ -46,7 +51,7 @@ def tf_scope(modules: Path, config: ModelConfig) -> str:
     if first == "aspp":
         return "_".join(rest)
     if first == "logits" and config.head == "classifier":
-        return f"{network}/Logits/Conv2d_1c_1x1" if mobile else f"{network}/logits"
+        return f"{network}/Logits/Conv2d_1c_1x1" if network[0] == "M" else f"{network}/logits"
     if first == "logits":
         return "/".join(("logits", *(rest or ["semantic"])))
     if first == "hidden":

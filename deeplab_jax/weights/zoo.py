@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deeplab_jax.config import ModelConfig
-from deeplab_jax.data.datasets import cityscapes, voc
-from deeplab_jax.weights.detect import TOLD
+from deeplab_jax.weights.detect import UNTOLD
 from deeplab_jax.weights.download import download
-from deeplab_jax.weights.official import official_config
+from deeplab_jax.weights.official import CITYSCAPES_CELL, official_config
 
 MODELS = "http://download.tensorflow.org/models/{}.tar.gz"
 MOBILENET_V2 = "https://storage.googleapis.com/mobilenet_v2/checkpoints/mobilenet_v2_1.0_224.tgz"
@@ -48,24 +47,13 @@ class Row(NamedTuple):
         """The network as the flags describe it."""
         return official_config(self.flags)
 
-    @property
-    def task(self) -> dict[str, Any]:
-        """Classes, and how images are brought to the network."""
-        named = {"VOC": voc, "Cityscapes": cityscapes}.get(self.data.partition(" ")[0])
-        classes = {"classes": named.CLASS_NAMES, "colors": named.COLORS} if named else {}
-        return classes | {"eval_size": self.eval_size, "resize": self.resize}
-
 
 MNV2 = {"model_variant": "mobilenet_v2"}
 X65 = {"model_variant": "xception_65", "atrous_rates": (6, 12, 18), "decoder_output_stride": (4,)}
 DPC = {
     "model_variant": "xception_71",
     "decoder_output_stride": (4,),
-    # dense_prediction_cell_branch5_top1_cityscapes.json
-    "dense_prediction_cell_config": [
-        {"kernel": 3, "rate": rate, "op": "conv", "input": at}
-        for rate, at in (([1, 6], -1), ([18, 15], 0), ([6, 3], 1), ([1, 1], 0), ([6, 21], 0))
-    ],
+    "dense_prediction_cell_config": CITYSCAPES_CELL,
 }
 MNV3 = {
     "output_stride": 32,
@@ -196,28 +184,37 @@ def fetch(name: str) -> Path:
     Raises:
       UserError: the file cannot be had, or is not what it should be.
     """
-    from deeplab_jax.weights.convert import (
-        NOT_DETECTED,
-        convert_file,
-    )  # which writes folders of weights
+    from deeplab_jax.weights.convert import convert_file  # which writes folders of weights
 
     row, home = ROWS[name], weights_folder()
     folder = home / name
     if (folder / "model.safetensors").is_file():
         return folder
     archive = download(row.url, home / "archives", round(1.5 * row.megabytes * MB) + 8 * MB)
-    network, usual = vars(row.network), vars(ModelConfig())
-    settings = {k: v for k, v in network.items() if v != usual[k]}
-    if not (row.network.backbone.startswith(NOT_DETECTED) or row.network.dense_prediction_cell):
-        settings = {k: v for k, v in settings.items() if k not in TOLD}  # the file tells it
     staging = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=home))
     try:
-        convert_file(str(archive), staging, settings, row.task, backbone_only=row.backbone_only)
+        # The file tells its network, and by its name what else the row has.
+        convert_file(str(archive), staging, {}, {}, backbone_only=row.backbone_only)
         if not folder.exists():  # else another process was first
             os.replace(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return folder
+
+
+def find_row(source: str) -> tuple[str, Flags, Flags]:
+    """The name of the row whose archive a file is, and settings that its variables do not tell.
+
+    They are those of the model, without what stands on a backbone, and of the task; of another file
+    there are none.
+    """
+    file = f"/{Path(source).name}"
+    for name, row in ROWS.items():
+        if row.url.endswith(file):
+            untold = () if row.backbone_only else UNTOLD
+            model = {field: getattr(row.network, field) for field in untold}
+            return name, model, {"eval_size": row.eval_size, "resize": row.resize}
+    return "", {}, {}
 
 
 def format_zoo() -> str:

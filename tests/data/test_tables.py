@@ -7,6 +7,7 @@ import pytest
 
 from deeplab_jax.data.annotations.shapes import VOID
 from deeplab_jax.data.colors import voc_colormap
+from deeplab_jax.data.datasets import ade20k
 from deeplab_jax.data.layouts import ClassTable
 from deeplab_jax.data.tables import find_table, read_table
 from deeplab_jax.errors import UserError
@@ -84,6 +85,18 @@ def test_values_that_are_no_places(tmp_path: Path) -> None:
     ade = "Idx\tRatio\tTrain\tVal\tStuff\tName\n1\t0.1\t11\t12\t1\twall, x\n2\t0.1\t1\t1\t0\tsky"
     table = read(tmp_path, ade, "objectInfo150.txt")
     assert table.names == ("wall, x", "sky") and table.values == ((0, VOID), (1, 0), (2, 1))
+
+
+def test_ade20k_has_of_each_class_the_first_of_its_names(tmp_path: Path) -> None:
+    """In both editions of its list; the names and colours are those of the official weights."""
+    names = ade20k.CLASS_NAMES
+    for stuff in ("", "1\t"):
+        rows = [f"{i} \t0.1\t11\t12\t{stuff}{n}, other " for i, n in enumerate(names[1:], 1)]
+        text = "\n".join(["Idx\tRatio\tTrain\tVal\tName", *rows])
+        table = read(tmp_path, text, "objectInfo150.txt")
+        assert table.names == names[1:] and table.colors == ade20k.COLORS[1:]
+        assert table.values == ((0, VOID), *((i + 1, i) for i in range(150)))
+        assert not table.by_color
 
 
 def test_a_labelmap_puts_the_background_first_and_keeps_places(tmp_path: Path) -> None:

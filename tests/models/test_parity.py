@@ -60,7 +60,19 @@ def strided(array: np.ndarray, tensor: str, case: dict[str, Any]) -> np.ndarray:
     return array[:, ::y, ::x]
 
 
-@pytest.mark.parametrize("name", official.cases())
+# One of each family is enough on a GPU, where a program takes long to compile.
+GPU = (
+    "xception_65_os16",
+    "resnet_v1_50_beta_os16",
+    "mobilenet_v2_os8",
+    "mobilenet_v3_small_seg_os16",
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.gpu] if n in GPU else []) for n in official.cases()],
+)
 def test_logits_and_end_points_equal_the_official_ones(name: str) -> None:
     case = official.load_case(name)
     config = official_config(case)

@@ -22,6 +22,7 @@ def plain_depthwise(x: Any, kernel: Any, stride: int, rate: int, pads: Any) -> A
     return conv(x, kernel, stride, rate, pads, groups=x.shape[-1])
 
 
+@pytest.mark.gpu
 @settings(max_examples=10, deadline=None)  # each compiles anew
 @given(
     st.integers(4, 12),
@@ -57,6 +58,7 @@ def test_depthwise_equals_the_plain_form_and_so_do_its_gradients(
     np.testing.assert_allclose(dk.reshape(kernel.shape), want[2], atol=1e-4)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("stride", [1, 2])
 def test_pointwise_equals_the_plain_form_and_so_do_its_gradients(stride: int) -> None:
     x = jax.random.normal(jax.random.key(0), (2, 7, 8, 5))
@@ -67,6 +69,7 @@ def test_pointwise_equals_the_plain_form_and_so_do_its_gradients(stride: int) ->
         chex.assert_trees_all_close((y, *vjp(y)), (want, *want_vjp(want)), atol=1e-4)
 
 
+@pytest.mark.gpu
 def test_a_convolution_is_its_formula() -> None:
     """The sum over a kernel's positions, with a stride, a rate and padding, by NumPy."""
     rng = np.random.default_rng(0)

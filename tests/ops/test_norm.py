@@ -3,10 +3,12 @@
 import chex
 import jax
 import jax.numpy as jnp
+import pytest
 
 from deeplab_jax.ops.norm import batch_norm
 
 
+@pytest.mark.gpu
 def test_batch_norms_own_gradient_is_autodiffs() -> None:
     x = 3 + 2 * jax.random.normal(jax.random.key(0), (2, 5, 6, 4))
     scale, bias = jnp.array([1.0, 2.0, -0.5, 0.1]), jnp.arange(4.0)

@@ -65,6 +65,12 @@ def test_steps_follow_the_number_of_images(
     assert choice.value == steps and said in choice.reason
 
 
+def test_epochs_that_are_named_decide_without_bounds(tiny_config: Config) -> None:
+    config = change(tiny_config, "train", epochs=2.5, steps=9000, batch_size=8)
+    (choice,) = choose_steps(config, range(367)).values()  # type: ignore[arg-type]
+    assert choice == (115, "2.5 epochs of 367 images at batch size 8")
+
+
 def test_the_largest_batch_that_fits_is_found_from_above() -> None:
     asked = []
 

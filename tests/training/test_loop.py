@@ -89,7 +89,11 @@ def test_a_run_leaves_its_weights_numbers_and_images(unbroken: Path, tiny_config
 
 @pytest.mark.parametrize(
     ("number", "lines", "workers"),
-    [(signal.SIGKILL, 4, 0), (signal.SIGTERM, 1, 0), (signal.SIGINT, 1, 1)],
+    [
+        pytest.param(signal.SIGKILL, 4, 0, marks=pytest.mark.gpu),
+        (signal.SIGTERM, 1, 0),
+        (signal.SIGINT, 1, 1),
+    ],
     ids=lambda x: getattr(x, "name", str(x)),
 )
 def test_an_ended_run_resumes_to_the_same_numbers(
@@ -119,6 +123,17 @@ def test_an_ended_run_resumes_to_the_same_numbers(
     assert history(tmp_path / "ended") == history(unbroken)
     ours, theirs = (load_weights(d).variables for d in (tmp_path / "ended", unbroken))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_a_run_that_is_ended_while_it_compiles_leaves_as_always(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    config = with_workdir(tiny_config, tmp_path / "run")
+    process, log = run(config), tmp_path / "run" / "metrics.jsonl"
+    while process.poll() is None and not log.exists():
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait() == INTERRUPTED
 
 
 def test_what_ends_the_reader_costs_no_step(
@@ -496,12 +511,18 @@ SMALLEST: dict[str, Any] = {
     "optim.slow_start_learning_rate": 0.0,
     "optim.weight_decay": 0.0,
     "optim.new_layers_multiplier": TINY,
+    "optim.clip_norm": 0.0,
     "mesh.data": 1,
     "mesh.fsdp": 1,
     "mesh.space": 1,
+    "train.epochs": TINY,
     "train.steps": 1,
     "train.batch_size": 1,
     "train.accumulate": 1,
+    "train.loss": (("tversky", TINY), ("focal", TINY)),
+    "train.label_smoothing": 0.0,
+    "train.focal_gamma": 0.0,
+    "train.tversky_beta": 0.0,
     "train.class_weights": (0.0, 0.0),
     "train.hard_pixels": TINY,
     "train.hard_pixels_ramp": 0,

@@ -1,5 +1,8 @@
 """The loss, pixel by pixel."""
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deeplab_jax.ops.resize import resize_bilinear
-from deeplab_jax.training.losses import hard_pixel_loss, hard_pixel_share, mean_loss, pixel_losses
+from deeplab_jax.training.losses import (
+    cross_entropy,
+    focal_loss,
+    hard_pixel_loss,
+    hard_pixel_share,
+    mean_loss,
+    pixel_losses,
+)
 
 IGNORE = 255
 
@@ -37,13 +47,43 @@ def test_mean_loss_is_the_weighted_sum_over_the_count(seed: int) -> None:
     np.testing.assert_allclose(mean_loss(losses, valid), total / max(count, 1), rtol=1e-4)
 
 
-def test_gradient_at_ignored_pixels_is_exactly_zero() -> None:
+LOSSES = [cross_entropy, partial(cross_entropy, smoothing=0.1), partial(focal_loss, gamma=1.5)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("loss_fn", LOSSES, ids=["cross_entropy", "smoothed", "focal"])
+def test_gradient_at_ignored_pixels_is_exactly_zero(loss_fn: Callable[..., jax.Array]) -> None:
     logits, label = example(0)
     label = label.at[0, 0].set(4)  # outside the classes: treated as ignored
-    grad = jax.grad(lambda x: mean_loss(*pixel_losses(x, label, IGNORE)))(logits)
+    grad = jax.grad(lambda x: mean_loss(*pixel_losses(x, label, IGNORE, (), loss_fn)))(logits)
     ignored = np.asarray((label == IGNORE) | (label == 4))
     assert (np.asarray(grad)[ignored] == 0).all()
     assert (np.abs(np.asarray(grad)[~ignored]).max(-1) > 0).all()
+
+
+def test_smoothing_gives_a_part_of_the_target_to_every_class() -> None:
+    logits, label = example(0)
+    target = 0.9 * jax.nn.one_hot(label, 4) + 0.1 / 4
+    want = -jnp.sum(target * jax.nn.log_softmax(logits), axis=-1)
+    losses, valid = pixel_losses(logits, label, IGNORE, (), partial(cross_entropy, smoothing=0.1))
+    np.testing.assert_allclose(losses, jnp.where(valid, want, 0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_the_focal_loss_weighs_by_what_is_wrong(gamma: float) -> None:
+    """Also of pixels that are as right as float32 has it, where x^0.5 has no slope."""
+    logits, label = example(0)
+    logits = logits.at[1].multiply(100)
+    weights = (1.0, 2.0, 0.5, 0.0)
+    target = jnp.where(label == IGNORE, 0, label)
+    log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), target[..., None], -1)[..., 0]
+    want = -jnp.asarray(weights)[target] * (1 - jnp.exp(log_p)) ** gamma * log_p
+
+    def focal(x: jax.Array) -> jax.Array:
+        return pixel_losses(x, label, IGNORE, weights, partial(focal_loss, gamma=gamma))[0]
+
+    np.testing.assert_allclose(focal(logits), jnp.where(label == IGNORE, 0, want), rtol=1e-4)
+    assert np.isfinite(jax.grad(lambda x: jnp.sum(focal(x)))(logits)).all()
 
 
 def test_nothing_but_ignored_pixels_gives_zero() -> None:
@@ -63,6 +103,7 @@ def test_hard_pixels_are_the_largest_losses(seed: int, share: float) -> None:
     np.testing.assert_allclose(hard_pixel_loss(losses, share), want, rtol=1e-5)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.95, 1.0])
 def test_hard_pixels_are_chosen_as_by_a_sort(share: float) -> None:
     """Value and gradient, with a loss of every magnitude, and zeros beside them."""
@@ -106,6 +147,7 @@ def test_logits_are_upsampled_to_the_label() -> None:
     np.testing.assert_allclose(losses[0, 0, 0], corner, rtol=1e-5)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("size", [(9, 13), (129, 97), (130, 33)])
 def test_blocks_of_rows_are_the_plain_upsampled_loss(size: tuple[int, int]) -> None:
     """Value and gradient, for labels of one block of rows, of several, and of a padded last one."""

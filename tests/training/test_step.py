@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY_MODEL, TINY_UNET
+from conftest import EVERY_LOSS, TINY_MODEL, TINY_UNET
 from synthetic import close, patches, random_variables, square_image
 
 from deeplab_jax import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig, build_model
@@ -49,6 +49,7 @@ NARROW = dataclasses.replace(
 )
 
 
+@pytest.mark.gpu
 def test_golden_step() -> None:
     """The first two losses of a fixed experiment.
 
@@ -115,13 +116,16 @@ def test_the_moving_average_is_evaluated_with_statistics_of_its_own() -> None:
 GOLDEN = [1.098565, 1.03607]
 
 
-def test_a_batch_in_parts_has_the_gradient_of_the_whole() -> None:
+@pytest.mark.parametrize("loss", [TrainConfig().loss, EVERY_LOSS], ids=["official", "every"])
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(loss: Any) -> None:
     """With frozen BatchNorm; one part has more ignored pixels than the other."""
     batch = squares(8)
     batch["label"][::2, :20] = 255
     mesh, losses, params = device_mesh(devices=jax.devices()[:2]), [], []
     for parts in (1, 2):
-        train = dataclasses.replace(CONFIG.train, freeze_batch_norm=True, accumulate=parts)
+        train = dataclasses.replace(
+            CONFIG.train, freeze_batch_norm=True, accumulate=parts, loss=loss
+        )
         config = dataclasses.replace(CONFIG, model=TINY_UNET, train=train)
         state = first_state(config, 2)
         old = jax.device_get(state.params)

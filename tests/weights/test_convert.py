@@ -23,9 +23,10 @@ from deeplab_jax import Config, UserError
 from deeplab_jax.cli import convert, export_tf
 from deeplab_jax.config import TaskConfig, save_json
 from deeplab_jax.weights import from_tf_variables, to_tf_variables
-from deeplab_jax.weights.convert import convert_variables, write_tf_arrays
+from deeplab_jax.weights.convert import class_list, convert_variables, write_tf_arrays
 from deeplab_jax.weights.files import Weights, load_weights, save_weights
 from deeplab_jax.weights.readers import extract_checkpoint, read_arrays
+from deeplab_jax.weights.zoo import MNV2, ROWS, Row
 
 TASK = TaskConfig(classes=("a", "b", "c"), colors=((0, 0, 0), (1, 2, 3), (4, 5, 6)))
 
@@ -72,8 +73,7 @@ def test_converting_the_voc_network_and_predicting(tmp_path: Path) -> None:
     source = official.shared("weights", "deeplabv3_mnv2_dm05_os8_voc_float.npz")
     out = tmp_path / "voc"
     convert(
-        f"{source} --out {out} --model.backbone=mobilenet_v2 --model.width=0.5"
-        " --model.head=deeplabv3 --model.output_stride=8 --model.atrous_rates"
+        f"{source} --out {out} --model.output_stride=8"
         " --task.resize=fit --task.eval_size 257 257".split()
     )
     predictor = deeplab_jax.load(out)
@@ -219,6 +219,39 @@ def back(source: Path | str, folder: Path) -> Any:
     return load_weights(out).variables
 
 
+def test_no_flag_is_needed_and_what_is_not_told_is_said(
+    npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of an archive of the zoo, by its name, the zoo says it."""
+    convert(f"{npz} --out {tmp_path / 'w'} --model.output_stride=8".split())
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line.startswith("not told by the file: activation relu, atrous_rates (12, 24, 36), ")
+    assert "(the official defaults); eval_size None; resize keep; classes class 0, " in line
+    assert "output_stride" not in line and "multi_grid" not in line
+    model = load_weights(tmp_path / "w").model
+    assert dataclasses.replace(model, batch_norm_decay=0.9, output_stride=16) == TINY_MODEL
+    zoo = tmp_path / "mobilenet.npz"
+    zoo.write_bytes(npz.read_bytes())
+    row = Row(f"http://x/{zoo.name}", "VOC", "", 1, MNV2 | {"output_stride": 8}, (33, 65), "fit")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ROWS, "mine", row._replace(flags=row.flags | {"atrous_rates": (1, 2, 3)}))
+        convert(f"{zoo} --out {tmp_path / 'zoo'}".split())
+    line = capsys.readouterr().out.splitlines()[1]
+    assert "atrous_rates (1, 2, 3), " in line and "(as the zoo has it of mine)" in line
+    assert "; eval_size (33, 65); resize fit; classes class 0, " in line
+    weights = load_weights(tmp_path / "zoo")
+    assert weights.task.eval_size == (33, 65) and weights.model.output_stride == 8
+
+
+def test_classes_are_those_of_official_data_with_as_many(tmp_path: Path) -> None:
+    for count, name in ((21, "aeroplane"), (19, "sidewalk"), (151, "wall"), (20, "class 1")):
+        names, colors = class_list(None, count)
+        assert len(names) == len(colors) == count and names[1] == name
+    (tmp_path / "classes.txt").write_text("a\nb")
+    with pytest.raises(UserError, match="number of names = 2"):
+        class_list(tmp_path / "classes.txt", 3)
+
+
 def test_npz_there_and_back(folder: Path) -> None:
     file = folder.parent / "new" / "tiny.npz"
     export_tf(f"{folder} --out {file}".split())
@@ -238,6 +271,24 @@ def test_a_tf1_checkpoint_is_converted(folder: Path, tmp_path: Path) -> None:
             tar.add(file, f"deeplab/{file.name}")
     for source in (prefix, f"{prefix}.index", prefix.parent, archive):
         chex.assert_trees_all_equal(back(source, folder), weights.variables)
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing"])
+def test_a_damaged_archive_is_named_as_it_was_given(tmp_path: Path, damage: str) -> None:
+    write_bundle(tmp_path / "model.ckpt", {"a": np.ones(1000, np.float32)})
+    data = tmp_path / "model.ckpt.data-00000-of-00001"
+    if damage == "cut":
+        data.write_bytes(data.read_bytes()[:-100])
+    else:
+        data.unlink()
+    archive = tmp_path / "a.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for file in tmp_path.glob("model.ckpt.*"):
+            tar.add(file, f"deeplab/{file.name}")
+    with pytest.raises(UserError) as error:
+        read_arrays(str(archive))
+    assert str(error.value).startswith(f"{archive}: model.ckpt: ")
+    assert str(error.value).replace(str(archive), "").count("/tmp") == 0
 
 
 def test_what_tensorflow_exports_is_read_back(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from deeplab_jax import UserError
 from deeplab_jax.config import TaskConfig
 from deeplab_jax.models.build import abstract_variables
 from deeplab_jax.weights import zoo
+from deeplab_jax.weights.convert import OFFICIAL
+from deeplab_jax.weights.detect import detect_network
+from deeplab_jax.weights.tf_names import tf_slots
 
 ARCHIVE = "deeplabv3_mnv2_dm035_test_2026_11_26"
 SEGMENTATION = [name for name, row in zoo.ROWS.items() if not row.backbone_only]
@@ -37,11 +41,19 @@ def test_all_published_segmentation_checkpoints_have_a_row() -> None:
 def test_every_row_builds(name: str) -> None:
     row = zoo.ROWS[name]
     variables = abstract_variables(row.network)
-    task = TaskConfig(**row.task)
-    assert len(task.classes) in (0, row.network.classes)
+    TaskConfig(eval_size=row.eval_size, resize=row.resize)
+    # The file alone tells the network, for this is what the zoo says of what it leaves open.
+    shapes = {slot.name: slot.file_shape for slot in tf_slots(row.network).values()}
+    found, rates = detect_network(shapes, name, {}), row.network.rates
+    wanted = replace(row.network, num_classes=row.network.classes, atrous_rates=found.atrous_rates)
+    assert found == wanted and found.rates == rates
     if name in PARAMETERS:
         leaves = [leaf.size for leaf in _leaves(variables["params"])]
         assert sum(leaves) == PARAMETERS[name]
+
+
+def test_every_segmentation_row_has_class_names() -> None:
+    assert {zoo.ROWS[name].network.classes for name in SEGMENTATION} <= OFFICIAL.keys()
 
 
 def _leaves(tree: object) -> Iterator[np.ndarray]:
