@@ -35,6 +35,7 @@ weights
   convert     TensorFlow checkpoints, .npz files or PyTorch's .safetensors into a folder of weights
   export      a network for onnxruntime and others: the whole prediction in a file, proved
   export-tf   a folder of weights as an official TensorFlow checkpoint or .npz
+  serve       the web page of `export --to web`, on this machine
   push        a trained network to the Hugging Face Hub, with a model card of its report
 
 experiments
@@ -282,16 +283,18 @@ def export(arguments: list[str]) -> None:
     """A network for other runtimes: the whole prediction in one file, from pixels to its output.
 
     The file is then run by its runtime, compared with our prediction, and only kept if it agrees.
+    Of web it is a page for browsers, called as the folder is; `deeplab serve` shows it.
     --task.eval_size 257 257  another size of the input than that of evaluation
     """
     p = Parser("export", export.__doc__ or "")
     what = "a run's folder, one that `convert` wrote, or a name of `deeplab zoo`"
     p.add_argument("weights", metavar="WEIGHTS", help=what)
-    p.add_argument("--to", required=True, choices=("onnx", "stablehlo"), dest="form")
+    p.add_argument("--to", required=True, choices=("onnx", "stablehlo", "web"), dest="form")
     p.add_argument("--out", required=True, type=Path, help="folder to write")
     outputs = ("labels", "probabilities", "logits")
     p.add_argument("--output", choices=outputs, default="labels", help="[labels]")
-    p.add_argument("--any-size", action="store_true", help="height and width k * stride + 1")
+    what = "height and width k * output stride + 1, in place of one size"
+    p.add_argument("--any-size", action="store_true", help=what)
     p.add_argument("--half", action="store_true", help="float16, where labels agree by 99.5 %%")
     p.add_argument("--force", action="store_true", help="where they do not, too")
     what = "images or a folder to compare on, at most 16 [made ones]"
@@ -328,6 +331,20 @@ def export_tf(arguments: list[str]) -> None:
     arrays = to_tf_variables(weights.variables, weights.model)
     write_tf_arrays(args.out, arrays)
     print(f"wrote {len(arrays)} variables to {args.out}")
+
+
+def serve(arguments: list[str]) -> None:
+    """The web page that `deeplab export WEIGHTS --to web` wrote, for browsers on this machine.
+
+    Ctrl-C ends it. Other machines get no answer: for these, put the folder on any web server.
+    """
+    p = Parser("serve", serve.__doc__ or "")
+    p.add_argument("folder", type=Path, metavar="FOLDER")
+    p.add_argument("--port", type=int, default=8000, help="0: one that is free [8000]")
+    args = p.parse_args(arguments)
+    from deeplab_jax.export.serve import serve_folder
+
+    serve_folder(args.folder, args.port)
 
 
 def push(arguments: list[str]) -> None:

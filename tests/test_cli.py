@@ -19,7 +19,7 @@ from deeplab_jax.process import keep_compiled_programs
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = (
-    *("train", "check-data", "evaluate", "study", "predict", "convert", "export-tf"),
+    *("train", "check-data", "evaluate", "study", "predict", "convert", "export", "export-tf"),
     *("plan", "summary"),
 )
 
@@ -60,6 +60,7 @@ def fails(arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
             "--hlo =",
         ),
         ("convert model.pth --out x", "model.pth: a pickle can run code"),
+        ("export nowhere --to onnx --out LICENSE", "--out = LICENSE: that is a file"),
         ("export-tf nowhere --out x.npz", "nowhere: no model.safetensors"),
     ],
 )

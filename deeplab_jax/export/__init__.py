@@ -1,0 +1,1 @@
+"""What leaves JAX: networks as files of other runtimes, and as a web page."""

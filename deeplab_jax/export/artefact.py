@@ -1,5 +1,6 @@
 """`deeplab export`: the folder that it writes, once what stands in it is proved."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -10,15 +11,20 @@ from deeplab_jax.config import PAPER_CROP
 from deeplab_jax.data.sizes import input_size
 from deeplab_jax.errors import UserError
 from deeplab_jax.export.prediction import KEY, Output, Prediction
-from deeplab_jax.export.proof import SAME_LABELS, TOLERANCE, Agreement, compare, read_images
+from deeplab_jax.export.proof import SAME_LABELS, Agreement, compare, read_images
 from deeplab_jax.export.readme import MARK, write_readme
+from deeplab_jax.export.web import for_page, write_page
 from deeplab_jax.files import writable_folder, write_atomically
 from deeplab_jax.inference.formats import new_file
 from deeplab_jax.lowering.session import check_installed
 from deeplab_jax.weights.files import Weights
 
-Form = Literal["onnx", "stablehlo"]
-PACKAGES = {"onnx": ("onnx", "onnxruntime"), "stablehlo": ("flatbuffers",)}
+Form = Literal["onnx", "stablehlo", "web"]
+PACKAGES = {
+    "onnx": ("onnx", "onnxruntime"),
+    "stablehlo": ("flatbuffers",),
+    "web": ("onnx", "onnxruntime"),
+}
 
 
 class Request(NamedTuple):
@@ -38,9 +44,14 @@ def check_request(request: Request) -> None:
     check_installed(*PACKAGES[request.form])
     if request.form == "stablehlo" and (request.any_size or request.half):
         raise UserError("--any-size, --half: JAX exports one size, in float32; leave them out")
+    if request.form == "web" and (request.any_size or request.half or request.output != "labels"):
+        what = "a page has one size, in float32, and finds labels and probabilities itself"
+        raise UserError(f"--any-size, --half, --output: {what}; leave them out")
     readme = writable_folder(request.out, "--out") / "README.md"
-    if readme.exists() and MARK not in readme.read_text(encoding="utf-8", errors="replace"):
-        raise UserError(f"{readme} is there already, and no export wrote it: choose another --out")
+    ours = readme.exists() and MARK in readme.read_text(encoding="utf-8", errors="replace")
+    for file in (readme, request.out / "index.html"):
+        if file.exists() and not ours:
+            raise UserError(f"{file} is there already, no export wrote it: choose another --out")
 
 
 def export_weights(weights: Weights, request: Request) -> str:
@@ -51,15 +62,21 @@ def export_weights(weights: Weights, request: Request) -> str:
         not there.
     """
     check_request(request)
-    prediction = Prediction(weights, request.output, size_of(weights, request), request.half)
+    web, output = request.form == "web", request.output
+    if web:
+        weights, output = for_page(weights), "coarse"
+    prediction = Prediction(weights, output, size_of(weights, request), request.half)
     images, words = read_images(prediction, request.images)
-    file = request.out / f"model.{request.form}"
+    file = request.out / f"model.{'onnx' if web else request.form}"
     with new_file(file) as staged:
-        if request.form == "onnx":
-            agreement = write_onnx(staged, prediction, images, request.force)
-        else:
+        if request.form == "stablehlo":
             agreement = write_stablehlo(staged, prediction, images)
+        else:
+            agreement = write_onnx(staged, prediction, images, request.force)
     proof = f"{words}: {agreement}"
+    if web:
+        write_page(request.out, json.loads(prediction.metadata()[KEY]), proof)
+        return f"{proof}\nwrote {request.out}: `deeplab serve {request.out}` shows it"
     if request.form == "stablehlo":  # which has no place for it
         write_atomically(request.out / "model.json", prediction.metadata()[KEY])
     write_atomically(request.out / "README.md", write_readme(prediction, request.form, proof))
@@ -97,7 +114,7 @@ def write_onnx(
                 f"float16 gives {100 * agreement.same:.2f} % of the labels, below"
                 f" {100 * SAME_LABELS:g} %: leave --half out, or take it with --force"
             )
-    elif agreement.difference is None or not agreement.difference <= TOLERANCE:
+    elif not agreement.close:
         where = onnx_file.first_difference(model, lowered.layers, prediction, images[0])
         raise UserError(f"{disagree(agreement)}: {where}. Nothing was written; please report it")
     return agreement
@@ -109,11 +126,10 @@ def write_stablehlo(file: Path, prediction: Prediction, images: Sequence[np.ndar
 
     file.write_bytes(stablehlo.serialize(prediction))
     agreement = compare(stablehlo.run_file(file), file, prediction, images)
-    close = agreement.difference is None or agreement.difference <= TOLERANCE
-    if not (close and agreement.same >= SAME_LABELS):
+    if not agreement.close:
         raise UserError(f"{disagree(agreement)}. Nothing was written; please report it")
     return agreement
 
 
 def disagree(agreement: Agreement) -> str:
-    return f"the file does not agree with our prediction ({agreement}; allowed {TOLERANCE:g})"
+    return f"the file does not agree with our prediction ({agreement})"

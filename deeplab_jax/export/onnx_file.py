@@ -16,12 +16,11 @@ from deeplab_jax.lowering.session import open_session
 
 def lower_prediction(prediction: Prediction) -> Lowered:
     """The prediction in ONNX: from `image` to an output of the name of what it is."""
-    names = (prediction.output, prediction.metadata())
+    function, names = prediction.predict, (prediction.output, prediction.metadata())
     if prediction.size is not None:
-        return lower(prediction.predict, prediction.shape, prediction.dtype, *names)
-    model = prediction.weights.model
-    about = (model.image_channels, model.output_stride, prediction.dtype)
-    return lower_for_any_size(prediction.predict, *about, *names)
+        return lower(function, prediction.image, *names)
+    stride = prediction.weights.model.output_stride
+    return lower_for_any_size(function, prediction.image, stride, *names)
 
 
 def run_with_logits(model: onnx.ModelProto, layers: dict[str, str]) -> Run:
@@ -41,7 +40,7 @@ def watch(model: onnx.ModelProto, values: Sequence[str]) -> Any:
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     watched.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in values)
-    return open_session(watched.SerializeToString())
+    return open_session(watched)
 
 
 def as_maps(x: np.ndarray) -> np.ndarray:

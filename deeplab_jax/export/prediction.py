@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -21,7 +22,7 @@ from deeplab_jax.ops.resize import height_width
 from deeplab_jax.version import VERSION
 from deeplab_jax.weights.files import Weights
 
-Output = Literal["labels", "probabilities", "logits"]
+Output = Literal["labels", "probabilities", "logits", "coarse"]
 KEY = "deeplab_jax"  # of the metadata
 
 
@@ -29,7 +30,8 @@ class Prediction(NamedTuple):
     """The prediction of a network, as a file of another runtime has it.
 
     Images [b, *size, channels] of `dtype` become labels u8[b, h, w] (a classifier's u16[b, 1, 1]),
-    or the probabilities or logits f32[b, h, w, classes], at the images' size. `size` None: any
+    or the probabilities or logits f32[b, h, w, classes], at the images' size; `coarse`: the logits
+    at the network's own stride, which a web page upsamples itself. `size` None: any
     k * output_stride + 1. `half`: computed in float16, but for sums and logits.
     """
 
@@ -39,22 +41,22 @@ class Prediction(NamedTuple):
     half: bool = False
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of an image; where it may have any size, of one of them."""
-        return (*self.input_size(PAPER_CROP), self.weights.model.image_channels)
+    def image(self) -> jax.ShapeDtypeStruct:
+        """One image [h, w, c]; where it may have any size, of one of them.
+
+        Of more than 8 bits where the network's range is.
+        """
+        dtype: Any = np.uint8
+        white = self.weights.task.range
+        if white is not None:
+            whole = all(n == int(n) and 0 <= n <= 65535 for n in white)
+            dtype = np.uint16 if whole else np.float32
+        size = self.input_size(self.size or PAPER_CROP)
+        return jax.ShapeDtypeStruct((*size, self.weights.model.image_channels), dtype)
 
     def input_size(self, size: Size) -> Size:
         """Height and width of the file's input for an image of `size`."""
         return self.size or input_size(size, self.weights.model, TaskConfig())
-
-    @property
-    def dtype(self) -> Any:
-        """Of an image: of more than 8 bits where the network's range is."""
-        white = self.weights.task.range
-        if white is None:
-            return np.dtype(np.uint8)
-        whole = all(n == int(n) and 0 <= n <= 65535 for n in white)
-        return np.dtype(np.uint16 if whole else np.float32)
 
     def predict(self, image: Array, *, blocks: bool = False) -> Array:
         """The output for images; `blocks` as in `reduce_upsampled`."""
@@ -74,25 +76,28 @@ class Prediction(NamedTuple):
             "labels": partial(most_likely, dtype=jnp.uint16 if classifies else jnp.uint8),
             "probabilities": mean_probabilities,
             "logits": lambda views: views[0],
+            "coarse": lambda views: views[0],
         }
-        size = (1, 1) if classifies else height_width(image)
+        as_they_are = classifies or self.output == "coarse"
+        size = height_width(logits if as_they_are else image)
         return logits, reduce_upsampled(reduce[self.output], [logits], size, blocks=blocks)
 
     def metadata(self) -> dict[str, str]:
         """What a program must know of the file, as JSON under one key."""
         model, task = self.weights.model, self.weights.task
         colors = task.colors or voc_colormap(len(task.classes))
-        fill = from_pixels(np.array(mean_pixel(model), np.uint8), task.range, self.dtype)
+        fill = from_pixels(np.array(mean_pixel(model), np.uint8), task.range, self.image.dtype)
         pairs = zip(task.classes, colors, strict=True)
         about = {
             "version": VERSION,
             "task": "classification" if model.head == "classifier" else "segmentation",
             "classes": [{"name": name, "color": color} for name, color in pairs],
+            "values": task.values,
             "input": {
                 "size": self.size,
                 "stride": model.output_stride,
                 "channels": model.image_channels,
-                "dtype": self.dtype.name,
+                "dtype": self.image.dtype.name,
                 "range": task.range or (0, 255),
                 "resize": "centre" if model.head == "classifier" else task.resize,
                 "fill": fill.tolist(),

@@ -31,8 +31,8 @@ Run = Callable[[np.ndarray], Scores]
 class Agreement(NamedTuple):
     """A file beside our prediction, over all images that were compared."""
 
-    difference: float | None
-    """The largest of the logits, in parts of the largest logit; None: they cannot be had."""
+    difference: float
+    """The largest of the logits, in parts of the largest logit; 0 where only labels are known."""
     same: float
     """Share of pixels with the same label."""
     seconds: float
@@ -40,11 +40,15 @@ class Agreement(NamedTuple):
     our_seconds: float
     megabytes: float
 
+    @property
+    def close(self) -> bool:
+        """Whether it is float32 that differs, and no more; false where something is no number."""
+        return self.difference <= TOLERANCE and self.same >= SAME_LABELS
+
     def __str__(self) -> str:
-        known = self.difference is not None
-        logits = f"logits within {self.difference:.1e} of the largest, " if known else ""
         return (
-            f"{logits}{100 * self.same:.3f} % of labels the same; {self.seconds:.3f} s an image"
+            f"logits within {self.difference:.1e} of the largest (allowed {TOLERANCE:.0e}),"
+            f" {100 * self.same:.3f} % of labels the same; {self.seconds:.3f} s an image"
             f" (XLA here {self.our_seconds:.3f} s); {self.megabytes:.1f} MB"
         )
 
@@ -53,25 +57,27 @@ def compare(
     run: Run, file: Path, prediction: Prediction, images: Sequence[np.ndarray]
 ) -> Agreement:
     """An exported file, which `run` runs, beside our prediction in float32, for each image."""
-    ours = compile_ours(prediction)
-    results = list[tuple[tuple[Scores, float], tuple[Scores, float]]]()
+    ours, by_labels = compile_ours(prediction), prediction.output == "labels"
+    differences, largest, same, times = [0.0], [1e-30], [], []
+    for step in (run, ours):
+        step(images[0])  # compiles, reads the file
     for image in images:
-        if not results:  # compiles, reads the file
-            run(image), ours(image)
-        results.append((timed(run, image), timed(ours, image)))
-    differences, largest, same = [], [], []
-    for ((logits, output), _), ((our_logits, our_output), _) in results:
-        if logits is None and prediction.output != "labels":
-            logits, our_logits = output, our_output
+        start = time.monotonic()
+        logits, output = run(image)
+        middle = time.monotonic()
+        our_logits, our_output = ours(image)
+        times.append((middle - start, time.monotonic() - middle))
+        if logits is None:
+            logits, our_logits = (None, None) if by_labels else (output, our_output)
         if logits is not None and our_logits is not None:
             differences.append(np.abs(logits - our_logits).max())
             largest.append(np.abs(our_logits).max())
-        labels, our_labels = (to_labels(x, prediction) for x in (output, our_output))
-        same.append(np.mean(labels == our_labels))
-    seconds, our_seconds = np.median([(t, our_t) for (_, t), (_, our_t) in results], axis=0)
-    difference = float(np.max(differences) / np.max(largest)) if differences else None
-    megabytes = file.stat().st_size / 1e6
-    return Agreement(difference, float(np.mean(same)), seconds, our_seconds, megabytes)
+        labels = [x if by_labels else x.argmax(-1) for x in (output, our_output)]
+        same.append(np.mean(labels[0] == labels[1]))
+    seconds, our_seconds = np.median(times, axis=0)
+    difference = float(np.max(differences) / np.max(largest))
+    size = file.stat().st_size / 1e6
+    return Agreement(difference, float(np.mean(same)), seconds, our_seconds, size)
 
 
 def compile_ours(prediction: Prediction) -> Run:
@@ -91,15 +97,6 @@ def compile_ours(prediction: Prediction) -> Run:
     return run
 
 
-def timed(run: Run, image: np.ndarray) -> tuple[Scores, float]:
-    start = time.monotonic()
-    return run(image), time.monotonic() - start
-
-
-def to_labels(output: np.ndarray, prediction: Prediction) -> np.ndarray:
-    return output if prediction.output == "labels" else output.argmax(-1)
-
-
 def read_images(prediction: Prediction, path: Path | None) -> tuple[list[np.ndarray], str]:
     """Images [1, h, w, c] as the file takes them, at most MOST_IMAGES; and in words which.
 
@@ -108,28 +105,27 @@ def read_images(prediction: Prediction, path: Path | None) -> tuple[list[np.ndar
     Raises:
       UserError: there are none, or one cannot be read.
     """
-    weights, (h, w, channels) = prediction.weights, prediction.shape
+    weights, (h, w, channels) = prediction.weights, prediction.image.shape
     if path is None:
         made = (render(3, i, h, w)[0] for i in range(MADE_IMAGES))
         pixels = [image[..., np.arange(channels) % 3] for image in made]
         words = f"{MADE_IMAGES} made images (--images PATH takes yours)"
     else:
-        predictor, chosen = Predictor(weights), find_images([path]).images[:MOST_IMAGES]
-        read = [read_image(predictor, True, image)[0] for image in chosen]
-        if large := [
-            image.name for image, x in zip(chosen, read, strict=True) if isinstance(x, Path)
-        ]:
-            raise UserError(f"{large[0]}: too large an image to compare")
-        pixels, words = [np.asarray(x) for x in read], f"{len(read)} images of {path}"
-    white, dtype = weights.task.range, prediction.dtype
+        predictor, pixels = Predictor(weights), []
+        for image in find_images([path]).images[:MOST_IMAGES]:
+            content, _ = read_image(predictor, True, image)
+            if isinstance(content, Path):
+                raise UserError(f"{content}: too large an image to compare")
+            pixels.append(content)
+        words = f"{len(pixels)} images of {path}"
+    white, dtype = weights.task.range, prediction.image.dtype
     return [from_pixels(bring(x, prediction), white, dtype)[None] for x in pixels], words
 
 
 def bring(image: np.ndarray, prediction: Prediction) -> np.ndarray:
     """An image u8[h, w, c] as the file takes it; what is larger is scaled down."""
     weights, size = prediction.weights, (image.shape[0], image.shape[1])
-    box = prediction.input_size(size)
+    box, fill = prediction.input_size(size), mean_pixel(weights.model)
     fit = weights.task.resize == "fit" or not fits(size, box)
     centre = weights.model.head == "classifier"
-    fill = mean_pixel(weights.model)
     return bring_to_input(image, box, fill, fit=fit, centre=centre)[0]

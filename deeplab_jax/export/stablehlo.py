@@ -18,7 +18,7 @@ def serialize(prediction: Prediction) -> bytes:
     It is traced without a mesh, so that every platform finds its own forms (`ops/dispatch.py`).
     """
     (batch,) = export.symbolic_shape("batch")
-    image = jax.ShapeDtypeStruct((batch, *prediction.shape), prediction.dtype)
+    image = jax.ShapeDtypeStruct((batch, *prediction.image.shape), prediction.image.dtype)
     predict = jax.jit(lambda image: prediction.predict(image, blocks=True))
     return bytes(export.export(predict, platforms=PLATFORMS)(image).serialize())
 

@@ -15,6 +15,7 @@ from deeplab_jax.errors import UserError
 OPSET = 18  # of 2022-12: read by every runtime of today
 IR_VERSION = 9
 IMAGE = "image"  # the name of the input
+MOST_BYTES = 2**31 - 2**24
 Operand = str | np.ndarray | Array  # a value by its name; or an array that is known already
 
 
@@ -129,7 +130,13 @@ class Graph:
     def model(
         self, image: onnx.ValueInfoProto, output: onnx.ValueInfoProto, metadata: dict[str, str]
     ) -> onnx.ModelProto:
-        """The graph as a file of ONNX: from `image` to `output`, values of these names."""
+        """The graph as a file of ONNX, from `image` to `output`.
+
+        Raises:
+          UserError: it is larger than 2 GB, which no such file is.
+        """
+        if sum(array.nbytes for array in self.arrays.values()) > MOST_BYTES:
+            raise UserError("the weights are above 2 GB, which an ONNX file cannot hold")
         arrays = [numpy_helper.from_array(array, name) for name, array in self.arrays.items()]
         graph = helper.make_graph(self.nodes, "prediction", [image], [output], arrays)
         model = helper.make_model(

@@ -1,6 +1,6 @@
 """A function of images as a file of ONNX, and its values layer by layer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,37 +16,58 @@ from deeplab_jax.lowering.table import RULES, onnx_type
 from deeplab_jax.lowering.walk import BATCH, Walk, is_known
 
 Function = Callable[[Array], Array]
+NONE: Mapping[str, str] = {}
 FEW, MANY = (3, 4), (70, 67)  # strides in the height and width of two images
 
 
 class Lowered(NamedTuple):
-    """The file, and the name of each layer's last value in it."""
+    """The file, and the name of each layer's last value in it, in their order."""
 
     model: onnx.ModelProto
     layers: dict[str, str]
 
 
 def lower(
-    function: Function, shape: tuple[int, ...], dtype: Any, output: str, metadata: dict[str, str]
+    function: Function,
+    image: jax.ShapeDtypeStruct,
+    output: str = "result",
+    metadata: Mapping[str, str] = NONE,
+    *,
+    any_size: bool = False,
 ) -> Lowered:
-    """Write `function` of images [b, *shape] as ONNX, for any b; its result is called `output`.
+    """Write `function` of any number of such images [h, w, c] as ONNX; its result is `output`.
 
     Raises:
       UserError: it has an operation without a rule, which is named.
     """
-    graph = Graph()
-    return finish(graph, function, shape, dtype, output, metadata)
+    traced = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((BATCH, *image.shape), image.dtype))
+    (aval,), size = traced.out_avals, image.shape[:2]
+    graph = Graph(size if any_size else None)
+    entry = graph.laid_out(IMAGE, 1 + len(image.shape))
+    (result,) = Walk(partial(emit_nodes, graph), RULES).through(traced, [entry])
+    graph.scope = ""
+    graph.nodes.append(
+        helper.make_node("Identity", [graph.natural(result, len(aval.shape))], [output], output)
+    )
+    graph.tidy(output)
+
+    def describe(name: str, shape: tuple[Any, ...], dtype: Any) -> onnx.ValueInfoProto:
+        sides = ("height", "width") if shape[:2] == size else ("rows", "columns")
+        sizes = ["batch", *(sides if any_size else shape[:2]), *shape[2:]]
+        return helper.make_tensor_value_info(name, onnx_type(dtype), sizes)
+
+    values = describe(IMAGE, image.shape, image.dtype), describe(output, aval.shape[1:], aval.dtype)
+    return Lowered(graph.model(*values, dict(metadata)), graph.layers)
 
 
 def lower_for_any_size(
     function: Function,
-    channels: int,
+    image: jax.ShapeDtypeStruct,
     stride: int,
-    dtype: Any,
-    output: str,
-    metadata: dict[str, str],
+    output: str = "result",
+    metadata: Mapping[str, str] = NONE,
 ) -> Lowered:
-    """As `lower`, for every height and width k * stride + 1, k from 2.
+    """As `lower`, for every height and width k * stride + 1, k from 2; only image[2] counts.
 
     Every size that the graph has must be the image's at some stride. That is so where the graphs of
     a small and a large image are the same, byte for byte; what else depends on a size differs.
@@ -56,45 +77,17 @@ def lower_for_any_size(
     """
 
     def at(strides: tuple[int, int]) -> Lowered:
-        h, w = (stride * k + 1 for k in strides)
-        return finish(Graph((h, w)), function, (h, w, channels), dtype, output, metadata)
+        shape = (*(stride * k + 1 for k in strides), *image.shape[2:])
+        example = jax.ShapeDtypeStruct(shape, image.dtype)
+        return lower(function, example, output, metadata, any_size=True)
 
     small, large = at(FEW), at(MANY)
-    if small.model.SerializeToString() != large.model.SerializeToString():
+    if small.model != large.model:
         raise UserError(
             "this network depends on the image's size in a way that ONNX cannot follow: leave"
             " --any-size out, and set the size by --task.eval_size H W"
         )
     return small
-
-
-def finish(
-    graph: Graph,
-    function: Function,
-    shape: tuple[int, ...],
-    dtype: Any,
-    output: str,
-    metadata: dict[str, str],
-) -> Lowered:
-    """Fill a new graph with what `function` computes."""
-    traced = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((BATCH, *shape), dtype))
-    image = graph.laid_out(IMAGE, 1 + len(shape))
-    (result,) = Walk(partial(emit_nodes, graph), RULES).through(traced, [image])
-    (aval,) = traced.out_avals
-    graph.scope = ""
-    last = graph.natural(result, len(aval.shape))
-    graph.nodes.append(helper.make_node("Identity", [last], [output], output))
-    graph.tidy(output)
-
-    def describe(name: str, shape: tuple[Any, ...], dtype: Any) -> onnx.ValueInfoProto:
-        sides = list(shape[1:3])
-        if graph.traced:
-            sides = ["height", "width"] if graph.traced == shape[1:3] else ["rows", "columns"]
-        sizes = ["batch", *sides, *shape[3:]]
-        return helper.make_tensor_value_info(name, onnx_type(dtype), sizes)
-
-    values = describe(IMAGE, (0, *shape), dtype), describe(output, aval.shape, aval.dtype)
-    return Lowered(graph.model(*values, metadata), graph.layers)
 
 
 def emit_nodes(
@@ -121,17 +114,14 @@ class Live(NamedTuple):
 
 
 def each_layer(function: Function, image: np.ndarray) -> dict[str, np.ndarray]:
-    """The last value of each layer of `function` for an image [b, h, w, c], by its plain forms."""
+    """The last value of each layer of `function` for images [b, h, w, c], by its plain forms."""
     layers: dict[str, np.ndarray] = {}
 
     def compute(layer: str, name: str, equation: Any, operands: list[Any]) -> list[Any]:
-        if equation is None:
-            raise UserError("mirror images have no layers of their own")
         arrays = [x if is_known(x) else x.array for x in operands]
         results = equation.primitive.bind(*arrays, **equation.params)
         results = results if equation.primitive.multiple_results else [results]
-        if layer:
-            layers[layer] = np.asarray(results[0])
+        layers[layer] = np.asarray(results[0])
         return [Live(x) for x in results]
 
     Walk(compute).through(jax.make_jaxpr(function)(image), [Live(image)])

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, get_args
 
+import jax
 import numpy as np
 from jax import Array
 
@@ -14,7 +15,6 @@ from deeplab_jax.config.checks import one_of, require
 from deeplab_jax.errors import UserError, first_line
 
 Runtime = Literal["xla", "onnxruntime"]
-RESULT = "result"  # the name of a function's output
 MOST_SESSIONS = 16  # for images of so many sizes: each has the weights
 
 
@@ -41,8 +41,8 @@ def model_for(runtime: Runtime, model: ModelConfig) -> ModelConfig:
     return model if runtime == "xla" else replace(model, dtype="float32")
 
 
-def open_session(model: bytes | str) -> Any:
-    """A session of onnxruntime on the CPU, of a file or of what stands in one.
+def open_session(model: Any) -> Any:
+    """A session of onnxruntime on the CPU, of an `onnx.ModelProto`.
 
     Raises:
       UserError: onnxruntime does not take it; with its words.
@@ -50,7 +50,9 @@ def open_session(model: bytes | str) -> Any:
     import onnxruntime
 
     try:
-        return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            model.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # classes of its own, one for each code
         raise UserError(f"onnxruntime cannot load the model: {first_line(error)}") from error
 
@@ -74,20 +76,20 @@ class Compiled:
             if len(self._sessions) == MOST_SESSIONS:
                 del self._sessions[next(iter(self._sessions))]
             function = partial(self._function, variables)
-            self._sessions[shape] = self._open(function, shape, image.dtype)
+            self._sessions[shape] = self._open(function, jax.ShapeDtypeStruct(shape, image.dtype))
         (result,) = self._sessions[shape].run(None, {"image": image})
         return np.asarray(result)
 
-    def _open(self, function: Callable[[Array], Array], shape: tuple[int, ...], dtype: Any) -> Any:
+    def _open(self, function: Callable[[Array], Array], image: jax.ShapeDtypeStruct) -> Any:
         from deeplab_jax.lowering.lower import lower, lower_for_any_size
 
         stride = self._stride
-        if stride and all(n > stride and n % stride == 1 for n in shape[:2]):
+        if stride and all(n > stride and n % stride == 1 for n in image.shape[:2]):
             try:
                 if self._for_any_size is None:
-                    any_size = lower_for_any_size(function, shape[2], stride, dtype, RESULT, {})
-                    self._for_any_size = open_session(any_size.model.SerializeToString())
+                    any_size = lower_for_any_size(function, image, stride)
+                    self._for_any_size = open_session(any_size.model)
                 return self._for_any_size
-            except UserError:  # what it is about is raised below too, or does not matter there
+            except UserError:  # if it is not the size that is in the way, raised below too
                 self._stride = 0
-        return open_session(lower(function, shape, dtype, RESULT, {}).model.SerializeToString())
+        return open_session(lower(function, image).model)

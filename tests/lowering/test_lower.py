@@ -79,12 +79,17 @@ def random_images(n: int, size: tuple[int, int], channels: int) -> np.ndarray:
     return rng.uniform(0, 255, (n, *size, channels)).astype(np.float32)
 
 
+def like(images: np.ndarray) -> jax.ShapeDtypeStruct:
+    """One of them."""
+    return jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
+
+
 def differ(found: np.ndarray, ours: Any) -> float:
     return float(np.abs(found - ours).max() / np.abs(ours).max())
 
 
 def compare(model: Any, function: Callable[..., Any], image: np.ndarray) -> float:
-    (found,) = open_session(model.SerializeToString()).run(None, {"image": image})
+    (found,) = open_session(model).run(None, {"image": image})
     return differ(found, np.asarray(jax.jit(function)(image)))
 
 
@@ -93,7 +98,7 @@ def test_logits_are_ours(name: str) -> None:
     network, variables = make(NETWORKS[name])
     image = random_images(2, (65, 65), network.config.image_channels)
     function = partial(window_logits, variables, model=network)
-    lowered = lower(function, image.shape[1:], np.float32, "logits", {})
+    lowered = lower(function, like(image))
     assert compare(lowered.model, function, image) <= 1e-5
     assert not {n.op_type for n in lowered.model.graph.node} & {"Loop", "If", "Scan"}
 
@@ -102,8 +107,8 @@ def test_one_file_for_any_size() -> None:
     """Of the sizes k * stride + 1; proved by two traces that give the same graph."""
     network, variables = make(NETWORKS["mobilenet_v2"])
     function = partial(window_logits, variables, model=network)
-    lowered = lower_for_any_size(function, 3, 16, np.float32, "logits", {})
-    session = open_session(lowered.model.SerializeToString())
+    lowered = lower_for_any_size(function, like(random_images(1, (4, 4), 3)), 16)
+    session = open_session(lowered.model)
     for size in [(33, 33), (65, 129), (113, 49)]:
         image = random_images(1, size, 3)
         (found,) = session.run(None, {"image": image})
@@ -115,7 +120,8 @@ def test_what_depends_on_the_size_otherwise_is_refused(name: str) -> None:
     network, variables = make(NETWORKS[name])
     function = partial(window_logits, variables, model=network)
     with pytest.raises(UserError, match="depends on the image's size"):
-        lower_for_any_size(function, 3, network.config.output_stride, np.float32, "logits", {})
+        image = like(random_images(1, (4, 4), 3))
+        lower_for_any_size(function, image, network.config.output_stride)
 
 
 def test_an_unknown_operation_is_named() -> None:
@@ -123,7 +129,7 @@ def test_an_unknown_operation_is_named() -> None:
         return jnp.tan(image)
 
     with pytest.raises(UserError, match=r"the operation 'tan' has no row in .*table"):
-        lower(function, (4, 4, 3), np.float32, "tangents", {})
+        lower(function, like(random_images(1, (4, 4), 3)))
 
 
 def test_operations_as_no_network_has_them() -> None:
@@ -135,5 +141,5 @@ def test_operations_as_no_network_has_them() -> None:
         return x.reshape(len(x), 3, 9)
 
     image = random_images(2, (4, 6), 3)
-    lowered = lower(function, image.shape[1:], np.float32, "result", {})
+    lowered = lower(function, like(image))
     assert compare(lowered.model, function, image) <= 1e-6
