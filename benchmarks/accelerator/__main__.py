@@ -21,22 +21,12 @@ PARTS = ("check", "depthwise", "layers", "step", "batches", "memory", "flags", "
 
 def entries_of(part: str, args: argparse.Namespace) -> list[Entry]:
     """A part's experiments; what it needs is imported for it alone."""
-    if part in ("depthwise", "layers"):
-        from benchmarks.accelerator import forms
-
-        return (
-            forms.depthwise_entries(args.dry) if part[0] == "d" else forms.layer_entries(args.dry)
-        )
-    if part == "training":
-        from benchmarks.accelerator import training
-
-        return training.entries(args.dry, args.out)
-    if part in ("check", "peers"):
-        found: list[Entry] = import_module(f"benchmarks.accelerator.{part}").entries(args.dry)
-        return found
-    from benchmarks.accelerator import steps
-
-    return steps.entries(part, args.dry, args.winners)
+    module = {"depthwise": "forms", "layers": "forms"}.get(part, part)
+    module = module if module in ("check", "forms", "peers", "training") else "steps"
+    make = import_module(f"benchmarks.accelerator.{module}").entries
+    own = {"forms": [part], "steps": [part, args.winners], "training": [args.out]}
+    found: list[Entry] = make(*own.get(module, []), dry=args.dry)
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,6 +1,5 @@
 """Whether the numbers on the accelerator are those of the CPU, and the same ones again."""
 
-import os
 import re
 import subprocess
 import sys
@@ -13,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.accelerator.measure import ROOT, Entry, Figures
-from benchmarks.accelerator.steps import Setting, compare_runs, start
-from deeplab_jax import ModelConfig, build_model
+from benchmarks.accelerator.steps import TINY, Setting, compare_runs, start
+from deeplab_jax import build_model
 from deeplab_jax.ops.conv import conv, spatial_pads
 from deeplab_jax.ops.norm import batch_norm
 from deeplab_jax.training.losses import mean_loss, pixel_losses
@@ -35,15 +34,18 @@ def distance(a: Any, b: Any) -> float:
     return max(float(np.abs(x - y).max() / max(np.abs(y).max(), 1e-30)) for x, y in arrays)
 
 
-def compare_logits(network: str, dry: bool, left: float) -> Figures:
+def compare_logits(setting: Setting, left: float) -> Figures:
     """The logits of random weights beside this machine's CPU, which has the official ones."""
-    width, size = (0.1, 33) if dry else (1.0, 129)
-    config = ModelConfig(backbone=network, num_classes=21, width=width)  # type: ignore[arg-type]
+    config = replace(setting.model, dtype="float32")
     sys.path.append(str(ROOT / "tests"))
     from synthetic import random_variables
 
     variables = random_variables(config)
-    image = np.random.default_rng(0).uniform(0, 255, (2, size, size, 3)).astype(np.float32)
+    image = (
+        np.random.default_rng(0)
+        .uniform(0, 255, (2, setting.size, setting.size, 3))
+        .astype(np.float32)
+    )
     with jax.default_device(jax.devices("cpu")[0]):
         want = jax.jit(partial(build_model(config).apply, train=False))(variables, image)
     errors = {}
@@ -87,14 +89,11 @@ def compare_gradients(name: str, dry: bool, left: float) -> Figures:
 
 def run_tests(left: float) -> Figures:
     """`pytest -m gpu`: the tests that say something of another device than the CPU too."""
-    platform = jax.default_backend().replace("gpu", "cuda")
-    settings = {"PLATFORMS": f"{platform},cpu", "DISABLE_MOST_OPTIMIZATIONS": "0"}
-    settings["DEFAULT_MATMUL_PRECISION"] = "highest"
-    environment = {**os.environ, **{f"JAX_{k}": v for k, v in settings.items()}}
-    command = [sys.executable, *"-m pytest -m gpu -n 0 -q -p no:cacheprovider".split()]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=left
-    )
+    platforms = f"{jax.default_backend().replace('gpu', 'cuda')},cpu"
+    settings = "JAX_DISABLE_MOST_OPTIMIZATIONS=0 JAX_DEFAULT_MATMUL_PRECISION=highest"
+    tests = f"{sys.executable} -m pytest -m gpu -n 0 -q -p no:cacheprovider"
+    command = ["bash", "-c", f"JAX_PLATFORMS={platforms} {settings} exec {tests}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=left)
     counts = {what: int(n) for n, what in re.findall(r"(\d+) (passed|failed|error)", done.stdout)}
     return {"right": done.returncode == 0, **counts, "details": done.stdout[-6000:]}
 
@@ -102,8 +101,7 @@ def run_tests(left: float) -> Figures:
 def repeat_entries(dry: bool) -> list[Entry]:
     """The same bits from the same state; where not, the flag that makes them so is the cause."""
     if dry:
-        tiny = Setting("mobilenet_v2", 1, 33, width=0.1, dtype="float32")
-        return [Entry("same bits again", "yes", lambda left: compare_runs(tiny))]
+        return [Entry("same bits again", "yes", lambda left: compare_runs(TINY))]
     setting = Setting("mobilenet_v2", 8, 257, mode="repeat")
     flags = {
         "": "no: autotuning, or sums by atomics",
@@ -116,11 +114,11 @@ def repeat_entries(dry: bool) -> list[Entry]:
     ]
 
 
-def entries(dry: bool) -> list[Entry]:
+def entries(*, dry: bool) -> list[Entry]:
     predicted = "1e-5, TF32 1e-3, bfloat16 1e-2"
-    networks = ("mobilenet_v2",) if dry else NETWORKS
+    settings = [TINY] if dry else [Setting(network, size=129) for network in NETWORKS]
     return [
-        *[Entry(f"logits, {n}", predicted, partial(compare_logits, n, dry)) for n in networks],
+        *[Entry(f"logits, {s.network}", predicted, partial(compare_logits, s)) for s in settings],
         *[
             Entry(f"gradients, {name}", "1e-5", partial(compare_gradients, name, dry))
             for name in ("loss", "BatchNorm", "depthwise, stride 2", "depthwise, rate 2")

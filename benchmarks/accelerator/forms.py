@@ -23,7 +23,7 @@ from deeplab_jax import ModelConfig, build_model
 from deeplab_jax.models import layers
 from deeplab_jax.ops import cpu, resize
 from deeplab_jax.ops.conv import NO_PADS, Pads, conv
-from deeplab_jax.ops.norm import batch_norm, moments
+from deeplab_jax.ops.norm import batch_norm
 from deeplab_jax.training.losses import mean_loss, pixel_losses
 
 PASSES = ("forward", "dx", "dw")
@@ -205,27 +205,18 @@ def convolution_entries(network: str, kind: str, dry: bool) -> list[Entry]:
 
 
 def time_norm(shape: tuple[int, ...], dtype: Any, left: float) -> Figures:
-    """BatchNorm and ReLU by our rule and by autodiff's: TB/s of the passes that cannot be saved."""
+    """BatchNorm and ReLU, TB/s of the passes that nothing saves: 3 forward, 8 both ways."""
 
-    def by_autodiff(x: Array, scale: Array, bias: Array) -> Array:
-        mean, var = moments(x)
-        return ((x - mean) * scale * lax.rsqrt(var + 1e-3) + bias).astype(x.dtype)
+    def forward(x: Array, scale: Array) -> Array:
+        return jax.nn.relu(batch_norm(x, scale, scale, 1e-3)[0])
 
-    scale, found = jnp.ones(shape[-1]), {}
-    draw = partial(jax.random.normal, shape=shape, dtype=dtype)
-    sets = [(draw(key), scale, scale) for key in jax.random.split(jax.random.key(0), 3)]
-    for name, norm in (("ours", lambda *a: batch_norm(*a, 1e-3)[0]), ("autodiff", by_autodiff)):
+    def both(x: Array, scale: Array) -> Any:
+        return jax.vjp(forward, x, scale)[1](x)
 
-        def forward(*operands: Array, norm: Any = norm) -> Array:
-            return jax.nn.relu(norm(*operands))
-
-        def both(x: Array, *rest: Array, forward: Any = forward) -> Any:
-            return jax.vjp(forward, x, *rest)[1](x)
-
-        passes = {"forward": (3, forward), "both ways": (8, both)}
-        tb = sets[0][0].nbytes / 1e12
-        found[name] = {k: n * tb / seconds(function, sets) for k, (n, function) in passes.items()}
-    return found
+    draw, scale = partial(jax.random.normal, shape=shape, dtype=dtype), jnp.ones(shape[-1])
+    sets = [(draw(key), scale) for key in jax.random.split(jax.random.key(0), 3)]
+    tb, forms = sets[0][0].nbytes / 1e12, {"forward": (3, forward), "both ways": (8, both)}
+    return {f"{name} TB/s": n * tb / seconds(f, sets) for name, (n, f) in forms.items()}
 
 
 def time_loss(batch: int, size: int, left: float) -> Figures:
@@ -263,27 +254,24 @@ def time_loss(batch: int, size: int, left: float) -> Figures:
     return found
 
 
-def ceiling_entry(dry: bool) -> Entry:
-    side = 128 if dry else 8192
-    return Entry("ceilings", "3.0 TB/s, 800 TFLOP/s", lambda left: measure_ceilings(side))
-
-
-def depthwise_entries(dry: bool) -> list[Entry]:
+def entries(part: str, *, dry: bool) -> list[Entry]:
+    """The experiments of `depthwise` or `layers`; dry: tiny."""
+    side, size, batch, dtype = (
+        (128, 33, 1, jnp.float32) if dry else (8192, SIZE, BATCH, jnp.bfloat16)
+    )
+    ceilings = Entry("ceilings", "3.0 TB/s, 800 TFLOP/s", lambda left: measure_ceilings(side))
     networks = ("mobilenet_v2",) if dry else ("xception_65", "mobilenet_v2")
-    shapes = [e for network in networks for e in convolution_entries(network, "depthwise", dry)]
-    return [ceiling_entry(dry), *shapes]
-
-
-def layer_entries(dry: bool) -> list[Entry]:
-    dtype, batch = (jnp.float32, 1) if dry else (jnp.bfloat16, BATCH)
+    if part == "depthwise":
+        shapes = [e for n in networks for e in convolution_entries(n, "depthwise", dry)]
+        return [ceilings, *shapes]
     maps = [(9, 9, 16)] if dry else [(33, 33, 728), (129, 129, 256), (257, 257, 128)]
     loss = "130 us; two taps or TF32 x 3 100 less, 1e-5 apart"
     return [
-        ceiling_entry(dry),
+        ceilings,
         *[
             Entry(f"BatchNorm, ReLU {m}", "2.5-3 TB/s", partial(time_norm, (batch, *m), dtype))
             for m in maps
         ],
-        Entry("loss", loss, partial(time_loss, batch, 33 if dry else SIZE)),
-        *convolution_entries("mobilenet_v2" if dry else "xception_65", "1x1", dry),
+        Entry("loss", loss, partial(time_loss, batch, size)),
+        *convolution_entries(networks[0], "1x1", dry),
     ]

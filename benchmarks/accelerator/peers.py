@@ -126,7 +126,7 @@ def compare(setting: Setting, rounds: int, left: float) -> Figures:
     return {**figures, "about": about, "details": found}
 
 
-def entries(dry: bool) -> list[Entry]:
+def entries(*, dry: bool) -> list[Entry]:
     if dry:
         tiny = Setting("resnet_v1_50", 2, 64, dtype="float32", steps=1)
         return [Entry("resnet_v1_50 train", "dry", partial(compare, tiny, 1))]

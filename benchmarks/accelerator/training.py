@@ -53,7 +53,7 @@ def train(name: str, data: Path, flags: list[str], out: Path, left: float) -> di
     }
 
 
-def entries(dry: bool, out: Path) -> list[Entry]:
+def entries(out: Path, *, dry: bool) -> list[Entry]:
     if dry:
         sys.path.append(str(ROOT / "tests"))
         import synthetic

@@ -36,7 +36,7 @@ def test_a_part_runs_dry(part: str, tmp_path: Path, capfd: pytest.CaptureFixture
 
 def test_every_experiment_has_a_prediction_and_a_setting_that_can_be_made() -> None:
     for part in ("step", "batches", "memory", "flags"):
-        for entry in steps.entries(part, dry=False, winners="depthwise.json"):
+        for entry in steps.entries(part, "depthwise.json", dry=False):
             (setting,) = entry.run.args  # type: ignore[attr-defined]
             assert entry.predicted and setting.model.classes == 21
             with steps.apply_forms(tuple(f for f in setting.forms if not f.endswith(".json"))):
@@ -87,12 +87,12 @@ def test_forms_of_a_depthwise_convolution_are_equal(
 
 
 def test_the_calls_of_a_network_are_its_convolutions() -> None:
-    model = ModelConfig(backbone="xception_65", num_classes=21)
+    model = ModelConfig(backbone="mobilenet_v2", num_classes=21, width=0.25)
     adds = sum(
         n * np.prod(call.kernel) * np.prod(call.result[:2])
         for call, n in forms.record_calls(model, 65).items()
     )
-    assert adds == pytest.approx(multiply_adds(model, (65, 65)), rel=0.01)  # but for the logits
+    assert adds == pytest.approx(multiply_adds(model, (65, 65)), rel=0.05)  # but for the logits
 
 
 def test_the_floor_of_a_step_is_what_was_counted_by_hand() -> None:
