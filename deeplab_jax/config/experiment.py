@@ -206,6 +206,9 @@ class MachineConfig:
     """Processes that decode; 0: threads of this one. The batches are the same for any number."""
     log_every: int = at_least(10, 1)
     eval_every: int = at_least(1000, 1)
+    patience: int = at_least(0, 0)
+    """End after so many evaluations in a row without a better score; 0: never. A schedule that
+    falls to its end, as poly, is cut: the run says by how much."""
     checkpoint_every: int = at_least(500, 1)
     keep_every: int = at_least(0, 0)
     """Keep the checkpoints of every so many steps for good; 0: the last two alone."""

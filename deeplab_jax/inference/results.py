@@ -104,6 +104,11 @@ def collect_scores(result: Evaluation) -> dict[str, float]:
     return {f"eval/{name}": x for name, x in means.items()}
 
 
+def main_metric(one_label: bool) -> str:
+    """The score by which weights are compared, as `collect_scores` names it."""
+    return "eval/pixel_accuracy" if one_label else "eval/miou"
+
+
 def protocol(config: Config) -> dict[str, Any]:
     """How an evaluation is made, as it stands in evaluation.json."""
     return {"output_stride": config.model.output_stride, **dataclasses.asdict(config.eval)}

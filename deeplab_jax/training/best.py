@@ -7,7 +7,7 @@ from typing import Any
 
 from deeplab_jax.config import flatten, to_dict
 from deeplab_jax.inference.evaluate import Evaluation, Evaluator
-from deeplab_jax.inference.results import collect_scores, write_evaluation
+from deeplab_jax.inference.results import collect_scores, main_metric, write_evaluation
 from deeplab_jax.parallel.mesh import fetch_whole, place
 from deeplab_jax.parallel.processes import wait_for_all, writes
 from deeplab_jax.reporting.report import write_report
@@ -63,7 +63,7 @@ def keep_best(evaluator: Evaluator, step: int, state: TrainState, result: Evalua
 
 def make_note(step: int, result: Evaluation, evaluator: Evaluator) -> dict[str, Any]:
     """What is kept with the best weights: their score, nan where undefined, and how it was made."""
-    metric = "eval/pixel_accuracy" if result.one_label else "eval/miou"
+    metric = main_metric(result.one_label)
     value = collect_scores(result)[metric]
     return {"step": step, "metric": metric, "value": value, "by": scoring(evaluator)}
 

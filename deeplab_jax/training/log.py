@@ -15,7 +15,7 @@ from deeplab_jax.data.source import Source
 from deeplab_jax.errors import UserError
 from deeplab_jax.files import Appender, json_text, write_atomically
 from deeplab_jax.inference.evaluate import Evaluation
-from deeplab_jax.inference.results import collect_scores, draw_predictions
+from deeplab_jax.inference.results import collect_scores, draw_predictions, main_metric
 from deeplab_jax.parallel.processes import wait_for_all, writes
 from deeplab_jax.reporting.metrics_file import read_log
 
@@ -38,14 +38,17 @@ class Log:
 
     Of several processes one writes; a skipped step's images are named by the process that read
     them. Lines after `first_step` are of a lost stretch: removed. A step is read after the next
-    one was dispatched, so that the device never waits for the host. `evaluated` are the steps with
-    an evaluation; `skipping`: whether the step that was read last changed nothing.
+    one was dispatched, so that the device never waits for the host. `evaluated` has the score of
+    each evaluation by its step; `skipping`: whether the step that was read last changed nothing.
     """
 
     def __init__(self, file: Path, first_step: int, config: Config, source: Source) -> None:
         rows, broken = read_log(file) if file.exists() else ([], 0)
         rows = [row for row in rows if row["step"] <= first_step]
-        self.evaluated = {row["step"] for row in rows if "eval/pixel_accuracy" in row}
+        self._metric = main_metric(config.data.one_label)
+        scores = {row["step"]: row[self._metric] for row in rows if self._metric in row}
+        self.evaluated = {step: number_or_least(score) for step, score in scores.items()}
+        self._ended = any("ended" in row for row in rows if row["step"] == first_step)
         wait_for_all("log read")
         self._file = self._events = None
         if writes():
@@ -115,14 +118,21 @@ class Log:
 
     def evaluation(self, step: int, result: Evaluation, source: Source) -> None:
         """Write and print an evaluation."""
-        self._write({"step": step, **collect_scores(result)})
-        self.evaluated.add(step)
+        scores = collect_scores(result)
+        self._write({"step": step, **scores})
+        self.evaluated[step] = number_or_least(scores[self._metric])
         if self._events and result.predictions:
             sheet = np.asarray(draw_predictions(result, source))
             self._events.add_image("eval/images", sheet, step, dataformats="HWC")
         if self._file:
             print(f"step {step}: {result.headline} ({result.seconds:.0f} s)", file=sys.stderr)
         self._last, self._waited = (step, time.monotonic()), 0.0  # the rate leaves this out
+
+    def end(self, step: int, reason: str) -> None:
+        """Write and print why the run ends before its last step."""
+        if not self._ended:
+            self._write({"step": step, "ended": reason})
+        print(reason, file=sys.stderr)
 
     def _write(self, row: dict[str, Any]) -> None:
         if self._file:
@@ -131,6 +141,11 @@ class Log:
             for name, value in row.items():
                 if isinstance(value, float) and math.isfinite(value):  # neither step nor names
                     self._events.add_scalar(name, value, row["step"])
+
+
+def number_or_least(score: float | None) -> float:
+    """A score to be compared: one that is undefined is below all others."""
+    return -math.inf if score is None or math.isnan(score) else score
 
 
 def open_events(folder: Path, first_step: int) -> Any:

@@ -33,6 +33,7 @@ from deeplab_jax.progress import Ticker
 from deeplab_jax.training.best import evaluate_when_due, finish, score_best_anew
 from deeplab_jax.training.checkpoint import Checkpoints
 from deeplab_jax.training.choices import settle_run
+from deeplab_jax.training.ending import early_end
 from deeplab_jax.training.interruption import Interrupted, Interruption
 from deeplab_jax.training.log import Log, NumbersGoneBad
 from deeplab_jax.training.opening import print_opening
@@ -134,7 +135,7 @@ def train_over_bad_data(run: Run) -> TrainState:
 
 
 def train(run: Run, state: TrainState) -> TrainState:
-    """Every step from the state's to the last.
+    """Every step from the state's to the last, or to that after which nothing was gained.
 
     Where the data cannot be read on, the steps that are done are saved first.
     """
@@ -152,6 +153,8 @@ def train(run: Run, state: TrainState) -> TrainState:
         evaluate_when_due(evaluator, log, first, state)  # of a run that was interrupted in it
         try:
             for step in range(first + 1, config.train.length + 1):
+                if early_end(config, log.evaluated, step - 1):
+                    break
                 with log.waiting():
                     batch = next(batches)
                     bad_records.note(batch)
@@ -167,14 +170,17 @@ def train(run: Run, state: TrainState) -> TrainState:
             if run.interruption.received:
                 raise Interrupted from error
             raise
+        if reason := early_end(config, log.evaluated, int(state.step)):
+            log.end(int(state.step), reason)
     return state
 
 
 def save_when_due(run: Run, log: Log, step: int, state: TrainState) -> None:
     """Save after every so many steps, after the last, and when asked to leave; then leave."""
     leaving = run.interruption.must_leave(step)
-    every, last = run.config.machine.checkpoint_every, run.config.train.length
-    if step % every == 0 or step == last or leaving:
+    every, length = run.config.machine.checkpoint_every, run.config.train.length
+    is_last = step == length or early_end(run.config, log.evaluated, step)
+    if step % every == 0 or is_last or leaving:
         log.flush()
         if leaving or not log.skipping:  # else there would be no good one to go back to
             run.checkpoints.save(step, state)

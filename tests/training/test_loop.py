@@ -531,6 +531,7 @@ SMALLEST: dict[str, Any] = {
     "train.seed": 0,
     "machine.log_every": 1,
     "machine.eval_every": 1,
+    "machine.patience": 0,
     "machine.checkpoint_every": 1,
     "machine.keep_every": 0,
     "machine.hang_seconds": 0,
