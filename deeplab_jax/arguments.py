@@ -14,6 +14,17 @@ if TYPE_CHECKING:
     from deeplab_jax.weights.files import Weights
 
 SETTINGS = "Every setting is a flag, --section.field=value: --help-all names them all."
+COMMON = """
+common settings:
+  --workdir=DIR       the run's folder; the same one again resumes [runs/NAME of the data]
+  --pretrained=DIR    weights to start from: a run's folder or one that `convert` wrote, a name
+                      of `deeplab zoo`, or user/model of the Hugging Face Hub
+  --steps=N           training steps [by the number of images]
+  --epochs=X          in their place, how often each image is seen
+  --batch-size=N      images a step [as fit the device's memory; on a CPU 8]
+  --crop-size H W     of training crops [from the images' sizes]
+  --learning-rate=X   at the beginning
+"""
 
 
 class Parser(argparse.ArgumentParser):

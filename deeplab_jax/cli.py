@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from deeplab_jax.arguments import Parser, load_at, read_config
+from deeplab_jax.arguments import COMMON, Parser, load_at, read_config
 from deeplab_jax.errors import (
     INTERRUPTED,
     UserError,
@@ -44,17 +44,6 @@ experiments
   plan        whether a run fits TPUs or GPUs that are not here, and what bounds it
 
 example: deeplab train my_data && deeplab predict photos --weights runs/my_data
-"""
-COMMON = """
-common settings:
-  --workdir=DIR       the run's folder; the same one again resumes [runs/NAME of the data]
-  --pretrained=DIR    weights to start from: a run's folder or one that `convert` wrote, a name
-                      of `deeplab zoo`, or user/model of the Hugging Face Hub
-  --steps=N           training steps [by the number of images]
-  --epochs=X          in their place, how often each image is seen
-  --batch-size=N      images a step [as fit the device's memory; on a CPU 8]
-  --crop-size H W     of training crops [from the images' sizes]
-  --learning-rate=X   at the beginning
 """
 
 
@@ -334,10 +323,7 @@ def export_tf(arguments: list[str]) -> None:
 
 
 def serve(arguments: list[str]) -> None:
-    """The web page that `deeplab export WEIGHTS --to web` wrote, for browsers on this machine.
-
-    Ctrl-C ends it. Other machines get no answer: for these, put the folder on any web server.
-    """
+    """The web page that `deeplab export WEIGHTS --to web` wrote, for browsers on this machine."""
     p = Parser("serve", serve.__doc__ or "")
     p.add_argument("folder", type=Path, metavar="FOLDER")
     p.add_argument("--port", type=int, default=8000, help="0: one that is free [8000]")

@@ -260,7 +260,7 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
   });
 }
 for (const kind of ["pointermove", "pointerdown"]) view.addEventListener(kind, probeByPointer);
-view.addEventListener("pointerleave", () => (tip.hidden = true));
+view.addEventListener("pointerleave", ({ pointerType }) => (tip.hidden ||= pointerType === "mouse"));
 overlay.addEventListener("keydown", probeByKey);
 overlay.addEventListener("blur", () => (tip.hidden = at("cross").hidden = true));
 at("divider").onpointerdown = ({ target, pointerId }) => target.setPointerCapture(pointerId);
