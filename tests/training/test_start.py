@@ -19,7 +19,8 @@ CLASSES = TaskConfig(classes=("a", "b", "c"), colors=((0, 0, 0), (1, 1, 1), (2, 
 
 
 def save(folder: Path, model: ModelConfig) -> str:
-    save_weights(folder, Weights(model, CLASSES, random_variables(model)))
+    task = TaskConfig(classes=tuple(f"class {i}" for i in range(model.classes)))
+    save_weights(folder, Weights(model, task, random_variables(model)))
     return str(folder)
 
 
