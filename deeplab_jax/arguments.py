@@ -21,6 +21,7 @@ common settings:
                       of `deeplab zoo`, or user/model of the Hugging Face Hub
   --steps=N           training steps [by the number of images]
   --epochs=X          in their place, how often each image is seen
+  --time=2h           in their place, as many as fit
   --batch-size=N      images a step [as fit the device's memory; on a CPU 8]
   --crop-size H W     of training crops [from the images' sizes]
   --learning-rate=X   at the beginning

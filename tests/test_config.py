@@ -170,6 +170,10 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
             r"train.class_weights .* each of the 21 classes",
         ),
         (lambda: TrainConfig(batch_size=0), r"train.batch_size = 0"),
+        (
+            lambda: TrainConfig(time="2h", epochs=3),
+            r"train.epochs = 3 .* train.time = 2h decides: give one",
+        ),
         (lambda: TrainConfig(loss=()), r"train.loss = \(\) .* NAME=WEIGHT, each above 0"),
         (lambda: TrainConfig(loss={"dice": 0.0}), r"train.loss = .* above 0"),  # type: ignore[arg-type]
         (lambda: TrainConfig(loss=("dice",)), r"train.loss = .* NAME=WEIGHT"),  # type: ignore[arg-type]
@@ -366,6 +370,7 @@ def test_what_is_not_finite_on_the_command_line() -> None:
         ("--workdir=a=b", "machine.workdir", "a=b"),
         ("--steps 5", "train.steps", 5),
         ("--epochs 2.5", "train.epochs", 2.5),
+        ("--time=1h30min", "train.time", "1h30min"),
         ("--data.eval_size=33,49", "task.eval_size", [33, 49]),
         ("--train.eval_every=7", "machine.eval_every", 7),
     ],

@@ -42,6 +42,7 @@ GONE = ("data.palette_masks",)
 SHORT = {
     "steps": "train.steps",
     "epochs": "train.epochs",
+    "time": "train.time",
     "batch_size": "train.batch_size",
     "crop_size": "data.crop_size",
     "learning_rate": "optim.learning_rate",

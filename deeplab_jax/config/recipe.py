@@ -1,5 +1,6 @@
 """The recipe but for the data: how a network is optimised, from what, how long, by what loss."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -47,6 +48,16 @@ class OptimConfig:
         check_fields(self, "optim")
 
 
+def to_seconds(time: str) -> float:
+    """Seconds of 2h, 90min, 45s or 1h30min; 0 of what is no time."""
+    found = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m(?:in)?)?(?:([\d.]+)s)?", time)
+    try:
+        h, m, s = (float(x or 0) for x in found.groups()) if found else (0.0, 0.0, 0.0)
+    except ValueError:
+        return 0.0
+    return 3600 * h + 60 * m + s
+
+
 def are_losses(losses: Any) -> bool:
     """Whether each is (name, weight), a loss of its own with a weight above 0."""
     try:
@@ -68,6 +79,8 @@ class TrainConfig:
     """False: start the last layer afresh. None: where the weights' classes are not the data's."""
     reestimate_batch_norm: bool | None = None
     """Re-estimate the backbone's BatchNorm on images. None: where the weights had it folded."""
+    time: str = limited("", "such as 2h, 90min or 1h30min", lambda t: not t or to_seconds(t) > 0)
+    """How long a run takes, evaluations too: as many steps as, by the first ones' measure, fit."""
     epochs: float | None = limited(None, "above 0", lambda x: x > 0)
     """How often each image is seen; None: by steps. With it steps follow from the images."""
     steps: int | None = at_least(None, 1)
@@ -118,6 +131,8 @@ class TrainConfig:
         parts, size = self.accumulate, self.batch
         allowed = f"a divisor of train.batch_size = {size}"
         require(size % parts == 0, "train.accumulate", parts, allowed)
+        once = not (self.time and self.epochs)
+        require(once, "train.epochs", self.epochs, f"train.time = {self.time} decides: give one")
         pixelwise = any(name in PIXELWISE for name, _ in self.loss)
         allowed = f"no loss of train.loss is one of {' or '.join(PIXELWISE)}"
         require(pixelwise or self.hard_pixels == 1, "train.hard_pixels", self.hard_pixels, allowed)

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from deeplab_jax.config import Config
 from deeplab_jax.data.batches import BadRecords, Batches, for_device, train_batches
 from deeplab_jax.data.checks import warn_of_samples
-from deeplab_jax.data.settle import Choices, open_split
+from deeplab_jax.data.settle import Choices, open_split, with_choices
 from deeplab_jax.data.source import Source, read_as
 from deeplab_jax.data.workers import ReaderFailed
 from deeplab_jax.errors import UserError
@@ -31,6 +31,7 @@ from deeplab_jax.parallel.mesh import (
 from deeplab_jax.parallel.processes import writes
 from deeplab_jax.progress import Ticker
 from deeplab_jax.training.best import evaluate_when_due, finish, score_best_anew
+from deeplab_jax.training.budget import choose_by_time
 from deeplab_jax.training.checkpoint import Checkpoints
 from deeplab_jax.training.choices import settle_run
 from deeplab_jax.training.ending import early_end
@@ -71,6 +72,8 @@ def fit(config: Config) -> TrainState:
         settled, chosen, source, eval_source = open_sources(config, mesh)
         train = settled.train
         check_batch_size("train.batch_size", train.batch, mesh, train.accumulate)
+        by_time = choose_by_time(settled, source, eval_source, mesh)
+        settled, chosen = with_choices(settled, by_time), chosen | by_time
         print_opening(settled, chosen, source, eval_source)
         experiment = describe_experiment(settled, source, eval_source)
         interruption = stack.enter_context(Interruption(settled.machine.hang_seconds))

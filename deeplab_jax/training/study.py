@@ -203,6 +203,8 @@ def run_study(study: Study, out: Path, seeds: int = 1) -> str:
 
 def run_row(study: Study, row: Row, config: Config) -> Numbers:
     """The numbers of a row: of the run that is there, or of one made now."""
+    equal = "the runs of a study have equal steps"
+    require(not config.train.time, "train.time", config.train.time, equal)
     source = open_split(config, config.data.train_split)
     config, _ = settle_run(config, source, device_mesh(config.mesh.shape))
     run = Path(config.machine.workdir)

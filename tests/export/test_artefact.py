@@ -127,7 +127,7 @@ def test_a_classifier_names_the_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     needs("onnx", "onnxruntime")
-    model = ModelConfig(backbone="mobilenet_v2", head="classifier", num_classes=3, width=0.1)
+    model = ModelConfig(backbone="resnet_v1_18", head="classifier", num_classes=3, width=0.1)
     task = TaskConfig(classes=CLASSES, eval_size=(49, 33))
     save_weights(tmp_path / "weights", Weights(model, task, random_variables(model)))
     image, _ = square_image(0)

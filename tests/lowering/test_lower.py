@@ -30,7 +30,7 @@ SMALL = {
 }
 CELL = (Branch("conv", -1, (1, 1)), Branch("conv", 0, (3, 3), (1, 6)), Branch("pyramid_pooling"))
 NETWORKS: dict[str, dict[str, Any]] = {
-    "mobilenet_v2": {"backbone": "mobilenet_v2"},
+    "small": {"backbone": "resnet_v1_18_beta"},
     "xception bounded": {"backbone": "xception_41", "activation": "relu6", "multi_grid": (1, 2, 4)},
     "gate, sum, logits": {
         "backbone": "mobilenet_v3_small_seg",
@@ -49,16 +49,16 @@ NETWORKS: dict[str, dict[str, Any]] = {
     },
     "pspnet": {"backbone": "resnet_v1_18", "head": "pspnet"},
     "unet": {"backbone": "unet", "head": "unet", "width": 0.06, "channels": 4},
-    "atrous unet": {"backbone": "mobilenet_v2", "head": "unet", "output_stride": 8},
-    "cell": {"backbone": "mobilenet_v2", "head": "deeplabv3", "dense_prediction_cell": CELL},
+    "atrous unet": {"backbone": "resnet_v1_18", "head": "unet", "output_stride": 8},
+    "cell": {"backbone": "mobilenet_edgetpu", "head": "deeplabv3", "dense_prediction_cell": CELL},
+    "mobilenet_v2": {"backbone": "mobilenet_v2", "mobilenet_endpoints": "blocks"},
     "deeplabv2": {
-        "backbone": "mobilenet_v2",
+        "backbone": "resnet_v1_18",
         "head": "deeplabv3",
         "aspp_form": "deeplabv2",
         "logits_kernel": 3,
     },
     "classifier": {"backbone": "mobilenet_v3_small", "head": "classifier"},
-    "edgetpu": {"backbone": "mobilenet_edgetpu", "head": "classifier"},
 }
 
 
@@ -105,19 +105,18 @@ def test_logits_are_ours(name: str) -> None:
 
 def test_one_file_for_any_size() -> None:
     """Of the sizes k * stride + 1; proved by two traces that give the same graph."""
-    network, variables = make(NETWORKS["mobilenet_v2"])
+    network, variables = make(NETWORKS["small"])
     function = partial(window_logits, variables, model=network)
     lowered = lower_for_any_size(function, like(random_images(1, (4, 4), 3)), 16)
     session = open_session(lowered.model)
-    for size in [(33, 33), (65, 129), (113, 49)]:
+    for size in [(33, 33), (65, 129)]:
         image = random_images(1, size, 3)
         (found,) = session.run(None, {"image": image})
         assert differ(found, np.asarray(jax.jit(function)(image))) <= 1e-5
 
 
-@pytest.mark.parametrize("name", ["pspnet", "pooling window"])
-def test_what_depends_on_the_size_otherwise_is_refused(name: str) -> None:
-    network, variables = make(NETWORKS[name])
+def test_what_depends_on_the_size_otherwise_is_refused() -> None:
+    network, variables = make(NETWORKS["pooling window"])
     function = partial(window_logits, variables, model=network)
     with pytest.raises(UserError, match="depends on the image's size"):
         image = like(random_images(1, (4, 4), 3))
