@@ -12,9 +12,10 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.accelerator import forms, kernels, steps
+from benchmarks.accelerator import forms, kernels, steps, training
 from benchmarks.accelerator.__main__ import main
 from benchmarks.accelerator.measure import Entry, run_entries
+from deeplab_jax.config import parse
 from deeplab_jax.ops.conv import Pads, conv, spatial_pads
 
 TORCH = ("torch", "segmentation_models_pytorch")
@@ -39,6 +40,11 @@ def test_every_experiment_has_a_prediction_and_a_setting_that_can_be_made() -> N
             assert entry.predicted and setting.model.classes == 21
             with steps.apply_forms(tuple(f for f in setting.forms if not f.endswith(".json"))):
                 pass
+
+
+def test_the_flags_of_every_training_are_known() -> None:
+    for _, flags in training.RUNS.values():
+        assert parse([*flags.split(), *training.SHORT.split()], "").train.steps == 1500
 
 
 def test_an_experiment_that_fails_or_has_no_time_is_a_result(tmp_path: Path) -> None:
