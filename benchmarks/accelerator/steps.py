@@ -234,8 +234,9 @@ def start(setting: Setting, left: float) -> Figures:
       RuntimeError: it failed; with the end of what it said.
     """
     command = [sys.executable, "-m", "benchmarks.accelerator.steps", json.dumps(asdict(setting))]
-    environment = {k: v for k, v in os.environ.items() if "PREALLOCATE" not in k}
-    environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {setting.flags}"
+    environment = {**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {setting.flags}"}
+    if setting.mode != "repeat":  # whose parent holds a part of the device
+        environment |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "true", "XLA_CLIENT_MEM_FRACTION": "0.92"}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=left
     )

@@ -14,12 +14,13 @@ from benchmarks.accelerator.measure import ROOT, SHARED, Entry
 
 WEIGHTS = SHARED / "weights" / "mobilenet_v2_1.0_224_imagenet_ptq_dequant.npz"
 SHORT = (
-    "--train.steps=1500 --machine.eval_every=750 --machine.checkpoint_every=1500"
-    " --machine.log_every=50"
+    "--model.dtype=bfloat16 --train.batch_size=16 --train.steps=1500 --machine.eval_every=750"
+    " --machine.checkpoint_every=1500 --machine.log_every=50"
 )
+FRESH = "--config=camvid --train.reestimate_batch_norm=False --model.backbone="
 RUNS = {  # name: data, flags
-    "camvid xception_65": ("camvid", "--config=camvid --model.backbone=xception_65"),
-    "camvid resnet_v1_50": ("camvid", "--config=camvid --model.backbone=resnet_v1_50"),
+    "camvid xception_65": ("camvid", f"{FRESH}xception_65"),
+    "camvid resnet_v1_50": ("camvid", f"{FRESH}resnet_v1_50"),
     "camvid mobilenet_v2": ("camvid", "--config=camvid"),
     "voc xception_65": ("VOCdevkit", "--config=voc --data.train_split=train"),
 }

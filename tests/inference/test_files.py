@@ -452,7 +452,7 @@ def test_the_command_takes_several_paths_and_shows_a_partial_failure(
     task = TaskConfig(classes=CLASSES, colors=COLORS)
     save_weights(Path("weights"), Weights(TINY_MODEL, task, random_variables(TINY_MODEL)))
     monkeypatch.setattr(
-        "deeplab_jax.inference.predict.Predictor", lambda weights, protocol, space: fake
+        "deeplab_jax.inference.predict.Predictor", lambda weights, protocol, space, runtime: fake
     )
     draw(tmp_path, "a 0.jpg", "b.jpg", "folder/c.jfif")
     options = ["--weights", "weights", "--out", "out", "--eval.window", "65", "65"]

@@ -240,7 +240,7 @@ def test_an_evaluation_leaves_no_folder_of_the_name(
     hub.models["a/b"] = files
     outs = []
     work = "deeplab_jax.inference.results.evaluate_weights"
-    monkeypatch.setattr(work, lambda weights, config, out, name: outs.append(out))
+    monkeypatch.setattr(work, lambda weights, config, out, name, runtime: outs.append(out))
     monkeypatch.setattr(sys, "argv", ["deeplab", "evaluate", "--weights", "a/b"])
     main()
     assert outs == [Path("runs/evaluation-b")]
