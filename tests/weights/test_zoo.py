@@ -1,6 +1,7 @@
 """The official weights by name: every row builds; what is fetched is converted without a flag."""
 
 import contextlib
+import re
 import shutil
 import sys
 import threading
@@ -43,6 +44,8 @@ PARAMETERS = {
 def test_all_published_segmentation_checkpoints_have_a_row() -> None:
     assert len(SEGMENTATION) == 18 and len({row.url for row in zoo.ROWS.values()}) == len(zoo.ROWS)
     assert all(name in zoo.format_zoo() for name in zoo.ROWS)
+    for test in re.findall(r"tests/\S+\.py", zoo.PROOF):  # which it names, are there
+        assert (Path(__file__).parents[2] / test).is_file()
 
 
 @pytest.mark.parametrize("name", zoo.ROWS)
