@@ -29,15 +29,11 @@ STATE_DICTS = {
     "resnet_50": "584ee931ad382885ad353fa64c8bf7736b8cd3a2259cc79a8f1e68cb3de2b163",
     "resnet_101": "a85edc6cd135a89dcee889579bacc5142231707846658ae8a3770606a2572f06",
     "mobilenet_v2 0.35": "aab1632143de433c2ddcdd0e0568930a9d3f5330dfa65e23033cc6159a434db8",
-    "mobilenet_v2 0.5": "7b0a7323e92647e9f9ab7b6813b9f5ab0cbb74d6f8e4c9afbc0bcad696f9f1d9",
-    "mobilenet_v2 0.75": "4643b4ee734f1591d63cb99dda9faf4cb5cac43347ee52d037cf914a702faa8f",
     "mobilenet_v2 1": "fb193ed441ef69d9f4e78ab316e4a1082177ed80e7d52099036b4ba917511288",
     "mobilenet_v2 1.4": "89df35e9deac3d436700487019d14e5cb642f82db151b46a7409d60f4b033133",
 }
 SEGMENTATION = [  # torchvision 0.28.0, segmentation_models.pytorch 0.6.0
     ("torchvision resnet_50", "2f588a9fcaa647c812b6fc2c84dccebf33e1fa83198a7f6ceb20382659a38f04"),
-    ("torchvision resnet_101", "9056dae29113aa09c809af26854f7c128ca361140573e23243d874a3b9e77bd1"),
-    ("smp resnet_50", "b551cef76a47d6c2a324760569de92a8c228d35aa2a1ea6222ae4672b5489da2"),
     ("smp resnet_101", "0124c0c8e3f716bdc28bfce65691770ce67991f63de01d566d2a415bbe1fde01"),
 ]
 NARROW = CASES["timm_xception41"].model

@@ -120,10 +120,6 @@ CASES = {
         torchvision("resnet50", replace_stride_with_dilation=[False, True, True]),
         *(classifier("resnet_50", 8), (65, 97)),
     ),
-    "torchvision_resnet101_stride16": Case(
-        torchvision("resnet101", replace_stride_with_dilation=[False, False, True]),
-        classifier("resnet_101", 16),
-    ),
     "timm_mobilenetv2": Case(mobilenet(), classifier("mobilenet_v2", **MOBILE)),
     "timm_mobilenetv2_stride8": Case(
         mobilenet(output_stride=8), classifier("mobilenet_v2", 8, **MOBILE)
