@@ -478,6 +478,7 @@ SMALLEST: dict[str, Any] = {
     "model.width": TINY,
     "model.width_divisor": 1,
     "model.aspp_channels": 1,
+    "model.aspp_convs_after": 0,
     "model.image_pooling_crop_size": (1, 1),
     "model.decoder_strides": (4,),
     "model.decoder_low_level_channels": 1,
