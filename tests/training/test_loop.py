@@ -483,7 +483,6 @@ SMALLEST: dict[str, Any] = {
     "model.decoder_strides": (4,),
     "model.decoder_low_level_channels": 1,
     "model.decoder_channels": 1,
-    "model.aspp_convs_after": 0,
     "model.decoder_convs": 0,
     "model.decoder_kernel": 1,
     "model.image_pooling_stride": (1, 1),
