@@ -78,20 +78,29 @@ class Walk(NamedTuple):
 
     def unroll(self, p: dict[str, Any], operands: list[Any], layer: str) -> list[Any]:
         """A loop as its rounds one after the other: equal units of a backbone, mirror images."""
-        consts, carried = p["num_consts"], p["num_consts"] + p["num_carry"]
-        values, rows, steps = operands[consts:carried], operands[carried:], list[list[Any]]()
+        consts, carry = carried_by(p)
+        values, rows = operands[consts : consts + carry], operands[consts + carry :]
+        steps = list[list[Any]]()
         if p["reverse"] or not all(map(is_known, rows)):
             raise UserError(f"{layer}: a loop over what is computed cannot be unrolled")
         for i in range(p["length"]):
             inputs = [*operands[:consts], *values, *(row[i] for row in rows)]
             results = self.through(p["jaxpr"], inputs, layer)
-            values, step = results[: p["num_carry"]], results[p["num_carry"] :]
+            values, step = results[:carry], results[carry:]
             steps.append(step)
         stacked = list[Any]()
         for parts in zip(*steps, strict=True):
             known = all(map(is_known, parts))
             stacked += [np.stack(parts)] if known else self.emit(layer, "stack", None, list(parts))
         return [*values, *stacked]
+
+
+def carried_by(p: dict[str, Any]) -> tuple[int, int]:
+    """How many constants a loop has, and how many values each round hands to the next."""
+    if "ft_in" in p:  # since JAX 0.12
+        consts, carry, _ = map(len, p["ft_in"].unpack())
+        return consts, carry
+    return p["num_consts"], p["num_carry"]
 
 
 def is_known(x: Any) -> bool:
