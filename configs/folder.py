@@ -1,31 +1,20 @@
-"""Your own images, in a folder of pairs (docs/data.md): v3+ on MobileNetV2, or on the weights' own.
+"""Your own images, in a folder (docs/data.md): v3+ on MobileNetV2, or on the weights' own network.
 
     deeplab train my_data --pretrained=WEIGHTS
 
-is this configuration on the data in my_data. What stands here as None or "auto", and what does not
-stand here, is chosen from the data and the device, and printed with its reason and its flag. The
-rest is that of configs/camvid.py, for a thousand steps from ImageNet weights (docs/results.md)
-where a few hundred images are enough.
+is this configuration on the data in my_data, with a preset as its recipe. What stands here as None
+or "auto", and what does not stand here, is chosen from the data and the device, and printed with
+its reason and its flag.
 """
 
-from deeplab_jax import (
-    Config,
-    DataConfig,
-    MachineConfig,
-    ModelConfig,
-    OptimConfig,
-    TaskConfig,
-    TrainConfig,
-)
+from deeplab_jax import Config, DataConfig, MachineConfig, ModelConfig, TaskConfig
 
 
 def get_config() -> Config:
     return Config(
-        model=ModelConfig(backbone="mobilenet_v2", batch_norm_decay=0.95, dtype="auto"),
+        model=ModelConfig(backbone="mobilenet_v2", dtype="auto"),
         task=TaskConfig(resize="auto"),
-        data=DataConfig(source="folder", eval_split="val", min_scale=0.75, photometric=0.2),
-        optim=OptimConfig(learning_rate=0.05),
-        train=TrainConfig(class_weights=None),
+        data=DataConfig(source="folder", eval_split="val"),
         machine=MachineConfig(
             workdir="runs/mine", root="my_data", eval_every=250, checkpoint_every=100
         ),

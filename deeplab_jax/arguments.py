@@ -65,6 +65,10 @@ class Parser(argparse.ArgumentParser):
         self.takes_data = True
         self.add_config()
 
+    def add_preset(self) -> None:
+        what = "recipe on DATA: small, paper or fast [by the number of images]"
+        self.add_argument("--preset", metavar="NAME", help=what)
+
     def add_weights(self) -> None:
         what = "a run's folder, one that `convert` wrote, a name of `deeplab zoo`, or user/model of"
         what += " the Hugging Face Hub (user/model@tag)"
@@ -81,9 +85,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} ({self.prog} --help)")
 
 
-def read_config(
-    name: str | None, changes: list[str], data: Path | None = None, *, trains: bool = False
-) -> "Config":
+def read_config(name: str | None, changes: list[str], data: Path | None = None) -> "Config":
     """The configuration of a name or, without one, of a folder of data; and its changes.
 
     `data` may also be the data.json of check-data, which has the settings as well.
@@ -91,17 +93,33 @@ def read_config(
     from deeplab_jax.config import load_config_file, override
 
     if data is not None and data.suffix == ".json":
-        base = _load_settings(data)
-    else:
-        base = load_config_file(name or ("folder" if data else "scenes"))
-        if data is not None:
-            from deeplab_jax.data.settle import settings_for
+        return override(_load_settings(data), changes)
+    base = load_config_file(name or ("folder" if data else "scenes"))
+    if data is not None:
+        from deeplab_jax.data.settle import settings_for
 
-            base = settings_for(base, data, named=name is not None)
-    if trains and data is not None and name is None:
-        from deeplab_jax.training.start import on_weights
+        base = settings_for(base, data, named=name is not None)
+    return override(base, changes)
 
-        base = on_weights(base, changes)
+
+def read_recipe(args: argparse.Namespace, changes: list[str], *, trains: bool) -> "Config":
+    """The configuration of a run, with a preset where DATA alone is named.
+
+    `trains`: with the network of the weights that it starts from, too.
+
+    Raises:
+      UserError: a preset is asked for beside a configuration, which is a recipe itself.
+    """
+    from deeplab_jax.config import override
+    from deeplab_jax.data.settle import with_preset
+    from deeplab_jax.training.start import on_weights
+
+    base = read_config(args.config, [], args.data)
+    if args.data is not None and args.config is None and args.data.suffix != ".json":
+        base = with_preset(base, args.preset, changes)
+        base = on_weights(base, changes) if trains else base
+    elif args.preset:
+        raise UserError(f"--preset={args.preset} goes with a folder of DATA, and without --config")
     return override(base, changes)
 
 

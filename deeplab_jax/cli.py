@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from deeplab_jax.arguments import COMMON, Parser, load_at, read_config
+from deeplab_jax.arguments import COMMON, Parser, load_at, read_config, read_recipe
 from deeplab_jax.errors import (
     INTERRUPTED,
     UserError,
@@ -51,8 +51,9 @@ def train(arguments: list[str]) -> None:
     """Train a network, evaluate it and draw its predictions: on DATA, or on a configuration's."""
     p = Parser("train", train.__doc__ or "", COMMON)
     p.add_data()
+    p.add_preset()
     args, rest = p.read(arguments)
-    config = read_config(args.config, rest, args.data, trains=True)
+    config = read_recipe(args, rest, trains=True)
     from deeplab_jax.parallel.processes import join_cluster
     from deeplab_jax.training.loop import fit
 
@@ -67,12 +68,13 @@ def check_data(arguments: list[str]) -> None:
     """
     p = Parser("check-data", check_data.__doc__ or "")
     p.add_data()
+    p.add_preset()
     out = Path("runs/check-data")
     p.add_argument("--out", type=Path, default=out, help=f"folder for what it writes [{out}]")
     what = "write what is understood there, as masks of class ids"
     p.add_argument("--write-masks", type=Path, metavar="DIR", help=what)
     args, rest = p.read(arguments)
-    config = read_config(args.config, rest, args.data)
+    config = read_recipe(args, rest, trains=False)
     from deeplab_jax.data import checks
 
     text, sound = checks.check_data(config, args.out)

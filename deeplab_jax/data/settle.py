@@ -1,6 +1,7 @@
 """Opening the data that a configuration names, and what the configuration leaves to the data."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deeplab_jax.config import PAPER_CROP, Config, TaskConfig
-from deeplab_jax.config.flags import flag_of
+from deeplab_jax.config.checks import one_of
+from deeplab_jax.config.flags import flag_of, given
+from deeplab_jax.config.presets import PRESETS, choose_preset
 from deeplab_jax.data.classes import other_names
 from deeplab_jax.data.codes import to_label_map
 from deeplab_jax.data.folder import Folder
@@ -17,8 +20,10 @@ from deeplab_jax.data.images import find_channels_and_range
 from deeplab_jax.data.sizes import crop_size, fit_box, input_size
 from deeplab_jax.data.source import UNREADABLE, Source, evenly_spread, open_source
 from deeplab_jax.data.tiles import READERS
+from deeplab_jax.data.walk import walk_images
 from deeplab_jax.errors import UserError
 
+LENGTHS = ("train.steps", "train.epochs", "train.time")  # a run has one of them
 MOST_MASKS = 500  # whose pixels are counted for the classes' weights
 MOST_WEIGHT = 10.0  # of a class: a few hundred pixels among millions must not rule the gradient
 
@@ -75,10 +80,15 @@ def settle(config: Config, train_source: Source) -> Config:
 
 def with_choices(config: Config, choices: Mapping[str, Choice]) -> Config:
     """`config` with the values of the choices."""
+    return with_values(config, {name: choice.value for name, choice in choices.items()})
+
+
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """`config` with the values of settings, such as train.steps."""
     sections: dict[str, dict[str, Any]] = {}
-    for name, choice in choices.items():
+    for name, value in values.items():
         section, _, field = name.partition(".")
-        sections.setdefault(section, {})[field] = choice.value
+        sections.setdefault(section, {})[field] = value
     return replace(
         config, **{name: replace(getattr(config, name), **new) for name, new in sections.items()}
     )
@@ -145,6 +155,24 @@ def settings_for(base: Config, root: Path, *, named: bool) -> Config:
     if not named:
         machine = replace(machine, workdir=f"runs/{root.expanduser().resolve().name or 'data'}")
     return replace(base, machine=machine)
+
+
+def with_preset(base: Config, name: str | None, changes: Sequence[str]) -> Config:
+    """`base` with the recipe of a preset, by default the one for its images; said in a line.
+
+    `changes` of the length of a run go before the preset's.
+    """
+    why = "--preset"
+    if name is None:
+        root = Path(base.machine.root).expanduser()
+        count = len(walk_images(root).images) if root.is_dir() else 0
+        name, why = choose_preset(count), f"for {count} image files, --preset"
+    one_of("--preset", name, tuple(PRESETS))
+    words, fields = PRESETS[name]
+    if any(given(changes, length) is not None for length in LENGTHS):
+        fields = {field: value for field, value in fields.items() if field not in LENGTHS}
+    print(f"recipe {name} ({why}): {words}", file=sys.stderr)
+    return with_values(base, fields)
 
 
 def check_classes(names: tuple[str, ...], theirs: tuple[str, ...]) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from deeplab_jax import Config, DataConfig, MachineConfig, ModelConfig, UserError
 from deeplab_jax.config import TaskConfig, load_config_file, override
+from deeplab_jax.config.presets import MOST_IMAGES, PRESETS
 from deeplab_jax.data.settle import (
     MOST_WEIGHT,
     Choice,
@@ -19,7 +20,10 @@ from deeplab_jax.data.settle import (
     format_choices,
     open_data,
     open_split,
+    settings_for,
     settle,
+    value_of,
+    with_preset,
 )
 from deeplab_jax.data.source import NO_CLASS, Source
 
@@ -72,7 +76,7 @@ def test_what_is_named_is_kept(tiny_config: Config) -> None:
     label_map = ("0=grey", "1=red", "2=blue", "254=void")
     data = dataclasses.replace(config.data, label_map=label_map)
     config = dataclasses.replace(config, data=data)
-    assert settle_folder(config).data.label_map == (*label_map, "255=void") or True
+    assert settle_folder(config).data.label_map == (*label_map, "255=void")
     assert settle_folder(config).task == config.task
 
 
@@ -197,17 +201,18 @@ def test_weights_follow_the_masks_unless_they_are_named(tmp_path: Path) -> None:
     write_pairs(tmp_path, [(16, 16)] * 3)
     for name, content in (("1", b"broken"), ("2", b"")):
         (tmp_path / "masks" / "train" / f"{name}.png").write_bytes(content)
-    config, source = open_folder(tmp_path)
+    config, source = open_folder(tmp_path, "--train.class_weights=auto")
     weights = settle(config, source).train.class_weights
     assert weights == pytest.approx(class_weights(np.array([240, 16])), rel=0.01)
-    for flag, named in (("", ()), ("1,2", (1.0, 2.0)), ("auto", weights)):
+    for flag, named in (("", ()), ("1,2", (1.0, 2.0))):
         config, source = open_folder(tmp_path, f"--train.class_weights={flag}")
         assert settle(config, source).train.class_weights == named
 
 
 def test_masks_without_classes_give_no_weights(tmp_path: Path) -> None:
     write_pairs(tmp_path, [(1, 16)], mask=255)
-    assert settle(*open_folder(tmp_path)).train.class_weights == ()
+    opened = open_folder(tmp_path, "--train.class_weights=auto")
+    assert settle(*opened).train.class_weights == ()
 
 
 @given(st.lists(st.integers(0, 10**9), min_size=2, max_size=30).filter(any))
@@ -242,3 +247,30 @@ def test_a_choice_is_a_line_with_its_flag() -> None:
         "class weights  1.0, 2.5, 3.0, 1.0, ... (5)  of the masks  --train.class_weights",
     ]
     assert format_choices({}) == ""
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_a_recipe_and_flags_go_before_it(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pairs(tmp_path, [(16, 16)])
+    base = settings_for(load_config_file("folder"), tmp_path, named=False)
+    config = with_preset(base, name, ())
+    assert capsys.readouterr().err.startswith(f"recipe {name} (--preset): ")
+    assert {k: value_of(config, k) for k in PRESETS[name].fields} == PRESETS[name].fields
+    assert config.machine == base.machine and config.task == base.task
+    for length in ("--steps=7", "--train.epochs=2", "--time=1h"):
+        override(with_preset(base, name, (length,)), (length,))
+
+
+@pytest.mark.parametrize(("images", "name"), [(2, "small"), (MOST_IMAGES + 1, "paper")])
+def test_the_number_of_images_chooses_the_preset(
+    images: int, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(images):
+        (tmp_path / f"{i}.png").touch()
+    base = settings_for(load_config_file("folder"), tmp_path, named=False)
+    assert with_preset(base, None, ()) == with_preset(base, name, ())
+    assert f"recipe {name} (for {images} image files, --preset)" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"--preset = 'smal' .*did you mean 'small'"):
+        with_preset(base, "smal", ())

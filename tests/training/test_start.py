@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict
 from synthetic import random_variables
 
 from deeplab_jax import Config, ModelConfig, TaskConfig, UserError
-from deeplab_jax.cli import read_config
+from deeplab_jax.arguments import Parser, read_recipe
 from deeplab_jax.data.settle import open_split
 from deeplab_jax.training import start
 from deeplab_jax.training.start import initial_variables
@@ -25,7 +25,11 @@ def save(folder: Path, model: ModelConfig) -> str:
 
 
 def read(root: str, *flags: str) -> Config:
-    return read_config(None, list(flags), Path(root), trains=True)
+    parser = Parser("train", "")
+    parser.add_data()
+    parser.add_preset()
+    args, changes = parser.read([root, *flags])
+    return read_recipe(args, changes, trains=True)
 
 
 def test_the_network_follows_from_the_weights(tiny_config: Config, tmp_path: Path) -> None:
@@ -40,9 +44,9 @@ def test_the_network_follows_from_the_weights(tiny_config: Config, tmp_path: Pat
         batch_norm_decay=0.95,
         dtype="auto",
     )
-    named = read_config("folder", [f"--pretrained={weights}"], Path(root), trains=True)
+    named = read(root, "--config=folder", f"--pretrained={weights}")
     assert named.model.width == 1.0  # of a configuration, the network is named
-    assert read(root).model == named.model
+    assert read(root, "--preset=paper").model == named.model
     with pytest.raises(UserError, match=r"nowhere: no model\.safetensors"):
         read(root, "--pretrained", "nowhere")
 

@@ -12,11 +12,12 @@ from deeplab_jax import Config, UserError
 from deeplab_jax.cli import study as study_command
 from deeplab_jax.config import load_config_file, save_json
 from deeplab_jax.config.files import names_of
+from deeplab_jax.config.presets import PRESETS
 from deeplab_jax.models.summary import parameters
 from deeplab_jax.training import study
 from deeplab_jax.training.study import Row, Study, changed, load_study, summarise
 
-PAPER = [name.replace("_", "-") for name in names_of("studies")]
+PAPER = [name.replace("_", "-") for name in names_of("studies") if name != "recipe"]
 MY_STUDY = """
 from deeplab_jax.config import load_config_file
 from deeplab_jax.training.study import Row, Study
@@ -132,6 +133,14 @@ def test_the_paper_s_studies_are_possible(name: str, config: str) -> None:
     networks = {c.machine.workdir: c.model for c in trained}
     assert len(set(networks.values())) == len(networks)
     assert any(row.paper for row in chosen.rows)
+
+
+def test_each_part_of_the_preset_is_left_out_once() -> None:
+    paper, small, *others = load_study("recipe", None, []).rows
+    assert set(paper.changes) == set(small.changes) == set(PRESETS["small"].fields)
+    for name in small.changes:
+        assert small.changes[name] != paper.changes[name]
+        assert sum(row.changes[name] == paper.changes[name] for row in others) == 1
 
 
 def test_the_paper_s_multiply_adds_of_several_views() -> None:
