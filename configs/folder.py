@@ -9,6 +9,7 @@ where a few hundred images are enough.
 """
 
 from deeplab_jax import (
+    AugmentConfig,
     Config,
     DataConfig,
     MachineConfig,
@@ -23,7 +24,8 @@ def get_config() -> Config:
     return Config(
         model=ModelConfig(backbone="mobilenet_v2", batch_norm_decay=0.95, dtype="auto"),
         task=TaskConfig(resize="auto"),
-        data=DataConfig(source="folder", eval_split="val", min_scale=0.75, photometric=0.2),
+        data=DataConfig(source="folder", eval_split="val", min_scale=0.75),
+        augment=AugmentConfig(photometric=0.2),
         optim=OptimConfig(learning_rate=0.05),
         train=TrainConfig(class_weights=None),
         machine=MachineConfig(
