@@ -9,6 +9,7 @@ bicyclist stay near 0 in so short a run. Expected time and score: docs/results.m
 """
 
 from deeplab_jax import (
+    AugmentConfig,
     Config,
     DataConfig,
     MachineConfig,
@@ -30,8 +31,8 @@ def get_config() -> Config:
             eval_split="val",
             crop_size=(368, 480),
             min_scale=0.75,
-            photometric=0.2,
         ),
+        augment=AugmentConfig(photometric=0.2),
         optim=OptimConfig(learning_rate=0.05, weight_decay=4e-5),
         train=TrainConfig(
             # The weights at hand had their BatchNorm folded in; with others it does no harm.

@@ -10,6 +10,7 @@ from deeplab_jax.errors import UserError as UserError
 from deeplab_jax.version import VERSION as __version__  # noqa: F401
 
 if TYPE_CHECKING:
+    from deeplab_jax.config import AugmentConfig as AugmentConfig
     from deeplab_jax.config import Config as Config
     from deeplab_jax.config import DataConfig as DataConfig
     from deeplab_jax.config import EvalConfig as EvalConfig
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from deeplab_jax.models import build_model as build_model
     from deeplab_jax.training.loop import fit as train  # noqa: F401
 
-SECTIONS = ("Model", "Task", "Data", "Optim", "Train", "Eval", "Mesh", "Machine", "")
+SECTIONS = ("Model", "Task", "Data", "Augment", "Optim", "Train", "Eval", "Mesh", "Machine", "")
 PLACES = {  # of each name: its module, and what it is called there
     **{f"{section}Config": ("config", f"{section}Config") for section in SECTIONS},
     "build_model": ("models", "build_model"),

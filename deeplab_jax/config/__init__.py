@@ -5,6 +5,7 @@ changes one field of it. A contradiction is refused here, before anything is bui
 `UserError`.
 """
 
+from deeplab_jax.config.augment import AugmentConfig as AugmentConfig
 from deeplab_jax.config.checks import one_of as one_of
 from deeplab_jax.config.checks import require as require
 from deeplab_jax.config.checks import round_near as round_near
@@ -21,6 +22,7 @@ from deeplab_jax.config.experiment import at_output_stride as at_output_stride
 from deeplab_jax.config.experiment import check_protocol as check_protocol
 from deeplab_jax.config.experiment import fit_to_stride as fit_to_stride
 from deeplab_jax.config.files import call_in_file as call_in_file
+from deeplab_jax.config.files import find_in_file as find_in_file
 from deeplab_jax.config.files import load_config_file as load_config_file
 from deeplab_jax.config.files import load_json as load_json
 from deeplab_jax.config.files import save_json as save_json

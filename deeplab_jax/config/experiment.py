@@ -1,8 +1,8 @@
 """One experiment: what travels with the weights, the recipe, and this machine.
 
 A section has one lifetime. `model` and `task` are kept with the weights. A resumed run must have
-the same recipe: `data`, `optim`, `train`. How predictions are looked at (`eval`) and what belongs
-to this machine (`machine`, `mesh`) is never compared.
+the same recipe: `data`, `augment`, `optim`, `train`. How predictions are looked at (`eval`) and
+what belongs to this machine (`machine`, `mesh`) is never compared.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from deeplab_jax.config.augment import AugmentConfig
 from deeplab_jax.config.checks import (
     at_least,
     check_fields,
@@ -40,7 +41,8 @@ LayoutName = Literal[
 LABEL_MAP = re.compile(r"(\d{1,5}|#[0-9a-fA-F]{6})=(\S.*)")
 DataKind = Literal["scenes", "folder", "voc2012", "cityscapes", "imagenet2012"]
 PAPER_CROP = (513, 513)  # section 4, PASCAL VOC
-COMPARED = ("model", "task", "data", "optim", "train")  # sections that a resume must find again
+# Sections that a resume must find again.
+COMPARED = ("model", "task", "data", "augment", "optim", "train")
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,6 @@ class DataConfig:
     scale_step: float = limited(
         0.25, "0 (continuous) or more", lambda x: x >= 0, heeded_by=SEGMENTATION
     )
-    flip: bool = True
-    photometric: float = limited(0.0, "0 to 1", lambda x: 0 <= x <= 1)
-    """Strength of random brightness, contrast and saturation; 0: none, 0.3: usual."""
 
     def __post_init__(self) -> None:
         check_fields(self, "data")
@@ -236,6 +235,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
@@ -245,6 +245,7 @@ class Config:
     def __post_init__(self) -> None:
         source, root = self.data.source, self.machine.root
         check_heeded(self.task, "task", source)
+        check_heeded(self.augment, "augment", source)
         check_heeded(self.machine, "machine", source)
         what = f"name the {source} data set's folder: --machine.root=PATH"
         require(source == "scenes" or bool(root), "machine.root", root, what)
@@ -252,6 +253,10 @@ class Config:
         require(source != "scenes" or not root, "machine.root", root, what)
         check_protocol(self.model, self.task, self.eval)
         check_size("data.crop_size", self.data.crop_size, self.model)
+        h, w = self.data.crop_size or (1, 1)
+        what = f"only squares can be turned so: --crop-size {min(h, w)} {min(h, w)}"
+        fits = h == w or not self.augment.quarter_turns
+        require(fits, "augment.quarter_turns with data.crop_size", (h, w), what)
         classes, weights = self.model.num_classes, self.train.class_weights or ()
         names = self.task.classes
         allowed = f"one for each of the {classes} classes (model.num_classes)"

@@ -4,8 +4,9 @@ import importlib.util
 import json
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from deeplab_jax.config.experiment import Config
 from deeplab_jax.config.formats import FORMAT, current
@@ -77,11 +78,11 @@ def _instead_of(file: Path) -> str:
     )
 
 
-def call_in_file(file: Path, function: str, result: type[T], where: str, *arguments: object) -> T:
-    """What `function` of a Python file of the user's returns; `where` begins every message.
+def find_in_file(file: Path, function: str, where: str, returns: str) -> Callable[..., Any]:
+    """A function of a Python file of the user's; `where` begins every message.
 
     Raises:
-      UserError: the file cannot be run, has no such function, or that returns something else.
+      UserError: the file cannot be run, or has no such function, which should `returns` so much.
     """
     spec = importlib.util.spec_from_file_location(f"deeplab_jax_{function}", file)
     if spec is None or spec.loader is None:
@@ -91,21 +92,37 @@ def call_in_file(file: Path, function: str, result: type[T], where: str, *argume
     try:
         spec.loader.exec_module(module)
         if not hasattr(module, function):
-            raise UserError(f"{where}: has no function {function}() -> {result.__name__}")
-        value = getattr(module, function)(*arguments)
+            raise UserError(f"{where}: has no function {function}() -> {returns}")
     except UserError:
         raise
     except Exception as error:  # whatever a user's own code raises
-        raise UserError(f"{where}: {_in_user_code(error, file)}") from error
+        raise UserError(f"{where}: {in_user_code(error, file)}") from error
+    found: Callable[..., Any] = getattr(module, function)
+    return found
+
+
+def call_in_file(file: Path, function: str, result: type[T], where: str, *arguments: object) -> T:
+    """What `function` of a Python file of the user's returns; `where` begins every message.
+
+    Raises:
+      UserError: the file cannot be run, has no such function, or that returns something else.
+    """
+    own = find_in_file(file, function, where, result.__name__)
+    try:
+        value = own(*arguments)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{where}: {in_user_code(error, file)}") from error
     if not isinstance(value, result):
         found = type(value).__name__
         raise UserError(f"{where}: {function}() returned {found}, not a {result.__name__}")
     return value
 
 
-def _in_user_code(error: Exception, file: Path) -> str:
+def in_user_code(error: Exception, file: Path) -> str:
     """'line 3: NameError: ...': the last line of the file that an error went through."""
-    what = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+    what = "".join(traceback.format_exception_only(error)).strip().splitlines()[0]
     if isinstance(error, SyntaxError):
         other = "" if error.filename in (None, str(file)) else f"{error.filename}, "
         what, line = f"{type(error).__name__}: {error.msg}", error.lineno

@@ -33,6 +33,8 @@ MOVED = {
         )
     },
     "eval.pictures": "eval.images",
+    # Of format 1, before there was a section for it.
+    **{f"data.{name}": f"augment.{name}" for name in ("flip", "photometric")},
 }
 
 # Settings that are no longer needed: what they said is found by looking.

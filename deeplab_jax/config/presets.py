@@ -26,7 +26,7 @@ PARTS: dict[str, dict[str, Any]] = {
     },
     "quick BatchNorm": {"model.batch_norm_decay": 0.95},
     "class weights": {"train.class_weights": None},
-    "mild scales, colours": {"data.min_scale": 0.75, "data.photometric": 0.2},
+    "mild scales, colours": {"data.min_scale": 0.75, "augment.photometric": 0.2},
 }
 SMALL = {name: value for part in PARTS.values() for name, value in part.items()}
 PRESETS = {

@@ -25,6 +25,7 @@ from deeplab_jax.data.transforms import (
     Pixel,
     Size,
     bring_to_input,
+    class_crop,
     cut,
     fit_size,
     inception_crop,
@@ -149,6 +150,9 @@ def train_example(
             size = fit_size(size, task.eval_size)
         scale = random_scale(rng, data.min_scale, data.max_scale, data.scale_step)
         crop = random_crop(rng, size, scale, data.crop)
+        rare = config.augment.rare_crops
+        if rare and rng.uniform() < rare:
+            crop = class_crop(rng, label, crop, data.crop, source.ignore_label)
         label = cut(label, crop, data.crop, source.ignore_label, smooth=False)
     image = cut(image, crop, data.crop, fill, smooth=True)
     return {"image": image, "label": label, "record": np.array(index), "bad": np.array(bad)}

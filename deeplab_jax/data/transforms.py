@@ -46,6 +46,30 @@ def random_crop(rng: np.random.Generator, size: Size, scale: float, crop_size: S
     return Crop(scaled, (int(rng.integers(room[0] + 1)), int(rng.integers(room[1] + 1))))
 
 
+def class_crop(
+    rng: np.random.Generator, label: np.ndarray, crop: Crop, crop_size: Size, ignore_label: int
+) -> Crop:
+    """The window of `crop` moved so that it shows a class drawn evenly from those of the image.
+
+    A pixel of the class is drawn evenly, of the scaled label map, and then a window that has it.
+    """
+    sides = zip(crop.scaled, label.shape, strict=True)
+    places = [((np.arange(n) + 0.5) * m / n).astype(int) for n, m in sides]
+    scaled = label[np.ix_(*places)]  # as `cut` has it
+    classes = np.flatnonzero(np.bincount(scaled.ravel()))
+    classes = classes[classes != ignore_label]
+    if not len(classes):
+        return crop
+    pixels = np.flatnonzero(scaled == rng.choice(classes))
+    pixel = np.unravel_index(rng.choice(pixels), scaled.shape)
+    ranges = (
+        (max(0, at - c + 1), min(at, max(0, n - c)))
+        for at, n, c in zip(map(int, pixel), crop.scaled, crop_size, strict=True)
+    )
+    top, left = (int(rng.integers(low, high + 1)) for low, high in ranges)
+    return Crop(crop.scaled, (top, left))
+
+
 def inception_crop(rng: np.random.Generator, size: Size, crop_size: Size) -> Crop:
     """A window of 8 to 100 % of the image, of aspect 3/4 to 4/3, that is scaled to crop_size.
 

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from deeplab_jax.config import Config, TrainConfig
 from deeplab_jax.data.augment import augment
-from deeplab_jax.models import Network, build_model
+from deeplab_jax.models import Network, build_model, mean_pixel
 from deeplab_jax.ops.partition import split_rows
 from deeplab_jax.parallel.mesh import (
     batch_sharding,
@@ -61,11 +61,16 @@ def train_step(
     A loss or gradient that is no finite number changes nothing but the counters. All randomness
     follows from (seed, step), so there is no key to carry or to save.
     """
-    train, data = config.train, config.data
+    train = config.train
     key = jax.random.fold_in(jax.random.key(train.seed), state.step)
     augment_key, dropout_key = jax.random.split(key)
     image, label = augment(
-        augment_key, batch["image"], batch["label"], flip=data.flip, photometric=data.photometric
+        augment_key,
+        batch["image"],
+        batch["label"],
+        config.augment,
+        fill=mean_pixel(model.config),
+        ignore_label=ignore_label,
     )
     loss_fn = partial(loss_and_stats, model=model, train=train, ignore_label=ignore_label)
     gradient = jax.value_and_grad(loss_fn, has_aux=True)

@@ -13,7 +13,7 @@ from PIL import Image
 from synthetic import square_image, write_squares
 
 import deeplab_jax
-from deeplab_jax import Config, DataConfig, EvalConfig, MachineConfig, TrainConfig
+from deeplab_jax import AugmentConfig, Config, DataConfig, EvalConfig, MachineConfig, TrainConfig
 from deeplab_jax.config import TaskConfig
 from deeplab_jax.data.decode import decode_image
 from deeplab_jax.data.images import Look, find_channels, find_range
@@ -90,7 +90,8 @@ def write_scenes(root: Path, suffix: str) -> None:
 def tiny(root: Path, **model: int) -> Config:
     return Config(
         model=dataclasses.replace(TINY_UNET, num_classes=None, **model),
-        data=DataConfig(source="folder", eval_split="val", crop_size=(33, 49), photometric=0.3),
+        data=DataConfig(source="folder", eval_split="val", crop_size=(33, 49)),
+        augment=AugmentConfig(photometric=0.3),
         train=TrainConfig(steps=2, batch_size=8),
         eval=EvalConfig(batch_size=8, images=1),
         machine=MachineConfig(

@@ -379,8 +379,8 @@ def poison(monkeypatch: pytest.MonkeyPatch, positions: range) -> None:
         for i, batch in enumerate(batches(*args, start_step=start_step, **kwargs), start_step):
             yield batch | ({"image": np.zeros_like(batch["image"])} if i in positions else {})
 
-    def spoiled(key: Any, image: Any, label: Any, **kwargs: Any) -> Any:
-        out, label = augment(key, image, label, **kwargs)
+    def spoiled(key: Any, image: Any, *rest: Any, **kwargs: Any) -> Any:
+        out, label = augment(key, image, *rest, **kwargs)
         return jnp.where(image.max() == 0, jnp.nan, out), label
 
     monkeypatch.setattr(loop, "train_batches", blackened)
@@ -495,7 +495,16 @@ SMALLEST: dict[str, Any] = {
     "data.min_scale": TINY,
     "data.max_scale": TINY,
     "data.scale_step": 0.0,
-    "data.photometric": 0.0,
+    "augment.rotate": 0.0,
+    "augment.shear": 0.0,
+    "augment.aspect": 0.0,
+    "augment.photometric": 0.0,
+    "augment.hue": 0.0,
+    "augment.gamma": 0.0,
+    "augment.blur": 0.0,
+    "augment.noise": 0.0,
+    "augment.cutmix": 0.0,
+    "augment.rare_crops": 0.0,
     "task.range": (0.0, 1.0),
     "model.channels": 1,
     "task.colors": (),

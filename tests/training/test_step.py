@@ -11,7 +11,15 @@ import pytest
 from conftest import EVERY_LOSS, TINY_MODEL, TINY_UNET
 from synthetic import close, patches, random_variables, square_image
 
-from deeplab_jax import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig, build_model
+from deeplab_jax import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    build_model,
+)
 from deeplab_jax.data.datasets import scenes
 from deeplab_jax.inference.metrics import scores
 from deeplab_jax.inference.step import (
@@ -169,7 +177,8 @@ def test_every_network_overfits_four_scenes(head: str, backbone: str, steps: int
     )
     config = Config(
         model=model,
-        data=DataConfig(crop_size=(33, 49), flip=False),
+        data=DataConfig(crop_size=(33, 49)),
+        augment=AugmentConfig(flip=False),
         optim=OptimConfig(learning_rate=0.1),
         train=TrainConfig(steps=steps, batch_size=4),
     )
