@@ -21,9 +21,10 @@ class Preset(NamedTuple):
 PARTS: dict[str, dict[str, Any]] = {
     "AdamW": {
         "optim.optimizer": "adamw",
-        "optim.learning_rate": 0.001,
+        "optim.learning_rate": 0.0005,
         "optim.weight_decay": 0.05,
     },
+    "new layers learn five times as fast": {"optim.new_layers_multiplier": 5.0},
     "quick BatchNorm": {"model.batch_norm_decay": 0.95},
     "class weights": {"train.class_weights": None},
     "mild scales, colours": {"data.min_scale": 0.75, "augment.photometric": 0.2},
