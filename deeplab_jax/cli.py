@@ -73,12 +73,16 @@ def check_data(arguments: list[str]) -> None:
     p.add_argument("--out", type=Path, default=out, help=f"folder for what it writes [{out}]")
     what = "write what is understood there, as masks of class ids"
     p.add_argument("--write-masks", type=Path, metavar="DIR", help=what)
+    what = "draw sixteen training samples as they are augmented [OUT/augmented.png]"
+    p.add_argument("--augmented", nargs="?", const="", metavar="FILE.png", help=what)
     args, rest = p.read(arguments)
     config = read_recipe(args, rest, trains=False)
     from deeplab_jax.data import checks
 
     text, sound = checks.check_data(config, args.out)
     print(text)
+    if args.augmented is not None:
+        print(checks.write_augmented(config, Path(args.augmented or args.out / "augmented.png")))
     if args.write_masks:
         print(checks.write_masks(config, args.write_masks))
     if not sound:

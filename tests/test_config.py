@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from deeplab_jax import (
+    AugmentConfig,
     Config,
     DataConfig,
     EvalConfig,
@@ -135,6 +136,18 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
             lambda: DataConfig(source="voc2012", ignore_label=0),
             r"data.ignore_label = 0 .*voc2012 takes no notice of it: leave None, .*=folder",
         ),
+        (
+            lambda: of("imagenet2012", augment=AugmentConfig(cutmix=0.5)),
+            r"augment.cutmix = 0.5 .* imagenet2012 takes no notice .* 0.0",
+        ),
+        (
+            lambda: Config(
+                data=DataConfig(crop_size=(257, 513)), augment=AugmentConfig(quarter_turns=True)
+            ),
+            r"quarter_turns .*crop_size = \(257, 513\) .*--crop-size 257 257",
+        ),
+        (lambda: AugmentConfig(rotate=181.0), r"augment.rotate = 181.0 .* 0 to 180"),
+        (lambda: AugmentConfig(hook="own.py"), r"augment.hook = 'own.py' .* FILE.py:FUNCTION"),
         (
             lambda: DataConfig(source="imagenet2012", min_scale=0.75),
             r"data.min_scale = 0.75 .*imagenet2012 takes no notice",

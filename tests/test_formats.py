@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import deeplab_jax
-from deeplab_jax import UserError
+from deeplab_jax import AugmentConfig, UserError
 from deeplab_jax.config import Config, load_json, save_json, to_dict
 from deeplab_jax.config.formats import FORMAT, present
 
@@ -92,6 +92,13 @@ def test_an_old_classifier_is_evaluated_at_the_size_of_its_crops() -> None:
     kept = present({**old, "data.crop_size": [299, 299], "data.eval_size": [224, 224]})
     assert kept["task.eval_size"] == [224, 224]
     assert present({**old, "model.head": "unet"})["task.eval_size"] is None
+
+
+def test_what_was_augmented_by_the_data_section_is_by_its_own(tmp_path: Path) -> None:
+    values = {"format": 1, "data": {"flip": False, "photometric": 0.25, "min_scale": 0.75}}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    config = load_json(tmp_path / "config.json")
+    assert (config.augment, config.data.min_scale) == (AugmentConfig(False, photometric=0.25), 0.75)
 
 
 def test_a_later_format_is_refused(tmp_path: Path) -> None:

@@ -122,10 +122,11 @@ def call_in_file(file: Path, function: str, result: type[T], where: str, *argume
 
 def in_user_code(error: Exception, file: Path) -> str:
     """'line 3: NameError: ...': the last line of the file that an error went through."""
+    own = str(file.absolute())  # as Python names it
     what = "".join(traceback.format_exception_only(error)).strip().splitlines()[0]
     if isinstance(error, SyntaxError):
-        other = "" if error.filename in (None, str(file)) else f"{error.filename}, "
+        other = "" if error.filename in (None, own) else f"{error.filename}, "
         what, line = f"{type(error).__name__}: {error.msg}", error.lineno
         return f"{other}line {line}: {what}" if line else f"{other}{what}"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == own]
     return f"line {frames[-1].lineno}: {what}" if frames else what

@@ -70,6 +70,12 @@ def augment(
     return apply_hook(config.hook, key_of("hook"), x, y) if config.hook else (x, y)
 
 
+def step_keys(seed: int, step: Array | int) -> Pair:
+    """The keys of a training step: of augmentation and of dropout."""
+    augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
+    return augment_key, dropout_key
+
+
 def whole_rows(image: Array, label: Array) -> Pair:
     """Both, where devices share images: each moves whole ones, and keeps its rows afterwards."""
     return constrain(image, ROWS, P(BATCH)), constrain(label, ROWS, P(BATCH))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deeplab_jax.config import Config, round_up, save_json
+from deeplab_jax.config import Config, require, round_up, save_json
 from deeplab_jax.data.findings import (
     Finding,
     SplitCheck,
@@ -22,6 +22,7 @@ from deeplab_jax.data.findings import (
     warn_of_reading,
 )
 from deeplab_jax.data.folder import understand
+from deeplab_jax.data.samples import draw_augmented
 from deeplab_jax.data.settle import choose, format_choices, open_data, open_split, with_choices
 from deeplab_jax.data.source import (
     UNREADABLE,
@@ -33,7 +34,7 @@ from deeplab_jax.data.source import (
 )
 from deeplab_jax.data.transforms import GREY, fit_size, whole
 from deeplab_jax.errors import UserError
-from deeplab_jax.files import inside, writable_folder
+from deeplab_jax.files import inside, writable_file, writable_folder
 from deeplab_jax.progress import Ticker
 from deeplab_jax.reporting.figures import gallery, index_image
 
@@ -110,6 +111,19 @@ def write_masks(config: Config, out: Path) -> str:
     lines = (f"{name} #{bytes(color).hex()}\n" for name, color in pairs)
     (out / "classes.txt").write_text("".join(lines), encoding="utf-8")
     return f"wrote {count} masks and classes.txt to {out}"
+
+
+def write_augmented(config: Config, file: Path) -> str:
+    """Draw sixteen training examples as they are augmented; what was written, in words.
+
+    Raises:
+      UserError: as `draw_augmented`, or the file is no PNG or cannot be written.
+    """
+    allowed = "a drawing is a PNG: --augmented FILE.png"
+    require(file.suffix.lower() == ".png", "--augmented", str(file), allowed)
+    writable_file(file, "--augmented")
+    draw_augmented(config).save(file)
+    return f"augmented training samples: {file}"
 
 
 def warn_of_samples(sources: Mapping[str, Source], config: Config) -> None:

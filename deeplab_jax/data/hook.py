@@ -1,7 +1,7 @@
 """A function of the user's own that changes training images and their label maps."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,12 @@ def apply_hook(hook: str, key: Array, image: Array, label: Array) -> tuple[Array
                 f"{where}: returned {name} {describe(got)}, not {describe(given)} as it was given"
             )
     return found[0], found[1]
+
+
+def check_hook(hook: str, image: tuple[int, ...], label: tuple[int, ...]) -> None:
+    """Raise UserError, before anything is built, unless the function does for these shapes."""
+    shapes = jax.ShapeDtypeStruct(image, "float32"), jax.ShapeDtypeStruct(label, "int32")
+    jax.eval_shape(partial(apply_hook, hook), jax.random.key(0), *shapes)
 
 
 def describe(x: Any) -> str:

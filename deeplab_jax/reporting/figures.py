@@ -174,15 +174,24 @@ def gallery(
     class_names: Names,
     ignore_label: int = 255,
     cell: int = 320,
+    *,
+    beside: bool = False,
 ) -> Image.Image:
-    """Shows images with their label maps drawn over them, and one legend for all."""
+    """Shows images with their label maps drawn over them, and one legend for all.
+
+    `beside`: each image as it is too, to the left.
+    """
     shown = [
         blend(image, label, colors, class_names, ignore_label)
         for image, label in zip(images, labels, strict=True)
     ]
     present = _present(labels, colors, class_names, ignore_label)
     legend = [(color, name) for _, color, name in present if name != BACKGROUND]
-    return contact_sheet(shown, titles, min(4, len(shown)), cell, legend=legend)
+    columns = min(4, len(shown))
+    if beside:
+        shown = [x for pair in zip(images, shown, strict=True) for x in pair]
+        titles, columns = [text for title in titles for text in (title, "")], 2 * columns
+    return contact_sheet(shown, titles, columns, cell, legend=legend)
 
 
 HEADINGS = ("image", "truth", "prediction", "errors")

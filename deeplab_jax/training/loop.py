@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from deeplab_jax.config import Config
 from deeplab_jax.data.batches import BadRecords, Batches, for_device, train_batches
 from deeplab_jax.data.checks import warn_of_samples
+from deeplab_jax.data.hook import check_hook
 from deeplab_jax.data.settle import Choices, open_split, with_choices
 from deeplab_jax.data.source import Source, read_as
 from deeplab_jax.data.workers import ReaderFailed
@@ -113,6 +114,10 @@ def open_sources(config: Config, mesh: Mesh) -> tuple[Config, Choices, Source, S
     settled, chosen = settle_run(config, sources[train], mesh)
     sources = {split: read_as(source, settled) for split, source in sources.items()}
     warn_of_samples(sources, config)
+    if settled.augment.hook:
+        image = (settled.train.batch, *settled.data.crop, settled.model.image_channels)
+        label = (1, 1) if settled.data.one_label else settled.data.crop
+        check_hook(settled.augment.hook, image, (image[0], *label))
     return settled, chosen, sources[train], sources[evaluation]
 
 

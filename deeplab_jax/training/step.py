@@ -19,7 +19,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from deeplab_jax.config import Config, TrainConfig
-from deeplab_jax.data.augment import augment
+from deeplab_jax.data.augment import augment, step_keys
 from deeplab_jax.models import Network, build_model, mean_pixel
 from deeplab_jax.ops.partition import split_rows
 from deeplab_jax.parallel.mesh import (
@@ -62,8 +62,7 @@ def train_step(
     follows from (seed, step), so there is no key to carry or to save.
     """
     train = config.train
-    key = jax.random.fold_in(jax.random.key(train.seed), state.step)
-    augment_key, dropout_key = jax.random.split(key)
+    augment_key, dropout_key = step_keys(train.seed, state.step)
     image, label = augment(
         augment_key,
         batch["image"],
