@@ -14,7 +14,7 @@ from PIL import Image
 from synthetic import write_squares
 
 from deeplab_jax import UserError
-from deeplab_jax.cli import main
+from deeplab_jax.__main__ import main
 from deeplab_jax.process import keep_compiled_programs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -270,7 +270,7 @@ WITHOUT = f"assert not {{*{LATE}}} & {{*sys.modules}}, sys.modules.keys()"
 def test_help_needs_no_jax(command: str) -> None:
     code = f"""
 import sys
-from deeplab_jax.cli import main
+from deeplab_jax.__main__ import main
 sys.argv = ["deeplab_jax", *"{command}".split(), "--help"]
 try:
     main()

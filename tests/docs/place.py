@@ -14,7 +14,7 @@ from PIL import Image
 from synthetic import COLORS, square_image, write_squares
 
 from deeplab_jax import Config, ModelConfig
-from deeplab_jax.cli import main
+from deeplab_jax.__main__ import main
 
 TINY = ModelConfig(backbone="unet", head="unet", num_classes=3, width=0.06)
 LOOP = "deeplab_jax.training.loop.fit"

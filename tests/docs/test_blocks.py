@@ -21,7 +21,7 @@ from pages import PAGES, Block, blocks, prose
 from place import commands, run, shrink_training
 
 from deeplab_jax import Config
-from deeplab_jax.cli import main
+from deeplab_jax.__main__ import main
 from deeplab_jax.config import load_config_file
 from deeplab_jax.config.flags import change, fields
 from deeplab_jax.config.formats import GONE, MOVED, SHORT, today

@@ -17,7 +17,7 @@ from deeplab_jax import (
     UserError,
     cli,
 )
-from deeplab_jax.cli import main
+from deeplab_jax.__main__ import main
 from deeplab_jax.models.summary import multiply_adds, trace
 from deeplab_jax.parallel.mesh import abstract_mesh, check_batch_size
 from deeplab_jax.plan import compilers, planner

@@ -21,7 +21,7 @@ from synthetic import random_variables, square_image
 
 import deeplab_jax
 from deeplab_jax import UserError
-from deeplab_jax.cli import main
+from deeplab_jax.__main__ import main
 from deeplab_jax.config import TaskConfig
 from deeplab_jax.inference.predict import Predictor
 from deeplab_jax.weights.files import Weights, load_weights
