@@ -43,4 +43,5 @@ def draw_augmented(config: Config) -> Image.Image:
     if config.data.one_label:
         return contact_sheet(images, [names[int(i)] for i in label.ravel()], 4, CELL)
     titles = [source.name(int(i)).rpartition("/")[2] for i in batch["record"]]
-    return gallery(images, [*label], titles, colors, names, source.ignore_label, CELL, beside=True)
+    labels, ignored = list(label), source.ignore_label
+    return gallery(images, labels, titles, colors, names, ignored, CELL, beside=True)
