@@ -100,11 +100,12 @@ def emit_nodes(
             " this network cannot be written as ONNX"
         )
     graph.scope = layer
-    result = RULES[name](graph, equation, *operands)
+    found = RULES[name](graph, equation, *operands)
+    results = [found] if isinstance(found, str) else found
     if layer:
         graph.layers.pop(layer, None)  # the order is that of the last values
-        graph.layers[layer] = result
-    return [result]
+        graph.layers[layer] = results[0]
+    return results
 
 
 class Live(NamedTuple):
