@@ -84,8 +84,8 @@ def lower_for_any_size(
     small, large = at(FEW), at(MANY)
     if small.model != large.model:
         raise UserError(
-            "this network depends on the image's size in a way that ONNX cannot follow: leave"
-            " --any-size out, and set the size by --task.eval_size H W"
+            "this network depends on the image's size in a way that ONNX cannot follow: set one"
+            " size by --task.eval_size H W, without --any-size"
         )
     return small
 

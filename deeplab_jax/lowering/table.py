@@ -1,8 +1,8 @@
 """From JAX's primitives to ONNX's operators: the table at the end, and what its rows stand for.
 
 A rule takes the graph, the equation and its operands, and returns the name of its result, or a list
-of several. An operand is a name too, or an array that is known already. Shapes in equations are those of JAX,
-with maps as [b, h, w, c]; in the graph they lie as `layout` says.
+of several. An operand is a name too, or an array that is known already. Shapes in equations are
+those of JAX, with maps as [b, h, w, c]; in the graph they lie as `layout` says.
 """
 
 import math
