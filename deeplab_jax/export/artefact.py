@@ -45,7 +45,7 @@ def check_request(request: Request) -> None:
     if request.form == "stablehlo" and (request.any_size or request.half):
         raise UserError("--any-size, --half: JAX exports one size, in float32; leave them out")
     if request.form == "web" and (request.any_size or request.half or request.output != "labels"):
-        what = "a page has one size, in float32, and finds labels and probabilities itself"
+        what = "a page takes sizes as `predict`, in float32, and finds labels and probabilities"
         raise UserError(f"--any-size, --half, --output: {what}; leave them out")
     readme = writable_folder(request.out, "--out") / "README.md"
     ours = readme.exists() and MARK in readme.read_text(encoding="utf-8", errors="replace")
@@ -86,9 +86,10 @@ def export_weights(weights: Weights, request: Request) -> str:
 def size_of(weights: Weights, request: Request) -> tuple[int, int] | None:
     """Height and width of the file's input; None: any.
 
-    As at evaluation, or the paper's where each image has its own.
+    As at evaluation; where each image has its own, the paper's, but any on a page.
     """
-    if not request.any_size:
+    anything = request.any_size or (request.form == "web" and weights.task.eval_size is None)
+    if not anything:
         return input_size(weights.task.eval_size or PAPER_CROP, weights.model, weights.task)
     if weights.model.head == "classifier" or weights.task.resize == "fit":
         raise UserError("--any-size: images are brought to this network in one size; leave it out")

@@ -69,7 +69,7 @@ class Graph:
         array = np.asarray(array)
         name = self.name(kind)
         half = array.dtype == jnp.bfloat16
-        self.arrays[name] = np.ascontiguousarray(array.astype(np.float16) if half else array)
+        self.arrays[name] = np.asarray(array.astype(np.float16) if half else array, order="C")
         return name
 
     def integers(self, values: Sequence[int]) -> str:

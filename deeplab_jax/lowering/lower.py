@@ -84,8 +84,8 @@ def lower_for_any_size(
     small, large = at(FEW), at(MANY)
     if small.model != large.model:
         raise UserError(
-            "this network depends on the image's size in a way that ONNX cannot follow: leave"
-            " --any-size out, and set the size by --task.eval_size H W"
+            "this network depends on the image's size in a way that ONNX cannot follow: set one"
+            " size by --task.eval_size H W, without --any-size"
         )
     return small
 
@@ -100,11 +100,12 @@ def emit_nodes(
             " this network cannot be written as ONNX"
         )
     graph.scope = layer
-    result = RULES[name](graph, equation, *operands)
+    found = RULES[name](graph, equation, *operands)
+    results = [found] if isinstance(found, str) else found
     if layer:
         graph.layers.pop(layer, None)  # the order is that of the last values
-        graph.layers[layer] = result
-    return [result]
+        graph.layers[layer] = results[0]
+    return results
 
 
 class Live(NamedTuple):

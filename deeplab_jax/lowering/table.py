@@ -1,8 +1,8 @@
 """From JAX's primitives to ONNX's operators: the table at the end, and what its rows stand for.
 
-A rule takes the graph, the equation and its operands, and returns the name of its result. An
-operand is a name too, or an array that is known already. Shapes in equations are those of JAX,
-with maps as [b, h, w, c]; in the graph they lie as `layout` says.
+A rule takes the graph, the equation and its operands, and returns the name of its result, or a list
+of several. An operand is a name too, or an array that is known already. Shapes in equations are
+those of JAX, with maps as [b, h, w, c]; in the graph they lie as `layout` says.
 """
 
 import math
@@ -18,7 +18,7 @@ from deeplab_jax.errors import UserError
 from deeplab_jax.lowering.graph import Graph, Operand, layout
 from deeplab_jax.lowering.walk import BATCH
 
-Rule = Callable[..., str]
+Rule = Callable[..., str | list[str]]
 LAST = 2**63 - 1  # an end that stands for "to the end"
 
 
@@ -184,10 +184,19 @@ def concatenate(g: Graph, e: Any, *xs: Operand) -> str:
     return g.add("Concat", *xs, axis=places([e.params["dimension"]], rank)[0])
 
 
-def stack(g: Graph, e: Any, *xs: str) -> str:
-    """The results of a loop's rounds, maps, along a new first axis."""
-    axis = g.integers([0])
-    return g.add("Concat", *(g.add("Unsqueeze", g.natural(x, 4), axis) for x in xs), axis=0)
+def stack(g: Graph, e: Any, *xs: Operand) -> str:
+    """Arrays along a new axis; without an equation the results of a loop's rounds, maps."""
+    rank, axis = (rank_of(e.invars[0]), e.params["axis"]) if e else (4, 0)
+    parts = [g.add("Unsqueeze", g.natural(x, rank), g.integers([axis])) for x in xs]
+    return g.laid_out(g.add("Concat", *parts, axis=axis), rank + 1)
+
+
+def unstack(g: Graph, e: Any, x: str) -> list[str]:
+    """What lies along an axis, each by itself: since JAX 0.12 an operation of its own."""
+    rank, axis = rank_of(e.invars[0]), e.params["axis"]
+    (at,) = places([axis], rank)
+    parts = (g.add("Gather", x, np.array(i), axis=at) for i in range(len(e.outvars)))
+    return [without(g, part, rank, [axis]) for part in parts]
 
 
 def slice_(g: Graph, e: Any, x: str) -> str:
@@ -274,4 +283,5 @@ RULES: dict[str, Rule] = {
     "stack": stack,
     "stop_gradient": identity,
     "transpose": transpose,
+    "unstack": unstack,
 }

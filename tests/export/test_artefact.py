@@ -162,7 +162,7 @@ def test_values_of_more_than_8_bits_become_the_bytes_that_training_saw(
         ("--to stablehlo --any-size", "JAX exports one size"),
         ("--to onnx --any-size", "depends on the image's size"),
         ("--to onnx --task.eval_size 50 50", "task.eval_size = "),
-        ("--to web --half", "a page has one size, in float32"),
+        ("--to web --half", "a page takes sizes as `predict`"),
         ("--to pdf", "invalid choice: 'pdf'"),
     ],
 )

@@ -35,7 +35,7 @@ NAME = web.RUNTIME.rpartition("/")[2]
 def network(channels: int = 3, **task: Any) -> Weights:
     """Random weights of three classes: a DeepLab, or a U-Net of other channels than three."""
     model = dataclasses.replace(TINY_MODEL if channels == 3 else TINY_UNET, channels=channels)
-    settings = TaskConfig(classes=CLASSES, colors=COLORS, eval_size=BOX, **task)
+    settings = TaskConfig(classes=CLASSES, colors=COLORS, **task)
     return Weights(model, settings, random_variables(model, 1))
 
 
@@ -97,7 +97,7 @@ def test_what_a_page_cannot_show_is_refused_before_any_work() -> None:
 
 
 class Shown(NamedTuple):
-    """A page of a network in a browser, at its address; and the network, which also may fit."""
+    """A page of a network in a browser, at its address; and the network, also fitting images."""
 
     page: Page
     address: str
@@ -118,27 +118,31 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         yield page
 
 
-RGB, GRAY = (3, "keep"), (1, "fit")
+RGB, GRAY, ANY_SIZE = (3, "keep", BOX), (1, "fit", BOX), (3, "keep", None)
 on_one_network = pytest.mark.parametrize("shown", [RGB], indirect=True, ids=["rgb keep"])
 
 
-@pytest.fixture(scope="module", params=[RGB, GRAY], ids=["rgb keep", "gray fit"])
+@pytest.fixture(
+    scope="module", params=[RGB, GRAY, ANY_SIZE], ids=["rgb keep", "gray fit", "any size"]
+)
 def shown(
     request: pytest.FixtureRequest, browser: Page, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Shown]:
     from deeplab_jax.export.artefact import Request, export_weights
 
     folder = tmp_path_factory.mktemp("my page")
-    channels, resize = request.param
-    weights = network(channels, resize=resize)
-    export_weights(weights, Request("web", folder))
+    channels, resize, size = request.param
+    weights = network(channels, resize=resize, eval_size=size)
+    # Made ones would be of 513 x 513, where random weights sum up rounding.
+    image = None if size else write_images(tmp_path_factory.mktemp("images"))[0]
+    export_weights(weights, Request("web", folder, images=image))
     with open_server(folder, 0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://localhost:{server.server_port}/"
         browser.open(address)
         browser.wait("at('status').textContent === 'Ready.'")
         predictor = fitting = Predictor(weights)
-        if resize == "keep":
+        if resize == "keep" and size:
             task = dataclasses.replace(weights.task, resize="fit")
             fitting = Predictor(weights._replace(task=task))
         yield Shown(browser, address, folder, predictor, fitting)

@@ -6,6 +6,7 @@ const RUNTIMES = {
   wasm: ["ort/ort.wasm.bundle.min.mjs", "ort/ort-wasm-simd-threaded.wasm"],
 };
 const MOST_PIXELS = 64 * 2 ** 20; // as `deeplab predict`
+const MOST_SEEN = 4e6; // of them by a network of any size: its maps must fit into a browser's memory
 const STRIP = 256; // rows that are in memory at a time: canvases of phones are small
 const BITS = 22; // of a weight in Pillow's resampling
 
@@ -54,9 +55,9 @@ async function open(kind) {
   ort.env.logLevel = "error";
   session = await ort.InferenceSession.create(model, { executionProviders: [kind] });
   runtime = kind === "webgpu" ? "WebGPU" : `WebAssembly, ${threads} thread${threads > 1 ? "s" : ""}`;
-  const { size: [h, w], channels } = about.input;
   // Compiles the shaders, and shows whether this device can do it at all.
-  if (kind === "webgpu") await run(new Uint8Array(h * w * channels));
+  const box = inputSize([1, 1]);
+  if (kind === "webgpu") await run(new Uint8Array(box[0] * box[1] * about.input.channels), box);
 }
 
 async function start() {
@@ -104,17 +105,25 @@ function resample(source, target, table, count, channels, [line, step], [outLine
   });
 }
 
-function sizeInBox(size, box) {
-  if (about.input.resize === "keep" && size.every((n, i) => n <= box[i])) return size;
-  const ratio = Math.min(box[0] / size[0], box[1] / size[1]);
+// Height and width at which the network sees an image: its own, where it fits.
+function scaledSize(size) {
+  const { size: box, resize } = about.input;
+  const ratio = box ? Math.min(box[0] / size[0], box[1] / size[1]) : Math.sqrt(MOST_SEEN / (size[0] * size[1]));
+  if (resize === "keep" && ratio >= 1) return size;
   return size.map((n) => Math.max(1, Math.trunc(n * ratio)));
 }
 
-// The image as the network gets it, its size in there, and whether parts of it are transparent.
+// Those of the network's input, which may follow from what it sees: rounded up.
+function inputSize(size) {
+  const { size: box, stride } = about.input;
+  return box ?? size.map((n) => Math.max(2, Math.ceil((n - 1) / stride)) * stride + 1);
+}
+
+// The image as the network gets it, in a box; its size in there; and whether parts are transparent.
 function prepare(bitmap) {
-  const { size: box, channels, fill } = about.input;
+  const { channels, fill } = about.input;
   const size = [bitmap.height, bitmap.width], [h, w] = size;
-  const scaled = sizeInBox(size, box), [sh, sw] = scaled;
+  const scaled = scaledSize(size), [sh, sw] = scaled, box = inputSize(scaled);
   const columns = weights(w, sw), narrow = new Uint8Array(h * sw * channels);
   const context = new OffscreenCanvas(w, Math.min(STRIP, h)).getContext("2d", { willReadFrequently: true });
   context.globalCompositeOperation = "copy";
@@ -132,12 +141,12 @@ function prepare(bitmap) {
   }
   const pixels = new Uint8Array(box[0] * box[1] * channels).map((_, i) => fill[i % channels]);
   resample(narrow, pixels, weights(h, sh), sw, channels, [channels, sw * channels], [channels, box[1] * channels]);
-  return { pixels, size, scaled, transparent };
+  return { pixels, box, size, scaled, transparent };
 }
 
 // ---- its run
-async function run(pixels) {
-  const tensor = new ort.Tensor("uint8", pixels, [1, ...about.input.size, about.input.channels]);
+async function run(pixels, box) {
+  const tensor = new ort.Tensor("uint8", pixels, [1, ...box, about.input.channels]);
   const { [session.outputNames[0]]: logits } = await session.run({ [session.inputNames[0]]: tensor });
   return logits;
 }
@@ -173,10 +182,10 @@ async function segment(file) {
   bitmap.close();
   await ready;
   postMessage({ running: file.name });
-  const began = performance.now(), logits = await run(pixels);
+  const began = performance.now(), logits = await run(pixels, found.box);
   const seconds = (performance.now() - began) / 1000;
-  const box = about.input.size, labels = largest(logits, box, found.scaled);
-  return { ...found, box, labels, logits: logits.data, dims: logits.dims, seconds, runtime };
+  const labels = largest(logits, found.box, found.scaled);
+  return { ...found, labels, logits: logits.data, dims: logits.dims, seconds, runtime };
 }
 
 function explain(error) {
