@@ -21,7 +21,7 @@ your own data
 weights
   zoo         the official weights by name, such as xception65_voc
   convert     TensorFlow checkpoints, .npz files or PyTorch's .safetensors into a folder of weights
-  export      a network for onnxruntime and others: the whole prediction in a file, proved
+  export      a network for onnxruntime, LiteRT and others: the whole prediction in a file, proved
   export-tf   a folder of weights as an official TensorFlow checkpoint or .npz
   serve       the web page of `export --to web`, on this machine
   push        a trained network to the Hugging Face Hub, with a model card of its report
@@ -272,7 +272,9 @@ def export(arguments: list[str]) -> None:
     p = Parser("export", export.__doc__ or "")
     what = "a run's folder, one that `convert` wrote, or a name of `deeplab zoo`"
     p.add_argument("weights", metavar="WEIGHTS", help=what)
-    p.add_argument("--to", required=True, choices=("onnx", "stablehlo", "web"), dest="form")
+    p.add_argument(
+        "--to", required=True, choices=("onnx", "litert", "stablehlo", "web"), dest="form"
+    )
     p.add_argument("--out", required=True, type=Path, help="folder to write")
     outputs = ("labels", "probabilities", "logits")
     p.add_argument("--output", choices=outputs, default="labels", help="[labels]")

@@ -1,7 +1,7 @@
 """The proof of an exported file: it is run by its own runtime, and compared with our prediction."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from deeplab_jax.errors import UserError
 from deeplab_jax.export.prediction import Prediction, from_pixels
 from deeplab_jax.inference.inputs import find_images, read_image
 from deeplab_jax.inference.predict import Predictor
+from deeplab_jax.lowering.walk import each_layer
 from deeplab_jax.models import mean_pixel
 from deeplab_jax.parallel.mesh import bind_mesh, device_mesh
 
@@ -54,9 +55,16 @@ class Agreement(NamedTuple):
 
 
 def compare(
-    run: Run, file: Path, prediction: Prediction, images: Sequence[np.ndarray]
+    run: Run,
+    file: Path,
+    prediction: Prediction,
+    images: Sequence[np.ndarray],
+    logits_of: Callable[[np.ndarray], np.ndarray | None] = lambda image: None,
 ) -> Agreement:
-    """An exported file, which `run` runs, beside our prediction in float32, for each image."""
+    """An exported file, which `run` runs, beside our prediction in float32, for each image.
+
+    `logits_of` an image are the network's, where they are not had in the same run.
+    """
     ours, by_labels = compile_ours(prediction), prediction.output == "labels"
     differences, largest, same, times = [0.0], [1e-30], [], []
     for step in (run, ours):
@@ -67,6 +75,7 @@ def compare(
         middle = time.monotonic()
         our_logits, our_output = ours(image)
         times.append((middle - start, time.monotonic() - middle))
+        logits = logits_of(image) if logits is None else logits
         if logits is None:
             logits, our_logits = (None, None) if by_labels else (output, our_output)
         if logits is not None and our_logits is not None:
@@ -95,6 +104,21 @@ def compile_ours(prediction: Prediction) -> Run:
         return np.asarray(logits), np.asarray(output)
 
     return run
+
+
+def first_difference(
+    found: Mapping[str, np.ndarray], prediction: Prediction, image: np.ndarray
+) -> str:
+    """Which layer of a file first differs from ours by more than TOLERANCE, in words.
+
+    `found` has the last value of each layer, in their order.
+    """
+    ours = each_layer(prediction.predict, image)
+    for layer, x in found.items():
+        difference = np.abs(x - ours[layer]).max() / np.abs(ours[layer]).max()
+        if not difference <= TOLERANCE:
+            return f"{layer} is the first layer that does, by {difference:.1e} of its largest value"
+    return "no layer does by itself"
 
 
 def read_images(prediction: Prediction, path: Path | None) -> tuple[list[np.ndarray], str]:

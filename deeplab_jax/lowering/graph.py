@@ -11,10 +11,10 @@ from jax import Array
 from onnx import helper, numpy_helper
 
 from deeplab_jax.errors import UserError
+from deeplab_jax.lowering.walk import IMAGE
 
 OPSET = 18  # of 2022-12: read by every runtime of today
 IR_VERSION = 9
-IMAGE = "image"  # the name of the input
 MOST_BYTES = 2**31 - 2**24
 Operand = str | np.ndarray | Array  # a value by its name; or an array that is known already
 
@@ -88,7 +88,7 @@ class Graph:
         strides = {(n - 1) / (m - 1) for n, m in zip(self.traced, (height, width), strict=True)}
         stride = strides.pop()
         if strides or stride != int(stride):
-            raise UserError(f"{self.scope}: a size that does not follow from the image's")
+            raise UserError("a size that does not follow from the image's")
         less = self.add("Sub", self.add("Shape", IMAGE, start=1, end=3), np.array(1))
         return self.add("Add", self.add("Div", less, np.array(int(stride))), np.array(1))
 

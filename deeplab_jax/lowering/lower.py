@@ -1,21 +1,20 @@
-"""A function of images as a file of ONNX, and its values layer by layer."""
+"""A function of images as a file of ONNX."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import onnx
-from jax import Array
 from onnx import helper
 
 from deeplab_jax.errors import UserError
-from deeplab_jax.lowering.graph import IMAGE, Graph
+from deeplab_jax.lowering import table
+from deeplab_jax.lowering.equations import apply_rule
+from deeplab_jax.lowering.graph import Graph
 from deeplab_jax.lowering.table import RULES, onnx_type
-from deeplab_jax.lowering.walk import BATCH, Walk, is_known
+from deeplab_jax.lowering.walk import BATCH, IMAGE, Function, Walk
 
-Function = Callable[[Array], Array]
 NONE: Mapping[str, str] = {}
 FEW, MANY = (3, 4), (70, 67)  # strides in the height and width of two images
 
@@ -94,36 +93,9 @@ def emit_nodes(
     graph: Graph, layer: str, name: str, equation: Any, operands: list[Any]
 ) -> list[Any]:
     """What becomes of an equation in the graph: the nodes that its rule in the table adds."""
-    if name not in RULES:
-        raise UserError(
-            f"{layer}: the operation {name!r} has no row in deeplab_jax/lowering/table.py, so that"
-            " this network cannot be written as ONNX"
-        )
     graph.scope = layer
-    found = RULES[name](graph, equation, *operands)
-    results = [found] if isinstance(found, str) else found
+    results = apply_rule(RULES, table.__name__, layer, name, graph, equation, *operands)
     if layer:
         graph.layers.pop(layer, None)  # the order is that of the last values
         graph.layers[layer] = results[0]
     return results
-
-
-class Live(NamedTuple):
-    """An array that follows from the image."""
-
-    array: Any
-
-
-def each_layer(function: Function, image: np.ndarray) -> dict[str, np.ndarray]:
-    """The last value of each layer of `function` for images [b, h, w, c], by its plain forms."""
-    layers: dict[str, np.ndarray] = {}
-
-    def compute(layer: str, name: str, equation: Any, operands: list[Any]) -> list[Any]:
-        arrays = [x if is_known(x) else x.array for x in operands]
-        results = equation.primitive.bind(*arrays, **equation.params)
-        results = results if equation.primitive.multiple_results else [results]
-        layers[layer] = np.asarray(results[0])
-        return [Live(x) for x in results]
-
-    Walk(compute).through(jax.make_jaxpr(function)(image), [Live(image)])
-    return layers

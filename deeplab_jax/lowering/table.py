@@ -14,17 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 from onnx import TensorProto, helper
 
-from deeplab_jax.errors import UserError
+from deeplab_jax.lowering.equations import (
+    check_convolution,
+    growth,
+    is_pixelwise,
+    open_sizes,
+    parts,
+    pick,
+    rank_of,
+    terms_of_product,
+)
 from deeplab_jax.lowering.graph import Graph, Operand, layout
-from deeplab_jax.lowering.walk import BATCH
 
 Rule = Callable[..., str | list[str]]
 LAST = 2**63 - 1  # an end that stands for "to the end"
-
-
-def rank_of(x: Any) -> int:
-    """Of a variable of an equation."""
-    return len(x.aval.shape)
 
 
 def places(axes: Sequence[int], rank: int) -> list[int]:
@@ -72,10 +75,8 @@ def clip(g: Graph, e: Any, x: str, low: Operand, high: Operand) -> str:
 
 def conv(g: Graph, e: Any, x: str, kernel: Operand) -> str:
     """[b, h, w, c] by [kh, kw, in, out]; ONNX has kernels as [out, in, kh, kw]."""
-    p, d = e.params, e.params["dimension_numbers"]
-    ours = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
-    if (d.lhs_spec, d.rhs_spec, d.out_spec) != ours or set(p["lhs_dilation"]) != {1}:
-        raise UserError(f"{g.scope}: a convolution in a form that has no row in {__name__}")
+    check_convolution(e, __name__)
+    p = e.params
     return g.add(
         "Conv",
         x,
@@ -95,19 +96,10 @@ def both_ends(padding: Sequence[tuple[int, int]]) -> list[int]:
 
 def product(g: Graph, e: Any, x: Operand, y: Operand) -> str:
     """Any product of two arrays; a map's pixels by a matrix are a 1x1 convolution."""
-    (sums_x, sums_y), (batch_x, batch_y) = e.params["dimension_numbers"]
-    rank_x, rank_y = map(rank_of, e.invars)
-    if (rank_x, rank_y, *sums_x, *sums_y) == (4, 2, 3, 0) and not isinstance(y, str):
+    if is_pixelwise(e) and not isinstance(y, str):
         kernel = g.constant(np.asarray(y).T[:, :, None, None], "kernel")
         return g.add("Conv", x, kernel, kernel_shape=(1, 1))
-    letters = iter("abcdefghijkl")
-    of_x = [next(letters) for _ in range(rank_x)]
-    shared = dict(zip((*sums_y, *batch_y), (*sums_x, *batch_x), strict=True))
-    of_y = [of_x[shared[i]] if i in shared else next(letters) for i in range(rank_y)]
-    free = [of_x[i] for i in range(rank_x) if i not in (*sums_x, *batch_x)]
-    free += [of_y[i] for i in range(rank_y) if i not in shared]
-    result = [*(of_x[i] for i in batch_x), *free]
-    terms = ["".join(term[i] for i in layout(len(term))) for term in (of_x, of_y, result)]
+    terms = ["".join(term[i] for i in layout(len(term))) for term in terms_of_product(e)]
     return g.add("Einsum", x, y, equation=f"{terms[0]},{terms[1]}->{terms[2]}")
 
 
@@ -159,18 +151,15 @@ def broadcast(g: Graph, e: Any, x: str) -> str:
     y = g.arrange(x, [kept[i] for i in layout(len(before))], [i for i in layout(rank) if i in kept])
     if new := sorted(places(sorted({*range(rank)} - {*kept}), rank)):
         y = g.add("Unsqueeze", y, g.integers(new))
-    ones = np.ones(rank, int)
-    ones[[*kept]] = before
-    grown = [1 if n == have else n for n, have in zip(after, ones, strict=True)]
-    if set(grown) == {1}:
+    _, times = growth(e)
+    if set(times) == {1}:
         return y
-    return g.add("Expand", y, g.integers([grown[i] for i in layout(rank)]))
+    return g.add("Expand", y, g.integers([times[i] for i in layout(rank)]))
 
 
 def reshape(g: Graph, e: Any, x: str) -> str:
     before, after = e.invars[0].aval.shape, e.params["new_sizes"]
-    sizes = [-1 if n % BATCH == 0 else n for n in after]
-    y = g.add("Reshape", g.natural(x, len(before)), g.integers(sizes))
+    y = g.add("Reshape", g.natural(x, len(before)), g.integers(open_sizes(after)))
     return g.laid_out(y, len(after))
 
 
@@ -200,16 +189,16 @@ def unstack(g: Graph, e: Any, x: str) -> list[str]:
 
 
 def slice_(g: Graph, e: Any, x: str) -> str:
-    shape, p = e.invars[0].aval.shape, e.params
-    starts, ends, steps = p["start_indices"], p["limit_indices"], p["strides"] or (1,) * len(shape)
-    cut = [i for i in range(len(shape)) if (starts[i], ends[i], steps[i]) != (0, shape[i], 1)]
+    shape = e.invars[0].aval.shape
+    cut = {axis: part for axis, part in enumerate(parts(e)) if part != slice(None)}
     if not cut:
         return x
+    ends = [(part.stop, shape[axis]) for axis, part in cut.items()]
     lists = (
-        [starts[i] for i in cut],
-        [LAST if ends[i] == shape[i] else ends[i] - shape[i] for i in cut],  # from the end
-        places(cut, len(shape)),
-        [steps[i] for i in cut],
+        [part.start for part in cut.values()],
+        [LAST if end == n else end - n for end, n in ends],  # from the end
+        places([*cut], len(shape)),
+        [part.step for part in cut.values()],
     )
     return g.add("Slice", x, *map(g.integers, lists))
 
@@ -221,10 +210,7 @@ def mirror(g: Graph, e: Any, x: str) -> str:
 
 
 def select(g: Graph, e: Any, which: Operand, *xs: Operand) -> str:
-    """By a condition that is known: none of a graph's own branches."""
-    if isinstance(which, str) or np.ndim(which):
-        raise UserError(f"{g.scope}: a choice by what is computed has no row in {__name__}")
-    return g.place(xs[int(which)])
+    return g.place(pick(which, xs, __name__))
 
 
 def resize(g: Graph, e: Any, x: str) -> str:

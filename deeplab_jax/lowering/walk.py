@@ -12,13 +12,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from deeplab_jax.errors import UserError
 
+IMAGE = "image"  # the name of an exported file's input
 # The number of images in what is walked through, where any number is meant: a prime that no other
 # size has. (With JAX's symbolic sizes a slice becomes a gather.)
 BATCH = 1_000_003
+Function = Callable[[Array], Array]
 # What is known of the weights in NumPy: JAX would compile each operation for each shape.
 NUMPY: dict[str, Callable[..., np.ndarray]] = {
     "add": np.add,
@@ -136,3 +139,24 @@ def fold(equation: Any, operands: list[Any]) -> list[Any]:
         return [array if BATCH in p["shape"] else np.broadcast_to(array, p["shape"])]
     results = equation.primitive.bind(*operands, **p)
     return list(results) if equation.primitive.multiple_results else [results]
+
+
+class Live(NamedTuple):
+    """An array that follows from the image."""
+
+    array: Any
+
+
+def each_layer(function: Function, image: np.ndarray) -> dict[str, np.ndarray]:
+    """The last value of each layer of `function` for images [b, h, w, c], by its plain forms."""
+    layers: dict[str, np.ndarray] = {}
+
+    def compute(layer: str, name: str, equation: Any, operands: list[Any]) -> list[Any]:
+        arrays = [x if is_known(x) else x.array for x in operands]
+        results = equation.primitive.bind(*arrays, **equation.params)
+        results = results if equation.primitive.multiple_results else [results]
+        layers[layer] = np.asarray(results[0])
+        return [Live(x) for x in results]
+
+    Walk(compute).through(jax.make_jaxpr(function)(image), [Live(image)])
+    return layers

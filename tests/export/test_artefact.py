@@ -1,5 +1,6 @@
 """Exported folders: what their README's program draws, what is proved, what is refused."""
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ from deeplab_jax import ModelConfig, UserError, load
 from deeplab_jax.cli import export
 from deeplab_jax.config import TaskConfig
 from deeplab_jax.data.pixels import to_bytes
+from deeplab_jax.export.artefact import PACKAGES, Form
 from deeplab_jax.export.prediction import from_pixels, to_pixels
 from deeplab_jax.weights.files import Weights, save_weights
 
@@ -31,9 +33,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def needs(*packages: str) -> None:
-    for package in packages:
-        pytest.importorskip(package, reason=f"pip install {package}")
+def needs(*forms: Form) -> None:
+    for package in {package for form in forms for package in PACKAGES[form]}:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"pip install {package}")
 
 
 def run_example(folder: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,11 +49,11 @@ def run_example(folder: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> N
     exec(compile(program, "example.py", "exec"), {})
 
 
-@pytest.mark.parametrize("form", ["onnx", "stablehlo"])
+@pytest.mark.parametrize("form", ["onnx", "litert", "stablehlo"])
 def test_the_program_of_the_readme_draws_what_predict_draws(
-    form: str, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    form: Form, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needs("onnx", "onnxruntime", "flatbuffers")
+    needs(form)
     image, _ = square_image(0)
     Image.fromarray(image).save(tmp_path / "a.png")
     out = tmp_path / form
@@ -71,7 +74,7 @@ def about(folder: Path) -> dict[str, Any]:
 
 
 def test_the_file_says_what_a_program_must_know(saved: Path, tmp_path: Path) -> None:
-    needs("onnx", "onnxruntime")
+    needs("onnx")
     export(f"{saved} --to onnx --out {tmp_path} --output probabilities".split())
     found = about(tmp_path)
     assert found["classes"][1] == {"name": "red", "color": [220, 60, 60]}
@@ -91,7 +94,7 @@ def test_the_file_says_what_a_program_must_know(saved: Path, tmp_path: Path) -> 
 def test_a_broken_file_is_found_and_the_layer_named(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needs("onnx", "onnxruntime")
+    needs("onnx")
     from onnx import numpy_helper
 
     from deeplab_jax.export import onnx_file
@@ -115,7 +118,7 @@ def test_a_broken_file_is_found_and_the_layer_named(
 def test_float16_is_half_as_large_and_measured(
     saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    needs("onnx", "onnxruntime")
+    needs("onnx")
     for half in ("", "--half"):
         export(f"{saved} --to onnx --out {tmp_path / f'out{half}'} {half}".split())
     whole, small = ((tmp_path / f"out{h}" / "model.onnx").stat().st_size for h in ("", "--half"))
@@ -126,7 +129,7 @@ def test_float16_is_half_as_large_and_measured(
 def test_a_classifier_names_the_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    needs("onnx", "onnxruntime")
+    needs("onnx")
     model = ModelConfig(backbone="resnet_v1_18", head="classifier", num_classes=3, width=0.1)
     task = TaskConfig(classes=CLASSES, eval_size=(49, 33))
     save_weights(tmp_path / "weights", Weights(model, task, random_variables(model)))
@@ -160,6 +163,7 @@ def test_values_of_more_than_8_bits_become_the_bytes_that_training_saw(
     [
         ("--to onnx --eval.flip=True", "an exported file looks at an image once"),
         ("--to stablehlo --any-size", "JAX exports one size"),
+        ("--to litert --any-size", "a TFLite file has one size"),
         ("--to onnx --any-size", "depends on the image's size"),
         ("--to onnx --task.eval_size 50 50", "task.eval_size = "),
         ("--to web --half", "a page takes sizes as `predict`"),
@@ -169,13 +173,13 @@ def test_values_of_more_than_8_bits_become_the_bytes_that_training_saw(
 def test_what_cannot_be_had_is_refused(
     options: str, message: str, saved: Path, tmp_path: Path
 ) -> None:
-    needs("onnx", "onnxruntime", "flatbuffers")
+    needs("litert" if "litert" in options else "onnx", "stablehlo")
     with pytest.raises(UserError, match=message):
         export(f"{saved} --out {tmp_path} {options}".split())
 
 
 def test_another_readme_is_left_alone(saved: Path, tmp_path: Path) -> None:
-    needs("onnx", "onnxruntime")
+    needs("onnx")
     (tmp_path / "README.md").write_text("mine")
     with pytest.raises(UserError, match="no export wrote it"):
         export(f"{saved} --to onnx --out {tmp_path}".split())
@@ -187,5 +191,7 @@ def test_a_package_that_is_missing_is_named(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="onnx and onnxruntime are not installed: pip install"):
         export(f"{saved} --to onnx --out {tmp_path}".split())
+    with pytest.raises(UserError, match="pip install tensorflow ai_edge_litert"):
+        export(f"{saved} --to litert --out {tmp_path}".split())
     with pytest.raises(UserError, match="onnx and onnxruntime are not installed"):
         load(saved, runtime="onnxruntime")
