@@ -272,29 +272,36 @@ def export(arguments: list[str]) -> None:
     p = Parser("export", export.__doc__ or "")
     what = "a run's folder, one that `convert` wrote, or a name of `deeplab zoo`"
     p.add_argument("weights", metavar="WEIGHTS", help=what)
-    p.add_argument(
-        "--to", required=True, choices=("onnx", "litert", "stablehlo", "web"), dest="form"
-    )
+    forms = ("onnx", "litert", "openvino", "stablehlo", "web")
+    p.add_argument("--to", required=True, choices=forms, dest="form")
     p.add_argument("--out", required=True, type=Path, help="folder to write")
     outputs = ("labels", "probabilities", "logits")
     p.add_argument("--output", choices=outputs, default="labels", help="[labels]")
     what = "height and width k * output stride + 1, in place of one size"
     p.add_argument("--any-size", action="store_true", help=what)
     p.add_argument("--half", action="store_true", help="float16, where labels agree by 99.5 %%")
+    what = "8 bits, by the ranges of values on these images, where labels agree by 98 %%"
+    p.add_argument("--int8", type=Path, metavar="IMAGES", help=what)
     p.add_argument("--force", action="store_true", help="where they do not, too")
+    what = "labelled images, for the mIoU of --half or --int8 beside ours"
+    p.add_argument("--data", type=Path, metavar="DATA", dest="labelled", help=what)
     what = "images or a folder to compare on, at most 16 [made ones]"
     p.add_argument("--images", type=Path, metavar="PATH", help=what)
     p.add_argument("--output-stride", type=int, help="8, 16 or 32 [as trained]; rates follow")
     args, rest = p.read(arguments)
     from deeplab_jax.config import EvalConfig
     from deeplab_jax.export.artefact import Request, check_request, export_weights
+    from deeplab_jax.inference.results import on_data
 
     request = Request(**{name: getattr(args, name) for name in Request._fields})
     check_request(request)
-    weights, sections = load_at(args, rest)
-    if sections["eval"] != EvalConfig():
+    data = read_config(None, [], args.labelled) if args.labelled else None
+    weights, found = load_at(args, rest, data)
+    if found["eval"] != EvalConfig():
         raise UserError("--eval.*: an exported file looks at an image once; leave it out")
-    print(export_weights(weights, request))
+    names = ("data", "machine", "eval", "mesh")
+    labelled = on_data(weights, **{name: found[name] for name in names}) if data else None
+    print(export_weights(weights, request, labelled))
 
 
 def export_tf(arguments: list[str]) -> None:

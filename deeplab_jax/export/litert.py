@@ -13,6 +13,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from deeplab_jax.errors import UserError, first_line
+from deeplab_jax.export.precision import Candidate
 from deeplab_jax.export.prediction import Prediction
 from deeplab_jax.export.proof import Run, Scores
 from deeplab_jax.lowering.tensorflow import lower
@@ -96,6 +97,11 @@ def open_file(content: bytes) -> Callable[..., dict[str, np.ndarray]]:
     """A file in LiteRT, on all cores: from `image=` to a dictionary of what it tells."""
     interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
     return interpreter.get_signature_runner()
+
+
+def candidate(name: str, content: bytes, prediction: Prediction) -> Candidate:
+    """A file, to be measured."""
+    return Candidate(name, run_output(content, prediction), len(content) / 1e6)
 
 
 def run_output(content: bytes, prediction: Prediction) -> Run:

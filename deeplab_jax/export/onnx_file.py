@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from deeplab_jax.export.precision import Candidate
 from deeplab_jax.export.prediction import Prediction
 from deeplab_jax.export.proof import Run, Scores
 from deeplab_jax.lowering.lower import Lowered, lower, lower_for_any_size
@@ -21,6 +22,16 @@ def lower_prediction(prediction: Prediction) -> Lowered:
         return lower(function, prediction.image, *names)
     stride = prediction.weights.model.output_stride
     return lower_for_any_size(function, prediction.image, stride, *names)
+
+
+def candidate(name: str, model: onnx.ModelProto) -> Candidate:
+    """A file in onnxruntime as a user runs it, to be measured."""
+    session = open_session(model)
+
+    def run(image: np.ndarray) -> Scores:
+        return None, session.run(None, {IMAGE: image})[0]
+
+    return Candidate(name, run, model.ByteSize() / 1e6)
 
 
 def run_with_logits(model: onnx.ModelProto, layers: dict[str, str]) -> Run:

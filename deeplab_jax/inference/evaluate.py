@@ -15,7 +15,7 @@ from deeplab_jax.config import Config
 from deeplab_jax.data.batches import BadRecords, Row, eval_batches, for_device, plan_evaluation
 from deeplab_jax.data.source import Source
 from deeplab_jax.inference.metrics import Counts, Scores, boundary_iou, scores
-from deeplab_jax.inference.step import compile_eval_step
+from deeplab_jax.inference.step import Labels, compile_eval_step
 from deeplab_jax.lowering.session import Runtime
 from deeplab_jax.models import mean_pixel
 from deeplab_jax.parallel.mesh import batch_shares, check_batch_size, host_share, place_batch
@@ -88,7 +88,7 @@ class Evaluator:
         source: Source,
         mesh: Mesh,
         between_batches: Callable[[], None] = lambda: None,
-        runtime: Runtime = "xla",
+        runtime: Runtime | Labels = "xla",
     ) -> None:
         size = config.eval.batch_size
         check_batch_size("eval.batch_size", size, mesh)

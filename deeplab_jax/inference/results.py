@@ -41,15 +41,25 @@ def evaluate_weights(
     writable_folder(out, "--out")
     mesh = device_mesh(config.mesh.shape)
     check_runtime(runtime, config.eval, devices=mesh.size)
-    data = open_data(config, config.data.eval_split)
-    source = match_classes(data, weights.task.classes, weights.task.colors, name)
-    check_source(source, config.machine.max_bad_records)
+    source = open_split(weights, config, name)
     result = Evaluator(config, source, mesh, runtime=runtime)(place(weights.variables, mesh))
     table = write_evaluation(result, source, out)
     return (
         f"{table}\n\n{result.headline}, {len(source)} images in {result.seconds:.0f} s"
         f" ({result.seconds_per_image:.2f} s each once compiled); report: {write_report(out)}"
     )
+
+
+def open_split(weights: Weights, config: Config, name: str) -> Source:
+    """The evaluation split, with the classes of weights that are called `name`.
+
+    Raises:
+      UserError: the data cannot be read, or have another number of classes.
+    """
+    data = open_data(config, config.data.eval_split)
+    source = match_classes(data, weights.task.classes, weights.task.colors, name)
+    check_source(source, config.machine.max_bad_records)
+    return source
 
 
 def on_data(

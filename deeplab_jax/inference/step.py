@@ -30,6 +30,7 @@ from deeplab_jax.parallel.mesh import (
 )
 
 Batch = Mapping[str, Array]
+Labels = Callable[[Any, Array], Any]  # variables and images u8[b, h, w, c] to labels u8[b, h, w]
 ONE_VIEW = EvalConfig()  # the image as it is
 
 
@@ -144,14 +145,16 @@ def count_labels(
 
 
 def compile_eval_step(
-    config: Config, mesh: Mesh, ignore_label: int, runtime: Runtime = "xla"
+    config: Config, mesh: Mesh, ignore_label: int, runtime: Runtime | Labels = "xla"
 ) -> Callable[[Any, Batch], tuple[Counts, Array]]:
     """Labels and their counts, jitted over the mesh: batch and predictions split, counts summed.
 
-    It takes variables as `place` puts them. By onnxruntime the labels, not their counts.
+    It takes variables as `place` puts them. By onnxruntime, or a function of another runtime, the
+    labels, not their counts.
     """
-    check_runtime(runtime, config.eval, devices=mesh.size)
-    model = build_model(model_for(runtime, config.model))
+    name = runtime if isinstance(runtime, str) else "xla"
+    check_runtime(name, config.eval, devices=mesh.size)
+    model = build_model(model_for(name, config.model))
     predict = partial(predict_labels, model=model, protocol=config.eval)
     count = partial(count_labels, model=model, protocol=config.eval, ignore_label=ignore_label)
 
@@ -159,9 +162,10 @@ def compile_eval_step(
         return count(predict(variables, batch["image"]), batch)
 
     if runtime == "onnxruntime":
-        compiled = Compiled(partial(predict, blocks=False), config.model.output_stride)
-        counting = jax.jit(count)
-        return lambda variables, batch: counting(compiled(variables, batch["image"]), batch)
+        runtime = Compiled(partial(predict, blocks=False), config.model.output_stride)
+    if not isinstance(runtime, str):
+        labels, counting = runtime, jax.jit(count)
+        return lambda variables, batch: counting(labels(variables, batch["image"]), batch)
     places, split = fsdp_shardings(abstract_variables(config.model), mesh), batch_sharding(mesh)
     return jax.jit(
         bind_mesh(step, mesh),

@@ -215,19 +215,15 @@ def select(g: Graph, e: Any, which: Operand, *xs: Operand) -> str:
 
 def resize(g: Graph, e: Any, x: str) -> str:
     """`ops/resize.py: resize_bilinear`, whose corners are aligned; of one pixel, copies."""
+    if e.invars[0].aval.shape == e.outvars[0].aval.shape:
+        return x
     size = g.size(*e.outvars[0].aval.shape[1:3])
     if e.invars[0].aval.shape[1:3] == (1, 1):
         return g.add("Expand", x, g.add("Concat", g.integers([1, 1]), size, axis=0))
-    return g.add(
-        "Resize",
-        x,
-        "",
-        "",
-        size,
-        axes=(2, 3),
-        mode="linear",
-        coordinate_transformation_mode="align_corners",
-    )
+    # Of all four axes: onnxruntime 1.32 cannot load int8 files where `axes` names two.
+    sizes = g.add("Concat", g.add("Shape", x, end=2), size, axis=0)
+    align = "align_corners"
+    return g.add("Resize", x, "", "", sizes, mode="linear", coordinate_transformation_mode=align)
 
 
 def identity(g: Graph, e: Any, x: str) -> str:
