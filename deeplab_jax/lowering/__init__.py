@@ -1,1 +1,1 @@
-"""A function of JAX as an ONNX graph: the walk through what it computes, the table, a session."""
+"""A function of JAX in ONNX and TensorFlow: the walk through it, a table for each, a session."""
