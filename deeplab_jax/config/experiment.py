@@ -41,6 +41,7 @@ LayoutName = Literal[
 LABEL_MAP = re.compile(r"(\d{1,5}|#[0-9a-fA-F]{6})=(\S.*)")
 DataKind = Literal["scenes", "folder", "voc2012", "cityscapes", "imagenet2012"]
 PAPER_CROP = (513, 513)  # section 4, PASCAL VOC
+TRACKERS = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}  # and packages
 # Sections that a resume must find again.
 COMPARED = ("model", "task", "data", "augment", "optim", "train")
 
@@ -204,6 +205,12 @@ class MachineConfig:
     workers: int = at_least(0, 0)
     """Processes that decode; 0: threads of this one. The batches are the same for any number."""
     log_every: int = at_least(10, 1)
+    log_to: tuple[str, ...] = limited(
+        (),
+        f"some of {', '.join(TRACKERS)}, each once",
+        lambda names: set(names) <= {*TRACKERS} and len(set(names)) == len(names),
+    )
+    """Trackers that get the numbers too."""
     eval_every: int = at_least(1000, 1)
     patience: int = at_least(0, 0)
     """End after so many evaluations in a row without a better score; 0: never. A schedule that

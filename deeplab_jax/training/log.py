@@ -1,14 +1,15 @@
-"""What a run writes down step by step: metrics.jsonl, TensorBoard's events, steps gone bad."""
+"""What a run writes down step by step: metrics.jsonl, what trackers get, steps gone bad."""
 
 import math
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from deeplab_jax.config import Config
 from deeplab_jax.data.source import Source
@@ -18,6 +19,7 @@ from deeplab_jax.inference.evaluate import Evaluation
 from deeplab_jax.inference.results import collect_scores, draw_predictions, main_metric
 from deeplab_jax.parallel.processes import wait_for_all, writes
 from deeplab_jax.reporting.metrics_file import read_log
+from deeplab_jax.training.trackers import Line, close_trackers, open_trackers
 
 
 class NumbersGoneBad(UserError):
@@ -34,7 +36,7 @@ class NumbersGoneBad(UserError):
 
 
 class Log:
-    """metrics.jsonl: one JSON object a line; TensorBoard's events beside it, where installed.
+    """metrics.jsonl: one JSON object a line; the same numbers for the trackers of `machine.log_to`.
 
     Of several processes one writes; a skipped step's images are named by the process that read
     them. Lines after `first_step` are of a lost stretch: removed. A step is read after the next
@@ -50,13 +52,13 @@ class Log:
         self.evaluated = {step: number_or_least(score) for step, score in scores.items()}
         self._ended = any("ended" in row for row in rows if row["step"] == first_step)
         wait_for_all("log read")
-        self._file = self._events = None
+        self._file, self._trackers = None, []
         if writes():
             if broken:
                 keep_broken(file, broken)
             write_atomically(file, "".join(json_text(row) + "\n" for row in rows))
             self._file = Appender(file)
-            self._events = open_events(file.parent / "tensorboard", first_step)
+            self._trackers = open_trackers(config, first_step)
         self._config, self._source = config, source
         self._pending: tuple[int, dict[str, Any], np.ndarray] | None = None
         self._last, self._waited, self._note = (first_step, time.monotonic()), 0.0, ""
@@ -65,12 +67,10 @@ class Log:
     def __enter__(self) -> "Log":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if self._file:
             self._file.close()
-        if self._events:
-            with suppress(OSError):  # a full disk: metrics.jsonl has said so
-                self._events.close()
+        close_trackers(self._trackers, failed=error is not None)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -121,9 +121,9 @@ class Log:
         scores = collect_scores(result)
         self._write({"step": step, **scores})
         self.evaluated[step] = number_or_least(scores[self._metric])
-        if self._events and result.predictions:
-            sheet = np.asarray(draw_predictions(result, source))
-            self._events.add_image("eval/images", sheet, step, dataformats="HWC")
+        if self._trackers:
+            image = draw_predictions(result, source) if result.predictions else None
+            self._send(step, score_classes(result, source), image)
         if self._file:
             print(f"step {step}: {result.headline} ({result.seconds:.0f} s)", file=sys.stderr)
         self._last, self._waited = (step, time.monotonic()), 0.0  # the rate leaves this out
@@ -137,10 +137,13 @@ class Log:
     def _write(self, row: dict[str, Any]) -> None:
         if self._file:
             self._file.append(json_text(row) + "\n")
-        if self._events:
-            for name, value in row.items():
-                if isinstance(value, float) and math.isfinite(value):  # neither step nor names
-                    self._events.add_scalar(name, value, row["step"])
+        self._send(row["step"], row)
+
+    def _send(self, step: int, row: dict[str, Any], image: Image.Image | None = None) -> None:
+        """Give the trackers what is a finite number, neither step nor names, and an image."""
+        values = {k: x for k, x in row.items() if isinstance(x, float) and math.isfinite(x)}
+        for tracker in self._trackers if values or image else ():
+            tracker.log(Line(step, values, image))
 
 
 def number_or_least(score: float | None) -> float:
@@ -148,14 +151,12 @@ def number_or_least(score: float | None) -> float:
     return -math.inf if score is None or math.isnan(score) else score
 
 
-def open_events(folder: Path, first_step: int) -> Any:
-    """Where TensorBoard's scalars and images go; None where tensorboardX is not installed."""
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        return None
-    # A queue without limit: its thread ends on a full disk, and a full queue would wait for it.
-    return SummaryWriter(str(folder), max_queue=0, purge_step=first_step + 1)
+def score_classes(result: Evaluation, source: Source) -> dict[str, float]:
+    """The IoU of each class as trackers have it; a classifier's classes, a thousand, have none."""
+    if result.one_label:
+        return {}
+    pairs = zip(source.class_names, result.scores.iou.tolist(), strict=True)
+    return {f"eval/iou/{name.replace('/', '_')}": iou for name, iou in pairs}
 
 
 def keep_broken(file: Path, broken: int) -> None:

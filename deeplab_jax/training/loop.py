@@ -42,6 +42,7 @@ from deeplab_jax.training.opening import print_opening
 from deeplab_jax.training.resume import begin_or_resume, describe_experiment
 from deeplab_jax.training.state import TrainState
 from deeplab_jax.training.step import compile_train_step
+from deeplab_jax.training.trackers import check_installed
 
 ROLLBACKS = 3  # in one go: data that is bad everywhere is not to be passed over for ever
 
@@ -67,6 +68,8 @@ def fit(config: Config) -> TrainState:
       ReaderFailed: the data can no longer be read, after saving.
     """
     workdir = Path(config.machine.workdir)
+    if writes():
+        check_installed(config.machine.log_to)
     with ExitStack() as stack:
         stack.enter_context(lock_folder(workdir))
         mesh = device_mesh(config.mesh.shape)

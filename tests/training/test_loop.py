@@ -31,7 +31,7 @@ from deeplab_jax.errors import INTERRUPTED
 from deeplab_jax.reporting.metrics_file import read_metrics
 from deeplab_jax.training import loop, step
 from deeplab_jax.training.interruption import Interrupted, Interruption
-from deeplab_jax.training.log import Log, NumbersGoneBad
+from deeplab_jax.training.log import NumbersGoneBad
 from deeplab_jax.training.loop import fit, lock_folder
 from deeplab_jax.training.start import initial_variables
 from deeplab_jax.weights.files import load_weights, read_note, save_weights
@@ -269,18 +269,6 @@ def test_the_best_weights_carry_their_score(
     jax.tree.map(
         np.testing.assert_array_equal, load_weights(folder / "best").variables, weights.variables
     )
-
-
-def test_tensorboard_has_the_numbers_where_it_is_installed(
-    tiny_config: Config, tmp_path: Path
-) -> None:
-    pytest.importorskip("tensorboardX")
-    source = open_split(tiny_config, "train")
-    with Log(tmp_path / "metrics.jsonl", 0, tiny_config, source) as log:
-        log.train(1, {"loss": 2.0, "skipped_in_a_row": 0}, np.arange(8))
-        log.flush()
-    events = b"".join(file.read_bytes() for file in (tmp_path / "tensorboard").iterdir())
-    assert b"loss" in events and b"images_per_second" in events
 
 
 FREE: dict[str, dict[str, Any]] = {
