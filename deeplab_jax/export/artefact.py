@@ -193,7 +193,7 @@ def shrink(file: Path, prediction: Prediction, request: Request) -> list[Candida
 
     usual = onnx_file.lower_prediction(whole).model
     if request.int8:
-        small = int8.quantise(usual, read_images(whole, request.int8, int8.MOST_IMAGES)[0])
+        small = int8.quantise(usual, read_images(whole, request.int8)[0])
     else:
         small = onnx_file.lower_prediction(prediction).model
     onnx.save(small, file)
