@@ -158,3 +158,11 @@ def load_at(
         )
     check_protocol(found["model"], found["task"], found["eval"])
     return weights._replace(model=found["model"], task=found["task"]), found
+
+
+def evaluation_of(weights: "Weights", sections: dict[str, Any]) -> "Config":
+    """The evaluation of weights on data: what `load_at` found, where it was given data."""
+    from deeplab_jax.inference.results import on_data
+
+    names = ("data", "machine", "eval", "mesh")
+    return on_data(weights, **{name: sections[name] for name in names})

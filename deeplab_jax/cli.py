@@ -6,7 +6,14 @@ Nothing is imported before it is needed: `deeplab --help` answers at once, witho
 import sys
 from pathlib import Path
 
-from deeplab_jax.arguments import COMMON, Parser, load_at, read_config, read_recipe
+from deeplab_jax.arguments import (
+    COMMON,
+    Parser,
+    evaluation_of,
+    load_at,
+    read_config,
+    read_recipe,
+)
 from deeplab_jax.errors import UserError
 
 USAGE = """\
@@ -92,14 +99,14 @@ def evaluate(arguments: list[str]) -> None:
     what = "folder for what it writes [WEIGHTS/evaluation; of a name, runs/evaluation-NAME]"
     p.add_argument("--out", type=Path, help=what)
     args, rest = p.read(arguments)
-    from deeplab_jax.inference.results import evaluate_weights, on_data
+    from deeplab_jax.inference.results import evaluate_weights
 
     folder, name = Path(args.weights), args.config
     folder = folder.parent if folder.is_file() else folder
     if name is None and args.data is None and (folder / "config.json").is_file():
         name = str(folder / "config.json")
     weights, found = load_at(args, rest, read_config(name, [], args.data))
-    config = on_data(weights, **{k: found[k] for k in ("data", "machine", "eval", "mesh")})
+    config = evaluation_of(weights, found)
     # Not in the folder that a name would be: it would then be taken for the weights.
     usual = folder / "evaluation" if folder.is_dir() else Path(f"runs/evaluation-{folder.name}")
     print(evaluate_weights(weights, config, args.out or usual, args.weights, args.runtime))
@@ -277,21 +284,18 @@ def export(arguments: list[str]) -> None:
     p.add_argument("--out", required=True, type=Path, help="folder to write")
     outputs = ("labels", "probabilities", "logits")
     p.add_argument("--output", choices=outputs, default="labels", help="[labels]")
-    what = "height and width k * output stride + 1, in place of one size"
-    p.add_argument("--any-size", action="store_true", help=what)
+    p.add_argument("--any-size", action="store_true", help="height, width k * output stride + 1")
     p.add_argument("--half", action="store_true", help="float16, where labels agree by 99.5 %%")
     what = "8 bits, by the ranges of values on these images, where labels agree by 98 %%"
     p.add_argument("--int8", type=Path, metavar="IMAGES", help=what)
     p.add_argument("--force", action="store_true", help="where they do not, too")
     what = "labelled images, for the mIoU of --half or --int8 beside ours"
     p.add_argument("--data", type=Path, metavar="DATA", dest="labelled", help=what)
-    what = "images or a folder to compare on, at most 16 [made ones]"
-    p.add_argument("--images", type=Path, metavar="PATH", help=what)
+    p.add_argument("--images", type=Path, help="to compare on, at most 16 [made ones]")
     p.add_argument("--output-stride", type=int, help="8, 16 or 32 [as trained]; rates follow")
     args, rest = p.read(arguments)
     from deeplab_jax.config import EvalConfig
     from deeplab_jax.export.artefact import Request, check_request, export_weights
-    from deeplab_jax.inference.results import on_data
 
     request = Request(**{name: getattr(args, name) for name in Request._fields})
     check_request(request)
@@ -299,9 +303,7 @@ def export(arguments: list[str]) -> None:
     weights, found = load_at(args, rest, data)
     if found["eval"] != EvalConfig():
         raise UserError("--eval.*: an exported file looks at an image once; leave it out")
-    names = ("data", "machine", "eval", "mesh")
-    labelled = on_data(weights, **{name: found[name] for name in names}) if data else None
-    print(export_weights(weights, request, labelled))
+    print(export_weights(weights, request, evaluation_of(weights, found) if data else None))
 
 
 def export_tf(arguments: list[str]) -> None:

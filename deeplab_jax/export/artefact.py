@@ -33,7 +33,6 @@ PACKAGES = {
     "web": ("onnx", "onnxruntime"),
 }
 ENDINGS = {"litert": "tflite", "openvino": "xml", "stablehlo": "stablehlo"}  # others: onnx
-MOST_CALIBRATED = 64  # images at most; more change the ranges little
 
 
 class Request(NamedTuple):
@@ -209,7 +208,7 @@ def shrink(file: Path, prediction: Prediction, request: Request) -> list[Candida
             first = openvino_file.candidate(usual, other)
         openvino_file.write_files(file, prediction)
         return [first, openvino_file.candidate(name, file)]
-    examples = read_images(whole, request.int8, MOST_CALIBRATED)[0] if request.int8 else []
+    examples = read_images(whole, request.int8)[0] if request.int8 else []
     if request.form == "litert":
         from deeplab_jax.export import litert
 

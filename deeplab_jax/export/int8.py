@@ -28,10 +28,9 @@ class Examples(quantization.CalibrationDataReader):
 def quantise(model: onnx.ModelProto, images: Sequence[np.ndarray]) -> onnx.ModelProto:
     """The model with the weights and maps between its first and last convolution in 8 bits.
 
-    Both unsigned and a range for each array: on a CPU without VNNI, products of signed ones
-    overflow, and ranges for each channel lost more than they gained (docs/export.md). The range of
-    each map is that over `images` [1, h, w, c]. What scales pixels, and what follows the last
-    convolution, stays in float32.
+    Both unsigned, with a range for each array: on a CPU without VNNI, sums of products by signed
+    weights saturate (docs/export.md). The range of each map is that over `images` [1, h, w, c].
+    What scales pixels, and what follows the last convolution, stays in float32.
     """
     convolutions = [i for i, node in enumerate(model.graph.node) if node.op_type == "Conv"]
     first, last = convolutions[0], convolutions[-1]

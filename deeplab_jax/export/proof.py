@@ -121,10 +121,8 @@ def first_difference(
     return "no layer does by itself"
 
 
-def read_images(
-    prediction: Prediction, path: Path | None, most: int = MOST_IMAGES
-) -> tuple[list[np.ndarray], str]:
-    """Images [1, h, w, c] as the file takes them, at most so many; and in words which.
+def read_images(prediction: Prediction, path: Path | None) -> tuple[list[np.ndarray], str]:
+    """Images [1, h, w, c] as the file takes them, at most MOST_IMAGES; and in words which.
 
     Of a file or a folder; or made ones, of the *scenes* data set.
 
@@ -138,7 +136,7 @@ def read_images(
         words = f"{MADE_IMAGES} made images (--images PATH takes yours)"
     else:
         predictor, pixels = Predictor(weights), []
-        for image in find_images([path]).images[:most]:
+        for image in find_images([path]).images[:MOST_IMAGES]:
             content, _ = read_image(predictor, True, image)
             if isinstance(content, Path):
                 raise UserError(f"{content}: too large an image to compare")

@@ -113,7 +113,7 @@ def test_settings_that_the_text_names_exist(page: Path) -> None:
     """`--section.field`, of today or of before, and `section.field`."""
     names = {field.name for _, _, found in fields() for field in found}
     files = {"data.json", "data.yaml", "model.json", "model.onnx", "model.safetensors", "train.py"}
-    files |= {"model.stablehlo", "model.tflite"}
+    files |= {"model.stablehlo", "model.tflite", "model.xml", "model.bin"}
     sections = "|".join(field.name for field in dataclasses.fields(Config))
     text = "\n".join(prose(page))
     for setting in re.findall(rf"[`\s]--((?:{sections})\.\w+)", text):
