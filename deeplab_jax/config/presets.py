@@ -1,7 +1,7 @@
 """Recipes by name, for a folder of images: what `deeplab train DATA` does where nothing is said.
 
 A preset is a few fields of the recipe. The network, the machine and all that is left to the data
-stand in configs/folder.py, and what a flag says goes before both. What each part brings:
+stand in configs/folder.py, and what a flag says goes before both. What led to them:
 docs/results.md.
 """
 
