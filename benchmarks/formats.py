@@ -146,7 +146,7 @@ def main() -> None:
     base = read_config("voc", [f"--machine.root={args.root}"])
     for name in args.weights:
         weights = load_weights(name)
-        if weights.task.eval_size is None:
+        if weights.task.eval_size is None or weights.task.resize != "fit":
             parser.error(f"{name}: convert them with --task.resize=fit --task.eval_size H W")
         sections = {part: getattr(base, part) for part in ("data", "machine", "eval", "mesh")}
         config = on_data(weights, **sections)
