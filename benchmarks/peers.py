@@ -5,7 +5,8 @@
 
 Each contender is a process of its own; a peer's environment is made under --environments on first
 use, and one that cannot be made is skipped and named. They take turns; the table has medians, the
-spread, and the ratio to ours. All at 512 x 512 with random weights: `smp` is
+spread, and the ratio to ours. All at 512 x 512 with random weights: `onnxruntime` and `openvino`
+are our own network's inference there, as `--runtime onnxruntime` and `export` have it; `smp` is
 segmentation_models.pytorch in channels_last; `keras_hub` KerasHub on JAX, whose network
 `resnet_v1_50_os32` repeats (no separable convolution, one 1x1 in the decoder); `lax` our own
 network with lax.conv throughout, as flax.linen.Conv calls it; `products` the time that the
@@ -15,6 +16,7 @@ network's multiply-adds take as large float32 matrix products, which is the mach
 import argparse
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
 
 SIZE, CLASSES = 512, 21
 NETWORKS = ("xception_65", "resnet_v1_50", "resnet_v1_50_os32")
-CONTENDERS = ("ours", "lax", "smp", "keras_hub", "products")
+CONTENDERS = ("ours", "onnxruntime", "openvino", "lax", "smp", "keras_hub", "products")
+RUNTIMES = ("onnxruntime", "openvino")
 PEERS = {
     "smp": ("torch", "segmentation_models_pytorch", "timm"),
     "keras_hub": ("keras-hub", "keras", "jax"),
@@ -74,6 +77,37 @@ def ours(network: str, mode: str, batch: int, *, lax: bool = False) -> Callable[
 
 def setting(network: str, mode: str, batch: int) -> Setting:
     return Setting(network, batch, SIZE, mode, dtype="float32")
+
+
+def exported(network: str, mode: str, batch: int, *, runtime: str) -> Callable[[], object]:
+    """Our inference, from u8 images to u8 labels, as a file in another runtime on the CPU."""
+    import jax
+    import numpy as np
+
+    from deeplab_jax import TaskConfig
+    from deeplab_jax.export.prediction import Prediction
+    from deeplab_jax.models.build import init_variables
+    from deeplab_jax.weights.files import Weights
+
+    if mode != "inference":
+        raise SystemExit(f"{runtime} does not train")
+    model = model_config(network)
+    variables = jax.device_get(jax.jit(init_variables, static_argnums=0)(model, jax.random.key(0)))
+    prediction = Prediction(Weights(model, TaskConfig(), variables), "labels", (SIZE, SIZE))
+    if runtime == "openvino":
+        from deeplab_jax.export import openvino_file
+
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "model.xml"
+            openvino_file.write_files(file, prediction)
+            run = openvino_file.run_files(file)
+    else:
+        from deeplab_jax.export import onnx_file
+
+        run = onnx_file.candidate(runtime, onnx_file.lower_prediction(prediction).model).run
+    shape = (batch, SIZE, SIZE, 3)
+    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return lambda: run(image)
 
 
 def smp(network: str, mode: str, batch: int) -> Callable[[], object]:
@@ -142,6 +176,8 @@ def products(network: str, mode: str, batch: int) -> Callable[[], object]:
 
 MAKE: dict[str, Callable[[str, str, int], Callable[[], object]]] = {
     "ours": ours,
+    "onnxruntime": partial(exported, runtime="onnxruntime"),
+    "openvino": partial(exported, runtime="openvino"),
     "lax": partial(ours, lax=True),
     "smp": smp,
     "keras_hub": keras_hub,
@@ -188,7 +224,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.worker:
         make = partial(seconds, args.worker, args.network, args.mode, args.batch)
-        serve(make, PEERS.get(args.worker, ("jax",)))
+        serve(make, PEERS.get(args.worker, (args.worker if args.worker in RUNTIMES else "jax",)))
         return
     started = {name: start(name, args) for name in args.contenders}
     contenders = {name: contender for name, contender in started.items() if contender}
