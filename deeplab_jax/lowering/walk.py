@@ -80,7 +80,7 @@ class Walk(NamedTuple):
         return fold(equation, operands) if known else self.emit(layer, called, equation, operands)
 
     def unroll(self, p: dict[str, Any], operands: list[Any], layer: str) -> list[Any]:
-        """A loop as its rounds one after the other: equal units of a backbone, mirror images."""
+        """A loop as its rounds one after the other: mirror images."""
         consts, carry = carried_by(p)
         values, rows = operands[consts : consts + carry], operands[consts + carry :]
         steps = list[list[Any]]()

@@ -522,6 +522,7 @@ SMALLEST: dict[str, Any] = {
     "train.focal_gamma": 0.0,
     "train.tversky_beta": 0.0,
     "train.class_weights": (0.0, 0.0),
+    "train.logit_adjustment": 0.0,
     "train.hard_pixels": TINY,
     "train.hard_pixels_ramp": 0,
     "train.ema_decay": 0.0,

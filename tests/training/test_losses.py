@@ -47,6 +47,22 @@ def test_mean_loss_is_the_weighted_sum_over_the_count(seed: int) -> None:
     np.testing.assert_allclose(mean_loss(losses, valid), total / max(count, 1), rtol=1e-4)
 
 
+@pytest.mark.parametrize("adjustment", [0.0, 0.5, 1.0])
+def test_what_class_weights_do_to_the_best_prediction(adjustment: float) -> None:
+    weights, counts = np.array([0.5, 1.0, 4.0, 0.0]), np.array([60, 30, 10, 0])
+    label = jnp.asarray(np.repeat(np.arange(4), counts)[None, None])
+    best = np.log(weights[:3] ** (1 - adjustment) * counts[:3])
+
+    def loss(z: jax.Array) -> jax.Array:
+        logits = jnp.concatenate([z, jnp.array([-50.0])])  # the last class is never meant
+        every = jnp.broadcast_to(logits, (1, 1, 100, 4))
+        losses = pixel_losses(every, label, IGNORE, tuple(weights), logit_adjustment=adjustment)
+        return mean_loss(*losses)
+
+    np.testing.assert_allclose(jax.grad(loss)(jnp.asarray(best)), 0, atol=1e-6)
+    assert np.abs(jax.grad(loss)(jnp.asarray([*best[:2], best[2] + 0.1]))).max() > 1e-3
+
+
 LOSSES = [cross_entropy, partial(cross_entropy, smoothing=0.1), partial(focal_loss, gamma=1.5)]
 
 
