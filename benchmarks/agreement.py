@@ -1,16 +1,18 @@
-"""Every head on three backbones at full width in every format: how far its logits are from ours.
+"""Every head on three backbones at full width in every format: agreement with ours, time, size.
 
     pip install onnx onnxruntime openvino flatbuffers tensorflow-cpu ai-edge-litert
     python -m benchmarks.agreement [--size 257] [--backbones mobilenet_v2 ...] [--formats onnx ...]
 
 Each file is written and compared as `deeplab export` does, on two images of *scenes*: the largest
-difference in parts of the largest logit. Weights are random, of He's deviations, with BatchNorm as
-after training, which makes rounding grow more than trained weights do: `lax` is our own network by
-XLA with its convolutions in the plain form, so that sums have another order and nothing else.
+difference in parts of the largest logit, the time of an image beside ours, MB. Weights are random,
+of He's deviations, with BatchNorm as after training, which makes rounding grow more than trained
+weights do: `lax` is our own network by XLA with its convolutions in the plain form, so that sums
+have another order and nothing else.
 """
 
 import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -55,27 +57,37 @@ def make_weights(model: ModelConfig, size: tuple[int, int]) -> Weights:
         return rng.normal(0, np.sqrt(2 / fan_in), x.shape).astype(np.float32)
 
     shapes = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))
-    names = tuple(f"class {i}" for i in range(model.num_classes))
+    names = tuple(f"class {i}" for i in range(model.classes))
     return Weights(
         model, TaskConfig(classes=names, eval_size=size), jax.tree.map_with_path(leaf, shapes)
     )
 
 
-def agreement(form: str, weights: Weights) -> float:
-    """The largest difference of the logits, in parts of the largest; of labels where no others."""
+def agreement(form: str, weights: Weights) -> str:
+    """The largest difference of the logits, in parts of the largest; a file's time and size too."""
     prediction = Prediction(weights, "labels", weights.task.eval_size)
     images, _ = proof.read_images(prediction, None)
     if form == "lax":
-        ours = [proof.compile_ours(prediction)(image)[0] for image in images]
+        ours = logits_of(prediction, images)
         with (
-            patch.object(layers, "depthwise_conv", lambda x, *a: conv(x, *a, groups=x.shape[-1])),
+            patch.object(
+                layers, "depthwise_conv", lambda x, *a: partial(conv, groups=x.shape[-1])(x, *a)
+            ),
             patch.object(layers, "pointwise_conv", conv),
         ):
-            plain = [proof.compile_ours(prediction)(image)[0] for image in images]
-        return float(np.abs(np.subtract(plain, ours)).max() / np.abs(ours).max())
+            return f"{np.abs(logits_of(prediction, images) - ours).max() / np.abs(ours).max():.1e}"
     with tempfile.TemporaryDirectory() as folder, patch.object(proof, "TOLERANCE", 1.0):
         file = Path(folder) / f"model.{ENDINGS.get(form, 'onnx')}"
-        return WRITERS[form](file, prediction, images).difference  # type: ignore[index]
+        found = WRITERS[form](file, prediction, images)
+    labels = f"{100 * found.same:.2f} %"  # all that some formats can be asked for
+    close = f"{found.difference:.1e}" if found.difference else labels
+    return f"{close}; {found.seconds / found.our_seconds:.2f}; {found.megabytes:.1f}"
+
+
+def logits_of(prediction: Prediction, images: list[np.ndarray]) -> np.ndarray:
+    """Ours."""
+    run = proof.compile_ours(prediction)
+    return np.stack([np.asarray(run(image)[0]) for image in images])
 
 
 def main() -> None:
@@ -92,7 +104,7 @@ def main() -> None:
         for backbone in args.backbones:
             model = ModelConfig(backbone=backbone, num_classes=21, **options)
             weights = make_weights(model, (args.size, args.size))
-            row = [f"{agreement(form, weights):.1e}" for form in ("lax", *args.formats)]
+            row = [agreement(form, weights) for form in ("lax", *args.formats)]
             print(f"| {head} | {backbone} | " + " | ".join(row) + " |", flush=True)
 
 

@@ -27,7 +27,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "new layers learn five times as fast": {"optim.new_layers_multiplier": 5.0},
     "quick BatchNorm": {"model.batch_norm_decay": 0.95},
     "class weights": {"train.class_weights": None},
-    "without half of them in predictions": {"train.logit_adjustment": 0.5},
+    "half of them taken back": {"train.logit_adjustment": 0.5},
     "mild scales, colours": {"data.min_scale": 0.75, "augment.photometric": 0.2},
 }
 SMALL = {name: value for part in PARTS.values() for name, value in part.items()}

@@ -113,8 +113,9 @@ class TrainConfig:
     """One weight a class in cross_entropy and focal; (): 1 each; None: 1 / sqrt(share of the
     masks' pixels)."""
     logit_adjustment: float = limited(0.0, "0 to 1", lambda x: 0 <= x <= 1)
-    """How much of the class weights predictions do without, 1: all. The loss that has them sees the
-    logits plus this times log(weight): rare classes are learnt, and not predicted too often."""
+    """How much of the class weights predictions do without at the end, 1: all. The loss that has
+    them sees the logits plus a part of log(weight) that rises from 0 to this over the run: rare
+    classes are learnt first, and are not predicted too often."""
     hard_pixels: float = limited(1.0, "above 0 up to 1", lambda x: 0 < x <= 1)
     """Share of the hardest pixels that cross_entropy and focal are taken over (official
     top_k_percent_pixels)."""

@@ -142,7 +142,8 @@ def weighted_loss(
         if name in of_regions:
             total.append(weight * of_regions[name](*arguments, per_batch=per_batch))
         else:
-            weights, adjustment = train.class_weights or (), train.logit_adjustment
+            weights = train.class_weights or ()
+            adjustment = train.logit_adjustment and train.logit_adjustment * step / train.length
             losses, valid = pixel_losses(*arguments, weights, of_pixels[name], adjustment)
             maps.append(weight * losses)
     if maps:
