@@ -2,8 +2,8 @@
 
     deeplab study recipe --machine.root=CAMVID --pretrained=WEIGHTS --steps=300 --seeds=3
 
-The paper's recipe, the preset, and the preset without each of its parts, all else alike. Not yet
-run in full; what led to the preset: docs/results.md.
+The paper's recipe, the preset, and the preset without each of its parts, all else alike. What came
+of it: docs/results.md.
 """
 
 from deeplab_jax.config import Config, load_config_file
