@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deeplab_jax import TrainConfig
 from deeplab_jax.ops.resize import resize_bilinear
 from deeplab_jax.training.losses import (
     cross_entropy,
@@ -19,6 +20,7 @@ from deeplab_jax.training.losses import (
     mean_loss,
     pixel_losses,
 )
+from deeplab_jax.training.step import weighted_loss
 
 IGNORE = 255
 
@@ -61,6 +63,16 @@ def test_what_class_weights_do_to_the_best_prediction(adjustment: float) -> None
 
     np.testing.assert_allclose(jax.grad(loss)(jnp.asarray(best)), 0, atol=1e-6)
     assert np.abs(jax.grad(loss)(jnp.asarray([*best[:2], best[2] + 0.1]))).max() > 1e-3
+
+
+def test_the_adjustment_rises_over_the_run() -> None:
+    logits, label = example(0)
+    weights = (0.5, 1.0, 4.0, 0.0)
+    train = TrainConfig(steps=10, class_weights=weights, logit_adjustment=0.8)
+    for step in (0, 5, 10):
+        loss = weighted_loss(logits, label, jnp.int32(step), train=train, ignore_label=IGNORE)
+        adjusted = pixel_losses(logits, label, IGNORE, weights, logit_adjustment=0.08 * step)
+        np.testing.assert_allclose(loss, mean_loss(*adjusted), rtol=1e-6)
 
 
 LOSSES = [cross_entropy, partial(cross_entropy, smoothing=0.1), partial(focal_loss, gamma=1.5)]
