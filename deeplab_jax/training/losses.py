@@ -19,7 +19,7 @@ def pixel_losses(
     ignore_label: int,
     class_weights: tuple[float, ...] = (),
     loss_fn: Callable[[Sequence[Array], Array], Array] | None = None,
-    logit_adjustment: Array | float = 0.0,
+    logit_adjustment: Array | float | None = None,
 ) -> tuple[Array, Array]:
     """Weighted loss of each pixel (0 where ignored) and the mask of those that count.
 
@@ -37,7 +37,7 @@ def pixel_losses(
     target = jnp.where(valid, label, 0)
     logits = logits.astype(jnp.float32)
     weights = jnp.asarray(class_weights, jnp.float32)
-    if class_weights:
+    if class_weights and logit_adjustment is not None:
         logits += logit_adjustment * jnp.log(jnp.where(weights > 0, weights, 1.0))
     loss = map_upsampled(loss_fn or cross_entropy, [logits], height_width(label), target)
     if class_weights:

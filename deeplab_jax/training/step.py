@@ -142,8 +142,8 @@ def weighted_loss(
         if name in of_regions:
             total.append(weight * of_regions[name](*arguments, per_batch=per_batch))
         else:
-            weights = train.class_weights or ()
-            adjustment = train.logit_adjustment and train.logit_adjustment * step / train.length
+            weights, most = train.class_weights or (), train.logit_adjustment
+            adjustment = most * step / train.length if most else None
             losses, valid = pixel_losses(*arguments, weights, of_pixels[name], adjustment)
             maps.append(weight * losses)
     if maps:
