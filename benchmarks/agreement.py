@@ -12,7 +12,6 @@ have another order and nothing else.
 
 import argparse
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -20,15 +19,14 @@ from unittest.mock import patch
 import jax
 import numpy as np
 
+from benchmarks.peers import lax_convolutions
 from deeplab_jax import ModelConfig, TaskConfig
 from deeplab_jax.config.cell import Branch
 from deeplab_jax.export import proof
 from deeplab_jax.export.artefact import ENDINGS, PACKAGES, WRITERS
 from deeplab_jax.export.prediction import Prediction
 from deeplab_jax.lowering.session import check_installed
-from deeplab_jax.models import layers
-from deeplab_jax.models.build import init_variables
-from deeplab_jax.ops.conv import conv
+from deeplab_jax.models.build import abstract_variables
 from deeplab_jax.weights.files import Weights
 
 BACKBONES = ("xception_65", "resnet_v1_50", "mobilenet_v2")
@@ -56,11 +54,9 @@ def make_weights(model: ModelConfig, size: tuple[int, int]) -> Weights:
         fan_in = np.prod(x.shape[:2]) if x.shape[-2] == 1 else np.prod(x.shape[:-1])
         return rng.normal(0, np.sqrt(2 / fan_in), x.shape).astype(np.float32)
 
-    shapes = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))
     names = tuple(f"class {i}" for i in range(model.classes))
-    return Weights(
-        model, TaskConfig(classes=names, eval_size=size), jax.tree.map_with_path(leaf, shapes)
-    )
+    variables = jax.tree.map_with_path(leaf, abstract_variables(model))
+    return Weights(model, TaskConfig(classes=names, eval_size=size), variables)
 
 
 def agreement(form: str, weights: Weights) -> str:
@@ -69,12 +65,7 @@ def agreement(form: str, weights: Weights) -> str:
     images, _ = proof.read_images(prediction, None)
     if form == "lax":
         ours = logits_of(prediction, images)
-        with (
-            patch.object(
-                layers, "depthwise_conv", lambda x, *a: partial(conv, groups=x.shape[-1])(x, *a)
-            ),
-            patch.object(layers, "pointwise_conv", conv),
-        ):
+        with lax_convolutions():
             return f"{np.abs(logits_of(prediction, images) - ours).max() / np.abs(ours).max():.1e}"
     with tempfile.TemporaryDirectory() as folder, patch.object(proof, "TOLERANCE", 1.0):
         file = Path(folder) / f"model.{ENDINGS.get(form, 'onnx')}"
@@ -85,7 +76,7 @@ def agreement(form: str, weights: Weights) -> str:
 
 
 def logits_of(prediction: Prediction, images: list[np.ndarray]) -> np.ndarray:
-    """Ours."""
+    """Our network's, image by image."""
     run = proof.compile_ours(prediction)
     return np.stack([np.asarray(run(image)[0]) for image in images])
 

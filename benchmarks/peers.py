@@ -21,7 +21,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from benchmarks.accelerator.peers import ENCODERS, make_torch
 from benchmarks.accelerator.steps import Setting, make_run
@@ -62,17 +63,24 @@ def model_config(network: str) -> "ModelConfig":
 
 
 def ours(network: str, mode: str, batch: int, *, lax: bool = False) -> Callable[[], object]:
-    """Our network; `lax`: its convolutions replaced by those that flax.linen.Conv would call."""
+    """Our network; `lax`: by `lax_convolutions`."""
     import jax
 
+    if lax:
+        lax_convolutions().start()
+    run, _ = make_run(setting(network, mode, batch), model_config(network))
+    return lambda: jax.block_until_ready(run())
+
+
+def lax_convolutions() -> Any:
+    """Our network's convolutions replaced by those that flax.linen.Conv would call: a patch."""
     from deeplab_jax.models import layers
     from deeplab_jax.ops.conv import conv
 
-    if lax:
-        layers.depthwise_conv = lambda x, *rest: conv(x, *rest, groups=x.shape[-1])
-        layers.pointwise_conv = conv
-    run, _ = make_run(setting(network, mode, batch), model_config(network))
-    return lambda: jax.block_until_ready(run())
+    def depthwise(x: Any, *rest: Any) -> Any:
+        return conv(x, *rest, groups=x.shape[-1])
+
+    return patch.multiple(layers, depthwise_conv=depthwise, pointwise_conv=conv)
 
 
 def setting(network: str, mode: str, batch: int) -> Setting:
