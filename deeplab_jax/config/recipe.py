@@ -110,8 +110,8 @@ class TrainConfig:
     class_weights: tuple[float, ...] | None = limited(
         (), "0 or more each", lambda weights: all(w >= 0 for w in weights)
     )
-    """One weight a class in cross_entropy and focal; (): 1 each; None: 1 / sqrt(share of the
-    masks' pixels)."""
+    """One weight a class in cross_entropy and focal; (): 1 each; None: 1 / sqrt(share of the pixels
+    of the masks that show it)."""
     logit_adjustment: float = limited(0.0, "0 to 1", lambda x: 0 <= x <= 1)
     """How much of the class weights predictions do without at the end, 1: all. The loss that has
     them sees the logits plus a part of log(weight) that rises from 0 to this over the run: rare

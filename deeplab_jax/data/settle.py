@@ -234,21 +234,26 @@ def weigh_classes(source: Source) -> Choice:
 
     masks = evenly_spread(len(source), MOST_MASKS)
     with ThreadPoolExecutor(READERS) as pool:
-        pixels = sum(pool.map(count, masks), np.zeros(len(source.class_names), int))
+        pixels = np.stack([*pool.map(count, masks)])
     if not pixels.any():
         return Choice((), "no mask shows a class")
     weights = tuple(float(f"{weight:.3g}") for weight in class_weights(pixels))
-    return Choice(weights, f"1 / sqrt(share of the pixels) in {len(masks)} masks")
+    return Choice(weights, f"1 / sqrt(share of the pixels where shown) in {len(masks)} masks")
 
 
 def class_weights(pixels: np.ndarray) -> np.ndarray:
-    """Weights f64[classes] from pixels i64[classes]: 1/sqrt(share), of mean 1 over the pixels.
+    """Weights f64[classes] from pixels i64[masks, classes], of mean 1 over all of the pixels.
 
-    At most `MOST_WEIGHT`. A class that never occurs has weight 1.
+    1 / sqrt(share of the pixels of the masks that show the class), the frequency of Eigen & Fergus
+    2015: a class is rare for being small where it is, not for being in few images, where a large
+    weight on many pixels would make that image's step rule. At most `MOST_WEIGHT`; a class that
+    never occurs has weight 1.
     """
-    roots = np.sqrt(pixels / pixels.sum())
-    weights = np.divide(1 / roots.sum(), roots, out=np.ones_like(roots), where=roots > 0)
-    return np.minimum(weights, MOST_WEIGHT)
+    of_class, of_mask = pixels.sum(0), pixels.sum(1)
+    shares = of_class / np.maximum(of_mask @ (pixels > 0), 1)
+    weights = np.divide(1, np.sqrt(shares), out=np.zeros_like(shares), where=shares > 0)
+    weights *= of_class.sum() / (weights @ of_class)
+    return np.where(of_class > 0, np.minimum(weights, MOST_WEIGHT), 1)
 
 
 def format_choices(choices: Mapping[str, Choice]) -> str:
