@@ -234,7 +234,7 @@ def weigh_classes(source: Source) -> Choice:
 
     masks = evenly_spread(len(source), MOST_MASKS)
     with ThreadPoolExecutor(READERS) as pool:
-        pixels = np.stack([*pool.map(count, masks)])
+        pixels = np.array([*pool.map(count, masks)])
     if not pixels.any():
         return Choice((), "no mask shows a class")
     weights = tuple(float(f"{weight:.3g}") for weight in class_weights(pixels))

@@ -233,6 +233,16 @@ def test_weights_have_mean_one_over_the_pixels(pixels: np.ndarray) -> None:
         np.testing.assert_allclose(squares, squares[0])
 
 
+def test_weights_are_those_of_camvid() -> None:
+    """The pixels of its 367 masks of train, counted once, as one mask that shows every class."""
+    pixels = [
+        *(10682767, 14750079, 623349, 20076880, 2845085, 6166762),
+        *(743859, 714595, 3719877, 405385, 184967),
+    ]
+    expected = load_config_file("camvid").train.class_weights
+    np.testing.assert_allclose(class_weights(np.array([pixels])), expected, atol=0.005)
+
+
 def test_a_class_in_few_masks_weighs_as_in_these_masks() -> None:
     """As in VOC: each image shows one of the kinds, which covers a fifth of it."""
     masks = np.array([[80, 20, 0]] * 99 + [[80, 0, 20]])
